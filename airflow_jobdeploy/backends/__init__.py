@@ -1,0 +1,1 @@
+"""Places where jobs run. `base.py` is the contract; every backend passes `tests/contract/` unchanged."""

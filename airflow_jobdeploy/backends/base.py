@@ -1,0 +1,146 @@
+"""The contract of a backend: one worker, seen from here.
+
+Clauses that every implementation keeps (tests/contract/ holds one test for each):
+
+ 1. `claim` is idempotent: claiming the same job id again changes nothing and returns its state. Of two
+    claims at once one makes the record. The record lies on the worker before `claim` returns.
+ 2. `start` is idempotent: the command of an attempt is started once, ever, whoever asks and how often,
+    at once or after a crash between any two calls.
+ 3. `poll` tells the truth from evidence: an exit record, or a held lock and a live process, or proof
+    of their loss. A job that the worker does not know is UNKNOWN/RecordMissing, never "lost".
+ 4. `read_log` gives the bytes of stdout and stderr from any offset, as often as asked, also after the
+    end, and says how many bytes a cap has dropped before the first one given.
+ 5. `stop` returns when the order lies on the worker; the worker carries it through alone: signal,
+    grace, KILL, until no process of the job is left. Stopping what has ended changes nothing.
+ 6. The exit code is the command's own. The state of an ended job never changes again.
+ 7. A method that cannot ask the worker raises WorkerUnreachable and says nothing about jobs; one whose
+    answer comes from another machine than `machine` raises WorkerError naming both.
+ 8. Nothing given by a user becomes shell text or a path outside the job's own directories.
+ 9. `close` stops no job. A closed backend is not used again; `connect` is called anew for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, Protocol
+
+from airflow_jobdeploy.core.plan import Plan
+from airflow_jobdeploy.core.status import JobState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """How backends differ, as data."""
+
+    kind: str
+    #: Does the worker outlive the process that talks to it, for a triggerer elsewhere to reach?
+    reachable_from_anywhere: bool = True
+    #: Can what a command leaves behind be found and waited for?
+    tracks_leftovers: bool = True
+    #: Can project trees be sent and artifacts fetched as streams?
+    transfers: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """What a worker says of itself at connect."""
+
+    worker: str
+    #: Host identity: `machine` names it for ever, `boot` until its next start.
+    machine: str
+    boot: str = ""
+    hostname: str = ""
+    user: str = ""
+    python: str = ""
+    root: str = ""
+    cpu_count: float = 0
+    memory_bytes: int = 0
+    disk_free_bytes: int = 0
+    #: Jobs alive on the worker now, of all pools.
+    live_jobs: int = 0
+    #: Things a person should know: "KillUserProcesses=yes ends jobs at logout; ...".
+    warnings: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogChunk:
+    """Bytes of a log. `offset` is where `data` begins; `dropped_bytes` went missing before it (cap)."""
+
+    offset: int
+    data: bytes
+    dropped_bytes: int = 0
+
+    @property
+    def next_offset(self) -> int:
+        return self.offset + len(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactFile:
+    """One file of a job's output directory."""
+
+    path: str
+    size: int
+    sha256: str
+    mode: int = 0o600
+
+
+class Backend(Protocol):
+    """One worker. Used by one thread at a time. See the module's docstring for the clauses."""
+
+    capabilities: Capabilities
+
+    def facts(self) -> WorkerFacts:
+        """Who the worker is and what it has."""
+
+    def claim(self, plan: Plan) -> JobState:
+        """Write the attempt's record on the worker (clause 1)."""
+
+    def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
+        """Unpack a tar stream as the working directory of a claimed job, published by rename.
+
+        Idempotent: sent again, or by two at once, one whole tree is there. StagingError on a bad archive
+        or a full disk.
+        """
+
+    def start(self, job_id: str) -> JobState:
+        """Start a claimed attempt (clause 2)."""
+
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        """The state of each job (clause 3); one round trip for all."""
+
+    def watch(self, job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
+        """Wait until the state or log size of any of the jobs changes since the last `watch` of this
+        backend, at most `timeout_s`; the changed ones. A job new to the watch counts as changed."""
+
+    def wake(self) -> None:
+        """Let a `watch` that waits in another thread return at once. The one method for other threads."""
+
+    def read_log(self, job_id: str, offset: int, limit: int) -> LogChunk:
+        """At most `limit` bytes from `offset` on (clause 4); empty at the end."""
+
+    def stop(self, job_id: str, *, reason: str, by: str = "", grace_s: float | None = None) -> JobState:
+        """Order the end of a job (clause 5). `grace_s`: None is the plan's own."""
+
+    def set_owner(self, job_id: str, owner: str) -> None:
+        """"task" or "none": may the reaper stop the job when its task is over?"""
+
+    def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
+        """The records of the worker's jobs: {"plan": ..., "state": JobState dict}, newest first."""
+
+    def resource(self, resource_id: str) -> dict[str, Any] | None:
+        """The record of a resource, or None when the worker knows no such."""
+
+    def manifest(self, job_id: str) -> list[ArtifactFile]:
+        """The files of the output directory."""
+
+    def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        """The contents of output files, in one stream, in the manifest's order."""
+
+    def forget(self, job_id: str) -> None:
+        """Remove the record of an ended job; WorkerError when it is active."""
+
+    def close(self) -> None:
+        """Let go of the worker (clause 9)."""

@@ -1,0 +1,1 @@
+"""Meaning: templates, job specs, pools, statuses, plans. Pure: no network, no Airflow."""

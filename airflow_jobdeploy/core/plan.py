@@ -1,0 +1,184 @@
+"""A plan: one attempt of one job, all that a backend needs to run it, frozen, JSON both ways."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airflow_jobdeploy.hostside import layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobKey:
+    """Where a job comes from, for people and for the reaper. Empty outside Airflow."""
+
+    deployment: str = ""
+    dag_id: str = ""
+    run_id: str = ""
+    task_id: str = ""
+    map_index: int = -1
+
+    def __str__(self) -> str:
+        mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return "/".join(part for part in (self.deployment, self.dag_id, self.run_id, self.task_id) if part) + mapped
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One thing the supervisor does.
+
+    `kind` is one of
+      script  `content` is written to `path` below the working directory and run by its shebang, else by sh
+      file    `content` is written to `path`
+      shell   `content` is sh text of a job spec; kept in the job's directory, never in argv
+      entry   `path` (below the working directory) is run with `args`: by its shebang, .py by `python`, .sh by sh
+      argv    `args` is the whole command line
+    """
+
+    name: str
+    kind: str
+    content: str = ""
+    path: str = ""
+    args: tuple[str, ...] = ()
+    python: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Exit codes and signal numbers, beside 0, that count as success.
+    ok_codes: tuple[int, ...] = ()
+    ok_signals: tuple[int, ...] = ()
+    timeout_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        lists = {key: list(data[key]) for key in ("args", "ok_codes", "ok_signals")}
+        return {**data, **lists, "env": dict(self.env)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that hold on the host too; seconds and bytes; None: no bound."""
+
+    timeout_s: float | None = None
+    setup_timeout_s: float | None = None
+    schedule_timeout_s: float | None = None
+    grace_s: float = 10.0
+    signal: str = "SIGTERM"
+    log_limit_bytes: int | None = None
+    keep_for_s: float = 7 * 86400.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcePlan:
+    """What an `up` leaves on its worker: the record and all builds, flattened to steps."""
+
+    id: str
+    template: str
+    digest: str
+    subdir: str
+    project: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    #: build name -> its steps in order (a sequence is flattened)
+    builds: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        builds = {name: [step.to_dict() for step in steps] for name, steps in self.builds.items()}
+        return {**data, "params": dict(self.params), "builds": builds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One attempt. Either `steps` (a job spec) or `build` of a `resource_id` (a template's build)."""
+
+    uid: str
+    attempt: int = 1
+    name: str = "job"
+    key: JobKey = JobKey()
+    worker_pool: str = "local"
+    worker: str = ""
+    #: "task": the reaper may stop the job when its task is terminal or gone; "none": lives by itself.
+    owner: str = "none"
+    steps: tuple[Step, ...] = ()
+    #: The build to run, of the resource named by `resource_id`; its steps are stored on the worker.
+    build: str = ""
+    resource_id: str = ""
+    #: Given for `up` only: makes the resource.
+    resource: ResourcePlan | None = None
+    #: A directory on the worker; empty: the shipped project, else an empty directory of the job's own.
+    workdir: str = ""
+    #: Is a project tree sent before the start?
+    ships_project: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Values that must not be shown: sent beside the plan, kept 0600 on the worker until the end.
+    secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    limits: Limits = Limits()
+    #: "wait": what the command left is waited for (templates' `up`); "stop": it gets grace, then KILL.
+    leftovers: str = "stop"
+    #: Jobs at once of this pool on the worker; None: no bound.
+    slots: int | None = None
+    #: For people: what was asked for (spec or template params), without secrets.
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def job_id(self) -> str:
+        """Follows from uid and attempt: whoever knows both knows it."""
+        return layout.job_id(self.uid, self.attempt)
+
+    def next_attempt(self, attempt: int) -> Plan:
+        """The same work as another attempt."""
+        return replace(self, attempt=attempt)
+
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON, without secret values (see `secret_env`)."""
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "secret_env"}
+        return {
+            **data,
+            "layout": layout.LAYOUT,
+            "job_id": self.job_id,
+            "key": self.key.to_dict(),
+            "steps": [step.to_dict() for step in self.steps],
+            "resource": self.resource.to_dict() if self.resource else None,
+            "env": dict(self.env),
+            "secret_names": sorted(self.secret_env),
+            "limits": self.limits.to_dict(),
+            "description": dict(self.description),
+        }
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Plan:
+        """Read a plan back; keys of newer releases are left out."""
+        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+        known["key"] = JobKey(**data.get("key", {}))
+        known["limits"] = Limits(**data.get("limits", {}))
+        known["steps"] = tuple(_step(step) for step in data.get("steps", ()))
+        resource = data.get("resource")
+        known["resource"] = _resource(resource) if resource else None
+        return cls(**known)
+
+
+def _step(data: Mapping[str, Any]) -> Step:
+    tuples = {key: tuple(data.get(key, ())) for key in ("args", "ok_codes", "ok_signals")}
+    return Step(**{**data, **tuples})
+
+
+def _resource(data: Mapping[str, Any]) -> ResourcePlan:
+    builds = {name: tuple(_step(step) for step in steps) for name, steps in data["builds"].items()}
+    return ResourcePlan(**{**data, "builds": builds})
+
+
+def new_uid() -> str:
+    """A job's uid: 128 random bits as 32 hexadecimal digits. Written down before anything is submitted."""
+    return secrets.token_hex(16)
+
+
+def new_resource_id() -> str:
+    """A resource's id: short enough for a person to type, 40 random bits."""
+    alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
+    return "".join(secrets.choice(alphabet) for _ in range(8))

@@ -1,0 +1,301 @@
+"""What can be said about a job: its status, why, since when, and the sentence for people.
+
+The host decides status and reason from evidence (hostside/verdict.py) and sends them with the facts
+behind them; this module gives them types and words. Words of the statuses: Apolo's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+
+class JobStatus(str, Enum):
+    """Where a job stands."""
+
+    PENDING = "PENDING"  #: accepted, not running yet
+    SUSPENDED = "SUSPENDED"  #: preempted, will resume
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    UNKNOWN = "UNKNOWN"  #: the worker cannot be asked, or does not know; not an end
+
+    @property
+    def is_finished(self) -> bool:
+        """Will this never change again?"""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Reason(str, Enum):
+    """Why a job has its status: for programs. The sentence for people is `JobState.message`."""
+
+    NONE = ""
+    QUEUED = "Queued"  #: no free slot on the worker
+    STAGING = "Staging"  #: code or data is on its way
+    SETUP = "Setup"  #: staging or setting up failed
+    EXIT_CODE = "ExitCode"
+    SIGNAL = "Signal"
+    OUT_OF_MEMORY = "OutOfMemory"
+    TIMED_OUT = "TimedOut"
+    DISK_FULL = "DiskFull"
+    CANCELLED = "Cancelled"
+    PREEMPTED = "Preempted"
+    WORKER_LOST = "WorkerLost"  #: the host rebooted under the job
+    PROCESS_LOST = "ProcessLost"  #: the supervisor was killed; its processes were swept
+    WORKER_CHANGED = "WorkerChanged"  #: another machine answers under the worker's name
+    UNREACHABLE = "Unreachable"
+    RECORD_MISSING = "RecordMissing"
+    NEWER_LAYOUT = "NewerLayout"
+    LEFTOVERS = "Leftovers"  #: RUNNING: the build ended, what it left is still alive
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """What a worker says about one attempt at one moment. Times are durations in seconds."""
+
+    job_id: str
+    uid: str = ""
+    attempt: int = 1
+    status: JobStatus
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    signal: str | None = None
+    #: claimed, waiting, running, leftovers, finishing, ended
+    phase: str = ""
+    #: The build that runs, or that failed.
+    step: str = ""
+    log_bytes: int = 0
+    #: Bytes that the log's cap removed from its head.
+    log_dropped_bytes: int = 0
+    running_s: float | None = None
+    #: {"wall_s", "cpu_s", "peak_memory_bytes"}
+    usage: Mapping[str, float] = field(default_factory=dict)
+    #: What the job wrote to its result file (any JSON value).
+    result: Any = None
+    #: {"files": n, "bytes": n} of the output directory, once ended.
+    artifacts: Mapping[str, int] = field(default_factory=dict)
+    #: [{"status", "reason", "ago_s"}], oldest first.
+    history: tuple[Mapping[str, Any], ...] = ()
+    #: Evidence behind the verdict, as the host gave it.
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    machine: str = ""
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> JobState:
+        """From a state of the protocol; keys unknown to this version are left out."""
+        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+        known["status"] = _status(known.get("status"))
+        known["history"] = tuple(known.get("history", ()))
+        state = cls(**known)
+        return replace(state, message=state.message or sentence(state))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `from_wire` reads it back."""
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        data.update(status=self.status.value, history=[dict(h) for h in self.history])
+        return {**data, "usage": dict(self.usage), "artifacts": dict(self.artifacts), "facts": dict(self.facts)}
+
+
+def unknown(job_id: str, reason: Reason, message: str, *, uid: str = "", attempt: int = 1) -> JobState:
+    """The state of a job that cannot be judged now."""
+    return JobState(
+        job_id=job_id, uid=uid, attempt=attempt, status=JobStatus.UNKNOWN, reason=reason.value, message=message
+    )
+
+
+def _status(word: object) -> JobStatus:
+    """Statuses of a newer host that we do not know are UNKNOWN, as Apolo's client has it."""
+    try:
+        return JobStatus(str(word))
+    except ValueError:
+        return JobStatus.UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobHandle:
+    """Names a job for other tasks: small, JSON, without secrets. It names the job, not the attempt."""
+
+    uid: str
+    job_id: str
+    attempt: int
+    key: str
+    worker_pool: str
+    worker: str
+    version: int = 1
+    status: str = JobStatus.PENDING.value
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    result: Any = None
+    #: The worker's identity at the claim; another one later is WorkerChanged.
+    machine: str = ""
+    #: Resource id for jobs that came of a template.
+    resource: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The handle as it travels through XCom."""
+        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> JobHandle:
+        """Read a handle back. ValueError when `data` is none, or of a newer version."""
+        missing = [key for key in ("uid", "job_id", "worker_pool") if not data.get(key)]
+        if missing:
+            raise ValueError(f"not a job handle: {', '.join(missing)} missing in {sorted(data)}")
+        if int(data.get("version", 1)) > 1:
+            raise ValueError(f"job handle of version {data['version']}: made by a newer release than this one")
+        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+        return cls(**{"attempt": 1, "key": "", "worker": "", **known})
+
+    def with_state(self, state: JobState) -> JobHandle:
+        """The same handle telling the news of `state`; messages are cut so that a handle stays below 4 KB."""
+        return replace(
+            self,
+            job_id=state.job_id or self.job_id,
+            attempt=state.attempt or self.attempt,
+            status=state.status.value,
+            reason=state.reason,
+            message=_cut(state.message, 2000),
+            exit_code=state.exit_code,
+            result=state.result,
+            machine=state.machine or self.machine,
+        )
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+# -- the sentence for people ---------------------------------------------------------------------------------------
+
+
+def sentence(state: JobState) -> str:
+    """One sentence that tells a person what became of the job and why."""
+    maker = _SENTENCES.get(state.reason)
+    if maker is not None:
+        return maker(state) + _last_lines(state)
+    if state.status is JobStatus.SUCCEEDED:
+        return f"Succeeded{_after(state)}."
+    if state.status is JobStatus.RUNNING:
+        return f"Running{_for(state.running_s)}."
+    return {JobStatus.PENDING: "Waiting to start.", JobStatus.UNKNOWN: "The worker cannot tell."}.get(
+        state.status, f"{state.status.value.capitalize()}{_after(state)}."
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """"12 s", "14 min", "3 h 5 min", "2 d 4 h": as people say it."""
+    if seconds is None:
+        return "an unknown time"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _after(state: JobState) -> str:
+    return f" after {duration(state.running_s)}" if state.running_s is not None else ""
+
+
+def _for(seconds: float | None) -> str:
+    return f" for {duration(seconds)}" if seconds is not None else ""
+
+
+def _in_step(state: JobState) -> str:
+    return f" in build {state.step!r}" if state.step and state.step != "job" else ""
+
+
+def _last_lines(state: JobState) -> str:
+    lines = str(state.facts.get("last_lines") or "").strip()
+    if not lines or state.status is not JobStatus.FAILED:
+        return ""
+    return f"; last lines:\n{lines}"
+
+
+def _exit_code(state: JobState) -> str:
+    hint = f". {state.facts['hint']}" if state.facts.get("hint") else ""
+    return f"Exit code {state.exit_code}{_in_step(state)}{_after(state)}{hint}"
+
+
+def _signal(state: JobState) -> str:
+    return f"Killed by {state.signal or 'a signal'}{_in_step(state)}{_after(state)}; nobody asked us to stop it"
+
+
+def _out_of_memory(state: JobState) -> str:
+    used, limit = state.facts.get("memory_used_bytes"), state.facts.get("memory_limit_bytes")
+    at = f" at {used / 2**30:.1f} of {limit / 2**30:.1f} GiB" if used and limit else ""
+    return f"Killed by the kernel: out of memory{at}, {duration(state.running_s)} in"
+
+
+def _timed_out(state: JobState) -> str:
+    which, limit = state.facts.get("limit", "timeout"), state.facts.get("limit_s")
+    return f"Stopped by its {which} of {duration(limit)}{_in_step(state)}"
+
+
+def _disk_full(state: JobState) -> str:
+    free = state.facts.get("disk_free_bytes")
+    seen = f" ({size(free)} free)" if free is not None else ""
+    return f"The disk of {state.facts.get('disk_path', 'the job')} is full{seen}; exit code {state.exit_code}"
+
+
+def _cancelled(state: JobState) -> str:
+    by, why = state.facts.get("stopped_by"), state.facts.get("stop_reason")
+    return "Stopped" + (f" by {by}" if by else "") + (f": {why}" if why else "") + _after(state)
+
+
+def _worker_lost(state: JobState) -> str:
+    return f"The host rebooted while the job ran{_after(state)}; its processes are gone"
+
+
+def _process_lost(state: JobState) -> str:
+    swept = int(state.facts.get("swept", 0))
+    return f"The job's supervisor was killed{_after(state)}; {swept} of its processes were left and have been killed"
+
+
+def _queued(state: JobState) -> str:
+    return "Waiting for a free slot on the worker"
+
+
+def _leftovers(state: JobState) -> str:
+    count = state.facts.get("leftovers")
+    what = f"{count} process{'es' if count != 1 else ''}" if count else "what it left"
+    return f"The build has ended; {what} still running{_for(state.running_s)}"
+
+
+_SENTENCES = {
+    "ExitCode": _exit_code,
+    "Signal": _signal,
+    "OutOfMemory": _out_of_memory,
+    "TimedOut": _timed_out,
+    "DiskFull": _disk_full,
+    "Cancelled": _cancelled,
+    "WorkerLost": _worker_lost,
+    "ProcessLost": _process_lost,
+    "Queued": _queued,
+    "Leftovers": _leftovers,
+}

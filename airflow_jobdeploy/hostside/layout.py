@@ -1,0 +1,124 @@
+"""Names and places on a worker: the one authority for paths. Layout 1.
+
+    <root>/                                   0700
+      machine                                 random id of this root (see identity.py)
+      runner/<digest>/airflow_jobdeploy_host/ this folder, as sent
+      hosts/<machine>/
+        jobs/<job id>/                        one attempt (JobPaths)
+        incoming/<random>/                    job directories being built; renamed into jobs/ = the claim
+        uids/<uid>/checkpoint/                survives attempts
+        resources/<resource id>/              what an `up` left (ResourcePaths)
+        slots/<pool>/<n>                      one lock file a slot
+        trash/                                directories on their way out
+    /tmp/jd-<user id>/<short id>/             TMUX_TMPDIR and TMPDIR of one resource or job
+
+The layout is a compatibility contract: fields and files are only added. A directory whose `layout`
+is newer than ours is never touched.
+"""
+
+from __future__ import annotations
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+
+#: Version of everything below; a newer one found on disk is reported, never touched.
+LAYOUT = 1
+
+_NAME = re.compile(r"[a-z0-9-]{1,40}\Z")
+
+
+def job_id(uid: str, attempt: int) -> str:
+    """`j` + 20 base32 characters of sha256(uid, attempt): the same for whoever computes it."""
+    digest = hashlib.sha256(("%s,%d" % (uid, attempt)).encode()).digest()
+    return "j" + base64.b32encode(digest)[:20].decode().lower()
+
+
+def is_name(name: object) -> bool:
+    """Is this a name we could have made: `[a-z0-9-]{1,40}`?"""
+    return isinstance(name, str) and bool(_NAME.match(name))
+
+
+def checked_name(name: object) -> str:
+    """`name` if it may become part of a path, else ValueError."""
+    if not is_name(name):
+        raise ValueError("not a name of ours: %r" % (name,))
+    return str(name)
+
+
+class HostPaths:
+    """Where one host keeps its state below a root."""
+
+    def __init__(self, root: str, machine: str) -> None:
+        self.root = root
+        self.machine = machine
+        self.host = os.path.join(root, "hosts", checked_name(machine))
+        self.jobs = os.path.join(self.host, "jobs")
+        self.incoming = os.path.join(self.host, "incoming")
+        self.trash = os.path.join(self.host, "trash")
+        self.uids = os.path.join(self.host, "uids")
+        self.resources = os.path.join(self.host, "resources")
+        self.slots = os.path.join(self.host, "slots")
+
+    def job(self, job: str) -> JobPaths:
+        return JobPaths(os.path.join(self.jobs, checked_name(job)))
+
+    def resource(self, resource: str) -> ResourcePaths:
+        return ResourcePaths(os.path.join(self.resources, checked_name(resource)))
+
+    def checkpoint(self, uid: str) -> str:
+        return os.path.join(self.uids, checked_name(uid), "checkpoint")
+
+
+class JobPaths:
+    """The files of one attempt."""
+
+    def __init__(self, directory: str) -> None:
+        self.dir = directory
+        join = os.path.join
+        #: What was asked for (a plan as JSON), without secrets; written once, at the claim.
+        self.plan = join(directory, "plan.json")
+        #: Environment values that must not be shown; 0600, removed at the end.
+        self.secrets = join(directory, "secrets.json")
+        #: Held by the supervisor (flock) for life.
+        self.lock = join(directory, "lock")
+        #: Phase, pids, boot, times: rewritten by the supervisor at each change.
+        self.state = join(directory, "state.json")
+        #: How it ended. Written once; its block is reserved at the claim as `exit_reserve`.
+        self.exit = join(directory, "exit.json")
+        self.exit_reserve = join(directory, "exit.reserve")
+        #: Order to stop: {"reason", "grace_s", "by"}.
+        self.stop = join(directory, "stop.json")
+        #: {"owner": "task" | "none"}; missing: what the plan says.
+        self.owner = join(directory, "owner.json")
+        #: stdout and stderr of the command, byte for byte.
+        self.log = join(directory, "log")
+        #: {"dropped_until": offset, "dropped_bytes": n}: what the cap removed from the head of the log.
+        self.log_cap = join(directory, "log_cap.json")
+        #: The supervisor's own complaints.
+        self.supervisor_log = join(directory, "supervisor.log")
+        self.work = join(directory, "work")
+        self.output = join(directory, "output")
+        self.manifest = join(directory, "manifest.json")
+        self.result = join(directory, "result.json")
+        self.exit_file = join(directory, "exit_file")
+        self.messages = join(directory, "messages.jsonl")
+        #: Scripts of a job spec (`command`), 0600.
+        self.scripts = join(directory, "scripts")
+
+
+class ResourcePaths:
+    """The files of one resource: what `up` made and `down` will need."""
+
+    def __init__(self, directory: str) -> None:
+        self.dir = directory
+        join = os.path.join
+        #: {"layout", "id", "template", "digest", "params", "created", "stopped", "workdir", "subdir", "jobs"}.
+        self.record = join(directory, "record.json")
+        #: All builds as rendered at `up`, 0600.
+        self.builds = join(directory, "builds.json")
+        #: The shipped project, when there was one: the resource's working directory.
+        self.work = join(directory, "work")
