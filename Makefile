@@ -1,0 +1,47 @@
+# Two commands for a new user: make demo, make test. `make help` lists all.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check airflow lint format docs clean setup
+
+PYTHON_BIN := .venv/bin/python
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Train a small real model through a DAG, download it, say how good it is (no server)
+	@scripts/setup.sh run
+	@$(PYTHON_BIN) -m airflow_jobdeploy.example_dags.demo
+
+airflow: ## Start Airflow with the example DAGs; prints URL and login; Ctrl-C stops it
+	@scripts/setup.sh run
+	@exec $(PYTHON_BIN) scripts/standalone.py
+
+test: ## Lint, type check and run all tests
+	@scripts/setup.sh dev
+	@scripts/test-tools.sh
+	@$(MAKE) --no-print-directory check
+	$(PYTHON_BIN) -m pytest -n 2
+
+check:
+	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m ruff format --check .
+	$(PYTHON_BIN) -m mypy
+
+lint: ## Only ruff and mypy
+	@scripts/setup.sh dev
+	@$(MAKE) --no-print-directory check
+
+format: ## Let ruff rewrite the sources
+	@scripts/setup.sh dev
+	$(PYTHON_BIN) -m ruff check --fix-only --quiet .
+	$(PYTHON_BIN) -m ruff format .
+
+docs: ## Write docs/reference/ from docstrings and schemas
+	@scripts/setup.sh dev
+	$(PYTHON_BIN) scripts/reference.py
+
+setup: ## Make .venv with everything
+	@scripts/setup.sh dev
+
+clean: ## Remove what the other commands made
+	rm -rf .venv .demo .airflow build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

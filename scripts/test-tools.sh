@@ -1,0 +1,23 @@
+#!/bin/sh
+# Install the programs that some tests need, where that is possible without asking: root on Debian or Ubuntu.
+# Elsewhere those tests are skipped, each with its reason (with CI=true a skip is a failure: see tests/conftest.py).
+set -eu
+
+missing=
+command -v sshd >/dev/null 2>&1 || [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
+command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
+command -v tmux >/dev/null 2>&1 || missing="$missing tmux"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "==> installing$missing"
+    # policy-rc.d keeps the packages from starting a server on this machine: the tests start their own, on free ports.
+    apt-get update -qq || true
+    # shellcheck disable=SC2086  # a list of package names
+    if RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null; then
+        exit 0
+    fi
+    echo "==> could not install$missing: the tests that need them cannot run" >&2
+    exit 0
+fi
+echo "==> not installed:$missing. Tests that need them are skipped. To run them: sudo apt-get install -y$missing"

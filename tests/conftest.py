@@ -1,0 +1,77 @@
+"""What every test gets: the policy for programs that this machine may lack.
+
+A test marked `sshd` or `tmux` is skipped, with the reason, where the program is missing. With CI=true a skip is a
+failure, so that a green run there means that everything ran.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import pytest
+
+_SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
+
+
+def _has(*programs: str) -> bool:
+    # sshd lives in a directory that an ordinary user's PATH leaves out.
+    path = os.environ.get("PATH", os.defpath) + os.pathsep + _SBIN
+    return all(shutil.which(program, path=path) for program in programs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a marker asks of the machine, and the line that brings it."""
+
+    is_met: Callable[[], bool]
+    reason: str
+
+
+NEEDS = {
+    "sshd": Need(
+        is_met=lambda: _has("sshd", "ssh-keygen"),
+        reason="no OpenSSH server on this machine (looked for sshd and ssh-keygen); apt-get install openssh-server",
+    ),
+    "tmux": Need(is_met=lambda: _has("tmux"), reason="no tmux on this machine; apt-get install tmux"),
+}
+
+
+def in_ci() -> bool:
+    """Whether a skipped test is a failure."""
+    return os.environ.get("CI", "").strip().lower() in {"true", "1", "yes"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, the tests whose marker asks for a program that is missing."""
+    unmet = {name: need.reason for name, need in NEEDS.items() if not need.is_met()}
+    for item in items:
+        for name, reason in unmet.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not (in_ci() and report.skipped) or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"CI=true, so a skip is a failure. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped test into a failed one where CI=true."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole module that is skipped while it is imported."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
