@@ -1,0 +1,3 @@
+"""Example DAGs with all that they need: templates and projects with data. Also a dags folder as it stands."""
+
+from __future__ import annotations
