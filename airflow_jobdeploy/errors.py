@@ -123,6 +123,6 @@ class WorkerLost(JobFailed):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for a misspelt name, or "" when nothing is near."""
+    """ " Did you mean 'x'?" for a misspelt name, or "" when nothing is near."""
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f" Did you mean {found[0]!r}?" if found else ""

@@ -194,7 +194,7 @@ def sentence(state: JobState) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """"12 s", "14 min", "3 h 5 min", "2 d 4 h": as people say it."""
+    """ "12 s", "14 min", "3 h 5 min", "2 d 4 h": as people say it."""
     if seconds is None:
         return "an unknown time"
     if seconds < 10:

@@ -1,0 +1,42 @@
+"""The use cases: prepare, submit, follow, stop, ask. Every face (operators, hook, CLI, tests) calls only this.
+
+prepare_*  text that has been read -> Work: checked and rendered, nothing has started
+submit     Work -> a running job and its handle; finds the running attempt after any crash
+follow     a handle -> news and log, until it is over
+stop, status, find, jobs; raise_for turns an end into the error that fits it
+"""
+
+from __future__ import annotations
+
+from airflow_jobdeploy.service.asking import find, jobs, raise_for, status, stop
+from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
+from airflow_jobdeploy.service.preparing import Work, prepare_build, prepare_run, prepare_up
+from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit
+from airflow_jobdeploy.service.watching import Follower, Subscription, Update, Watch, Watcher
+from airflow_jobdeploy.service.workers import Workers
+
+__all__ = [
+    "Followed",
+    "Follower",
+    "IntentStore",
+    "Interrupted",
+    "Submitted",
+    "Subscription",
+    "Update",
+    "Watch",
+    "Watcher",
+    "Work",
+    "Workers",
+    "find",
+    "follow",
+    "handle_state",
+    "jobs",
+    "narrated",
+    "prepare_build",
+    "prepare_run",
+    "prepare_up",
+    "raise_for",
+    "status",
+    "stop",
+    "submit",
+]

@@ -1,0 +1,111 @@
+"""Ask workers about jobs, and tell them to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.plan import JobKey
+from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason, duration
+from airflow_jobdeploy.errors import (
+    JobCancelled,
+    JobFailed,
+    JobTimedOut,
+    WorkerError,
+    WorkerLost,
+    WorkerUnreachable,
+)
+from airflow_jobdeploy.service.workers import Workers
+
+#: How long a stop is waited for beyond the job's grace before "verified" is given up.
+STOP_MARGIN_S = 20.0
+
+
+def status(workers: Workers, handle: JobHandle) -> JobState:
+    """What the job's worker says of it now. WorkerUnreachable when it cannot be asked."""
+    return workers.backend(handle.worker).poll([handle.job_id])[handle.job_id]
+
+
+def find(workers: Workers, job_id: str) -> JobHandle:
+    """The handle of a bare job id: whichever worker of the pool has it. WorkerError when none has."""
+    said = []
+    for worker in workers.pool.workers:
+        try:
+            state = workers.backend(worker.name).poll([job_id])[job_id]
+        except WorkerUnreachable as error:
+            said.append(f"{worker.name} cannot be asked ({error})")
+            continue
+        if state.reason != Reason.RECORD_MISSING:
+            return _found(workers, worker.name, job_id, state)
+        said.append(f"{worker.name} has no record of it")
+    raise WorkerError(f"job {job_id!r} is not in pool {workers.pool.name!r}: " + "; ".join(said))
+
+
+def _found(workers: Workers, worker: str, job_id: str, state: JobState) -> JobHandle:
+    plan = next((j["plan"] for j in workers.backend(worker).jobs() if j["plan"].get("job_id") == job_id), {})
+    handle = JobHandle(
+        uid=state.uid,
+        job_id=job_id,
+        attempt=state.attempt,
+        key=str(JobKey(**plan.get("key", {}))),
+        worker_pool=workers.pool.name,
+        worker=worker,
+        resource=plan.get("resource_id", ""),
+    )
+    return handle.with_state(state)
+
+
+def stop(workers: Workers, handle: JobHandle, *, reason: str, by: str, wait_s: float = 0.0) -> JobState:
+    """Order the end of a job and wait at most `wait_s` for it; its worker carries it through alone."""
+    backend = workers.backend(handle.worker)
+    state = backend.stop(handle.job_id, reason=reason, by=by)
+    return _until_over(backend, handle.job_id, state, time.monotonic() + wait_s, lambda: False)
+
+
+def stopped(backend: Backend, job_id: str, reason: str, by: str, interrupted: Callable[[], bool]) -> JobState:
+    """Stop a job and see it ended. WorkerError when it does not end."""
+    state = backend.stop(job_id, reason=reason, by=by)
+    limit = float(state.facts.get("grace_s", 10.0)) + STOP_MARGIN_S
+    state = _until_over(backend, job_id, state, time.monotonic() + limit, interrupted)
+    if not is_over(state):
+        raise WorkerError(f"job {job_id} was told to stop and is still {state.status} after {duration(limit)}")
+    return state
+
+
+def _until_over(
+    backend: Backend, job_id: str, state: JobState, deadline: float, interrupted: Callable[[], bool]
+) -> JobState:
+    while not is_over(state) and time.monotonic() < deadline and not interrupted():
+        state = backend.watch([job_id], min(1.0, deadline - time.monotonic())).get(job_id, state)
+    return state
+
+
+def jobs(workers: Workers, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
+    """The records of all reachable workers' jobs, each with its "worker"; one that cannot be asked: an "error"."""
+    rows: list[dict[str, Any]] = []
+    for worker in workers.pool.workers:
+        try:
+            found = workers.backend(worker.name).jobs(deployment=deployment, live_only=live_only)
+        except WorkerError as error:
+            rows.append({"worker": worker.name, "error": str(error)})
+            continue
+        rows.extend({"worker": worker.name, **job} for job in found)
+    return rows
+
+
+def raise_for(state: JobState) -> None:
+    """Nothing for a success, else the error that fits the end."""
+    if state.status is JobStatus.SUCCEEDED:
+        return
+    kind: type[JobFailed] = JobFailed
+    if state.status is JobStatus.CANCELLED:
+        kind = JobCancelled
+    elif state.reason == Reason.TIMED_OUT:
+        kind = JobTimedOut
+    elif state.reason == Reason.WORKER_LOST:
+        kind = WorkerLost
+    text = f"Job {state.job_id}: {state.message}"
+    raise kind(text, status=state.status.value, reason=state.reason, exit_code=state.exit_code)

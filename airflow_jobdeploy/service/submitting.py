@@ -1,0 +1,259 @@
+"""Bring work to a worker, or back to the attempt that is there already.
+
+Promises 1 and 2 of the design live here: the intent is written down before the claim, the claim lies
+on the worker before anything starts, and whoever comes back asks the worker first.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
+from airflow_jobdeploy.core.policy import Candidate, Intent, Verb, on_return, place
+from airflow_jobdeploy.core.status import JobHandle, JobState, duration
+from airflow_jobdeploy.errors import JobDeployError, PlacementError, StagingError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.service.asking import stopped
+from airflow_jobdeploy.service.preparing import Identity, Work
+from airflow_jobdeploy.service.watching import backoff_s
+from airflow_jobdeploy.service.workers import Workers
+
+#: How long a submitter asks for a worker that does not answer, unless `schedule_timeout` says otherwise.
+PATIENCE_S = 600.0
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+class IntentStore(Protocol):
+    """Where a submitter writes its intent: survives the submitter."""
+
+    def load(self) -> Mapping[str, Any] | None:
+        """What was saved last, or None."""
+
+    def save(self, value: Mapping[str, Any]) -> None:
+        """Keep `value` (JSON) before returning."""
+
+
+class Interrupted(JobDeployError):
+    """The caller asked to be let go while submitting. `handle`: of what was claimed by then, else None."""
+
+    def __init__(self, handle: JobHandle | None) -> None:
+        super().__init__("interrupted while submitting")
+        self.handle = handle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """What `submit` did."""
+
+    handle: JobHandle
+    state: JobState
+    #: True when an earlier attempt was found alive, or its success was taken.
+    reattached: bool
+
+
+def submit(
+    work: Work,
+    workers: Workers,
+    *,
+    intents: IntentStore,
+    epoch: Mapping[str, int],
+    say: Say,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_handle: Callable[[JobHandle], None] = lambda handle: None,
+) -> Submitted:
+    """Bring one piece of work to a worker, or back to the attempt that is there already.
+
+    `epoch` tells a retry from a clear (see policy.on_return). `on_handle` is called when the claim lies
+    on the worker, before anything starts. Raises PlacementError, StagingError, WorkerError, Interrupted.
+    """
+    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle).run()
+
+
+class _Submission:
+    """One call of `submit`."""
+
+    def __init__(
+        self,
+        work: Work,
+        workers: Workers,
+        intents: IntentStore,
+        epoch: dict[str, int],
+        say: Say,
+        interrupted: Callable[[], bool],
+        on_handle: Callable[[JobHandle], None],
+    ) -> None:
+        self.work = work
+        self.workers = workers
+        self.intents = intents
+        self.epoch = epoch
+        self.say = say
+        self.interrupted = interrupted
+        self.on_handle = on_handle
+        self.handle: JobHandle | None = None
+
+    def run(self) -> Submitted:
+        saved = self.intents.load()
+        if saved is None:
+            return self._first()
+        return self._return(Intent.from_dict(saved))
+
+    def _first(self) -> Submitted:
+        worker = self.work.worker or self._place()
+        self._stop_strays(worker)
+        intent = Intent(
+            uid=new_uid(),
+            attempt=1,
+            worker=worker,
+            worker_pool=self.workers.pool.name,
+            machine=self._ask(worker, lambda backend: backend.facts()).machine,
+            resource=self._resource(),
+            epoch=self.epoch,
+        )
+        return self._go(intent)
+
+    def _return(self, intent: Intent) -> Submitted:
+        state = self._state(intent)
+        decision = on_return(intent, self.epoch, state)
+        self.say(f"Found an earlier submission: {decision.why}.")
+        if decision.verb is Verb.START:
+            return self._go(intent.following(attempt=intent.attempt, epoch=self.epoch, resource=intent.resource))
+        if decision.verb in (Verb.REATTACH, Verb.TAKE):
+            self._saved(intent)
+            handle = self._handle(intent, state)
+            self.on_handle(handle)
+            return Submitted(handle=handle, state=state, reattached=True)
+        if decision.verb is Verb.WAIT:
+            raise WorkerError(f"Nothing was started: {decision.why}. {state.message}")
+        if decision.verb is Verb.REPLACE:
+            self._stop(intent.worker, intent.job_id, "the task was cleared")
+        return self._go(intent.following(attempt=intent.attempt + 1, epoch=self.epoch, resource=self._resource()))
+
+    def _resource(self) -> str:
+        """Each attempt of an `up` makes a resource of its own; other builds belong to an old one."""
+        return new_resource_id() if self.work.makes_resource else self.work.resource
+
+    def _state(self, intent: Intent) -> JobState:
+        return self._ask(intent.worker, lambda backend: backend.poll([intent.job_id])[intent.job_id])
+
+    def _stop(self, worker: str, job_id: str, reason: str) -> None:
+        self._ask(worker, lambda backend: stopped(backend, job_id, reason, "Airflow", self.interrupted))
+
+    def _go(self, intent: Intent) -> Submitted:
+        """Intent, claim, project, start: each step finds what an earlier one that was cut off has left."""
+        self._saved(intent)
+        plan = self._plan(intent)
+        state = self._ask(intent.worker, lambda backend: backend.claim(plan))
+        self.handle = self._handle(intent, state)
+        self.on_handle(self.handle)
+        self._check()
+        if plan.ships_project and state.phase == "claimed":
+            self._send_project(plan)
+        state = self._ask(intent.worker, lambda backend: backend.start(plan.job_id))
+        self.say(f"Job {plan.job_id} (attempt {plan.attempt}) is on worker {intent.worker}: {state.message}")
+        return Submitted(handle=self.handle.with_state(state), state=state, reattached=False)
+
+    def _saved(self, intent: Intent) -> None:
+        self.intents.save(intent.to_dict())
+
+    def _plan(self, intent: Intent) -> Plan:
+        slots = next((w.slots for w in self.workers.pool.workers if w.name == intent.worker), None)
+        identity = Identity(uid=intent.uid, attempt=intent.attempt, worker=intent.worker, resource=intent.resource)
+        return self.work.plan(identity, slots=slots)
+
+    def _handle(self, intent: Intent, state: JobState) -> JobHandle:
+        handle = JobHandle(
+            uid=intent.uid,
+            job_id=intent.job_id,
+            attempt=intent.attempt,
+            key=str(self.work.key),
+            worker_pool=intent.worker_pool,
+            worker=intent.worker,
+            machine=intent.machine,
+            resource=intent.resource,
+        )
+        return handle.with_state(state)
+
+    def _send_project(self, plan: Plan) -> None:
+        assert self.work.project is not None
+        started = time.monotonic()
+        archive = self.work.project()
+        self.say(f"Sending {archive.summary()} to worker {plan.worker}.")
+        limit = plan.limits.setup_timeout_s
+        chunks = self._bounded(archive, started, limit)
+        try:
+            self._ask(plan.worker, lambda backend: backend.send_project(plan.job_id, chunks), patience_s=0.0)
+        except (StagingError, WorkerUnreachable) as error:
+            self._give_up(plan, str(error))
+            raise
+        self.say(f"Sent {archive.total()} in {duration(time.monotonic() - started)}.")
+
+    def _bounded(self, archive: Iterable[bytes], started: float, limit_s: float | None) -> Iterator[bytes]:
+        for chunk in archive:
+            self._check()
+            if limit_s is not None and time.monotonic() - started > limit_s:
+                raise StagingError(f"sending the project took longer than setup_timeout ({duration(limit_s)})")
+            yield chunk
+
+    def _give_up(self, plan: Plan, why: str) -> None:
+        """A claimed job that will not be started is ended on its worker, where that can be asked."""
+        try:
+            self.workers.backend(plan.worker).stop(plan.job_id, reason=f"staging failed: {why}", by="Airflow")
+        except WorkerError as error:
+            self.say(f"Job {plan.job_id} stays claimed on worker {plan.worker}: {error}")
+
+    def _stop_strays(self, worker: str) -> None:
+        """No intent means "unknown", not "no job": a live job of the same key is of a forgotten submission."""
+        key = self.work.key
+        if not key.run_id:
+            return
+        jobs = self._ask(worker, lambda backend: backend.jobs(deployment=key.deployment, live_only=True))
+        for job in jobs:
+            if job["plan"].get("key") == key.to_dict():
+                job_id = str(job["plan"]["job_id"])
+                self.say(f"Job {job_id} of an earlier, forgotten submission of this task is stopped first.")
+                self._stop(worker, job_id, "a newer submission of its task")
+
+    def _place(self) -> str:
+        """The first reachable worker with a free slot."""
+        answers, refusals = [], []
+        for worker in self.workers.pool.workers:
+            self._check()
+            try:
+                facts = self.workers.backend(worker.name).facts()
+            except WorkerError as error:
+                refusals.append(f"{worker.name}: {error}")
+                continue
+            answers.append(Candidate(worker=worker.name, slots=worker.slots, live_jobs=facts.live_jobs))
+            if worker.slots is None or facts.live_jobs < worker.slots:
+                break
+        for refusal in refusals:
+            self.say(f"Passed over worker {refusal}")
+        if not answers:
+            raise PlacementError(f"no worker of pool {self.workers.pool.name!r} answers: " + "; ".join(refusals))
+        return place(answers)
+
+    def _ask(self, worker: str, question: Callable[[Backend], T], *, patience_s: float | None = None) -> T:
+        """Ask a worker, again with growing delays while it is unreachable: all questions are idempotent."""
+        limit = self.work.schedule_timeout_s or PATIENCE_S if patience_s is None else patience_s
+        begun, failures = time.monotonic(), 0
+        while True:
+            self._check()
+            try:
+                return question(self.workers.backend(worker))
+            except WorkerUnreachable as error:
+                self.workers.drop(worker)
+                failures += 1
+                if time.monotonic() - begun >= limit:
+                    raise
+                self.say(f"Worker {worker} cannot be asked, trying again: {error}")
+                self.workers.pause(backoff_s(failures, random.random()))
+
+    def _check(self) -> None:
+        if self.interrupted():
+            raise Interrupted(self.handle)

@@ -1,0 +1,346 @@
+"""Following jobs: one connection a worker, any number of jobs, for a task and for a triggerer alike.
+
+`Watch` drives `Follower`s over one backend, a pass at a time, in whichever thread calls it: a task
+calls it in its own; `Watcher` is a thread that does so for the triggerer's event loop. A pass asks
+for changes, reads logs in fair turns, and delivers `Update`s. A worker that cannot be asked is asked
+again with a growing, jittered delay; its jobs are UNKNOWN after a while, and back to the truth when it
+answers. What it does not do: decide what follows from an end (service, operators), or keep anything
+across processes (the caller keeps `Update.offset`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.backends.waker import Waker
+from airflow_jobdeploy.core.logview import LogView
+from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.status import JobState, JobStatus, Reason, unknown
+from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
+
+log = logging.getLogger(__name__)
+
+#: A worker that has not answered for this many seconds makes its jobs UNKNOWN.
+UNKNOWN_AFTER_S = 60.0
+
+#: One turn of one job's log, in bytes.
+LOG_TURN = 256 * 1024
+
+#: A watcher without jobs keeps its connection for this many seconds.
+LINGER_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """News of one job: its state, and log text that has not been given before.
+
+    `offset`: of the first byte of the log that has not been given out as text; a reader that starts
+    there loses nothing. `over`: nothing more will come.
+    """
+
+    state: JobState
+    text: str
+    offset: int
+    over: bool = False
+
+
+class Follower:
+    """One job being followed, from a log offset on, until `until` holds and its log is read."""
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        deliver: Callable[[Update], None],
+        offset: int = 0,
+        machine: str = "",
+        until: Callable[[JobState], bool] = is_over,
+        leave_bytes: int = 0,
+    ) -> None:
+        self.job_id = job_id
+        self.machine = machine
+        self.state: JobState | None = None
+        self.over = False
+        self._deliver = deliver
+        self._until = until
+        #: More than this much log left at the end is left to somebody with more time.
+        self._leave_bytes = leave_bytes
+        self._next = offset
+        self._view = LogView()
+
+    @property
+    def offset(self) -> int:
+        """The first byte of the log that was not given out."""
+        return self._next - self._view.pending_bytes
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of log known to be there and not read."""
+        return max(0, self.state.log_bytes - self._next) if self.state else 0
+
+    def tell(self, state: JobState) -> None:
+        """A new state came."""
+        changed = self.state is None or _news(self.state) != _news(state)
+        self.state = state
+        if changed and not self._ends():
+            self._give("")
+
+    def read(self, backend: Backend, now: float) -> int:
+        """Read one turn of the log; the bytes read."""
+        assert self.state is not None
+        chunk = backend.read_log(self.job_id, self._next, LOG_TURN)
+        text = self._view.feed(chunk.data, now=now, offset=chunk.offset, dropped=chunk.dropped_bytes)
+        self._next = chunk.next_offset
+        if not chunk.data:  # shorter than its state said: nothing more will come of it
+            self._next = max(self._next, self.state.log_bytes)
+        if text:
+            self._give(text)
+        return len(chunk.data)
+
+    def settle(self) -> None:
+        """Deliver the last update when the job is over and its log is read, or left for others."""
+        if self.over or not self._ends():
+            return
+        leaves = 0 < self._leave_bytes < self.backlog
+        if not self.backlog or leaves:
+            ended = self.state is not None and self.state.status.is_finished
+            text = self._view.end() if ended and not leaves else ""
+            self.over = True
+            self._give(text)
+
+    def _ends(self) -> bool:
+        return self.state is not None and self._until(self.state)
+
+    def _give(self, text: str) -> None:
+        assert self.state is not None
+        self._deliver(Update(state=self.state, text=text, offset=self.offset, over=self.over))
+
+
+def _news(state: JobState) -> tuple[object, ...]:
+    """What of a state is worth telling; a grown log is told by its text."""
+    return state.status, state.reason, state.phase, state.step, state.exit_code
+
+
+class Watch:
+    """Drives followers over one backend. `run_pass` belongs to one thread; the rest may be called from any."""
+
+    def __init__(self, connect: Callable[[], Backend], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._followers: dict[int, Follower] = {}
+        self._orders: list[tuple[str, str, str]] = []
+        self._backend: Backend | None = None
+        self._waker = Waker()
+        self._failures = 0
+        self._silent_since: float | None = None
+
+    def add(self, follower: Follower) -> None:
+        with self._lock:
+            self._followers[id(follower)] = follower
+        self.wake()
+
+    def discard(self, follower: Follower) -> None:
+        with self._lock:
+            self._followers.pop(id(follower), None)
+
+    def stop_job(self, job_id: str, *, reason: str, by: str) -> None:
+        """Order the end of a job; carried out in the next pass, again until the worker has heard it."""
+        with self._lock:
+            self._orders.append((job_id, reason, by))
+        self.wake()
+
+    def wake(self) -> None:
+        """Let a pass that waits return at once. Safe in a signal handler of the thread that waits."""
+        self._waker.wake()
+        backend = self._backend
+        if backend is not None:
+            backend.wake()
+
+    def pause(self, timeout_s: float) -> None:
+        """Wait, at most `timeout_s`, for `wake`."""
+        self._waker.wait(timeout_s)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._followers or self._orders)
+
+    def run_pass(self, timeout_s: float) -> None:
+        """Ask once for news, wait for them at most `timeout_s`, deliver them."""
+        try:
+            self._answered(self._backend or self._open())
+            self._pass(timeout_s)
+        except WorkerUnreachable as error:
+            self._unreachable(error)
+        except WorkerError as error:
+            self._unreachable(error, Reason.WORKER_CHANGED if "another machine" in str(error) else Reason.UNREACHABLE)
+
+    def close(self) -> None:
+        """The end of this watch: let go of the worker. No job is stopped."""
+        self.disconnect()
+        self._waker.close()
+
+    def disconnect(self) -> None:
+        """Drop the connection; the next pass connects anew."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    def _open(self) -> Backend:
+        self._backend = self._connect()
+        return self._backend
+
+    def _answered(self, backend: Backend) -> None:
+        facts = backend.facts()
+        for follower in self._all():
+            if follower.machine and facts.machine != follower.machine:
+                expected = f"{facts.machine}, expected {follower.machine}"
+                raise WorkerError(f"another machine answers as worker {facts.worker}: {expected}")
+        self._failures, self._silent_since = 0, None
+
+    def _all(self) -> list[Follower]:
+        with self._lock:
+            return list(self._followers.values())
+
+    def _pass(self, timeout_s: float) -> None:
+        backend = self._backend
+        assert backend is not None
+        self._carry_out_orders(backend)
+        followers = self._all()
+        if not followers:
+            self._waker.wait(timeout_s)
+            return
+        hurry = any(follower.backlog for follower in followers)
+        states = backend.watch([f.job_id for f in followers], 0.0 if hurry else timeout_s)
+        for follower in followers:
+            if follower.job_id in states:
+                follower.tell(states[follower.job_id])
+            elif follower.state is not None and follower.state.reason == Reason.UNREACHABLE:
+                follower.tell(backend.poll([follower.job_id])[follower.job_id])
+        for follower in followers:
+            if follower.backlog:
+                follower.read(backend, self._clock())
+            follower.settle()
+
+    def _carry_out_orders(self, backend: Backend) -> None:
+        while self._orders:
+            job_id, reason, by = self._orders[0]
+            try:
+                backend.stop(job_id, reason=reason, by=by)
+            except WorkerUnreachable:
+                raise
+            except WorkerError as error:
+                log.warning("Stop of job %s refused: %s", job_id, error)
+            with self._lock:
+                self._orders.pop(0)
+
+    def _unreachable(self, error: WorkerError, reason: Reason = Reason.UNREACHABLE) -> None:
+        self.disconnect()
+        now = self._clock()
+        if self._silent_since is None:
+            self._silent_since = now
+        if now - self._silent_since >= UNKNOWN_AFTER_S or reason is Reason.WORKER_CHANGED:
+            for follower in self._all():
+                follower.tell(_unknown(follower, error, reason))
+        self._failures += 1
+        self._waker.wait(backoff_s(self._failures, random.random()))
+
+
+def _unknown(follower: Follower, error: WorkerError, reason: Reason) -> JobState:
+    last = follower.state
+    text = f"The worker cannot be asked: {error}"
+    if last is None or last.status is JobStatus.UNKNOWN:
+        return unknown(follower.job_id, reason, text)
+    return unknown(follower.job_id, reason, text, uid=last.uid, attempt=last.attempt)
+
+
+def backoff_s(failures: int, chance: float) -> float:
+    """Seconds before the next connect: doubling from 0.5 to 30, and between half and all of it by chance (0..1)."""
+    return min(30.0, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + chance / 2)
+
+
+class Watcher:
+    """A daemon thread that owns one `Watch`; one for each (event loop, worker), shared by all triggers."""
+
+    _all: ClassVar[dict[Hashable, Watcher]] = {}
+    _all_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, key: Hashable, connect: Callable[[], Backend]) -> None:
+        self._key = key
+        self._watch = Watch(connect)
+        self._idle_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"jobdeploy-watcher-{key}", daemon=True)
+
+    @classmethod
+    def get(cls, key: Hashable, connect: Callable[[], Backend]) -> Watcher:
+        """The watcher of `key`, started when there is none."""
+        with cls._all_lock:
+            watcher = cls._all.get(key)
+            if watcher is None:
+                watcher = cls._all[key] = cls(key, connect)
+                watcher._thread.start()
+            return watcher
+
+    def follow(self, follower: Follower) -> Subscription:
+        """Follow a job; `follower`'s `deliver` is called in the watcher's thread."""
+        with self._all_lock:
+            # a thread that was about to end for want of jobs sees this one, or another has taken its place
+            watcher = self if self._all.get(self._key) is self else None
+            if watcher is not None:
+                self._watch.add(follower)
+        if watcher is None:
+            return Watcher.get(self._key, self._watch._connect).follow(follower)
+        return Subscription(self._watch, follower)
+
+    def stop_job(self, job_id: str, *, reason: str, by: str) -> None:
+        """Hand a stop to the thread; returns at once."""
+        with self._all_lock:
+            alive = self._all.get(self._key) is self
+            if alive:
+                self._watch.stop_job(job_id, reason=reason, by=by)
+        if not alive:
+            Watcher.get(self._key, self._watch._connect).stop_job(job_id, reason=reason, by=by)
+
+    def _run(self) -> None:
+        while not self._retired():
+            try:
+                self._watch.run_pass(1.0)
+            except Exception:
+                # The thread serves every job of the worker: one bad answer must not end it for all.
+                log.exception("The watcher of %s met an error; it goes on", self._key)
+                self._watch.disconnect()
+                time.sleep(1.0)  # bounds the log of an error that comes back at once
+        self._watch.close()
+
+    def _retired(self) -> bool:
+        """Nothing to do for LINGER_S: leave the registry, under its lock, so that nobody is added meanwhile."""
+        if self._watch.busy:
+            self._idle_since = None
+            return False
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since < LINGER_S:
+            return False
+        with self._all_lock:
+            if self._watch.busy:
+                return False
+            self._all.pop(self._key, None)
+            return True
+
+
+class Subscription:
+    """One followed job; `close` ends the following, not the job."""
+
+    def __init__(self, watch: Watch, follower: Follower) -> None:
+        self._watch = watch
+        self.follower = follower
+
+    def close(self) -> None:
+        self._watch.discard(self.follower)

@@ -1,0 +1,66 @@
+"""The workers of one pool, connected when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.backends.waker import Waker
+from airflow_jobdeploy.core.pool import Worker, WorkerPool
+from airflow_jobdeploy.errors import PlacementError
+from airflow_jobdeploy.service.watching import Watch
+
+
+class Workers(AbstractContextManager["Workers"]):
+    """The workers of one pool, connected when first asked for. Belongs to one thread, but for `wake`."""
+
+    def __init__(self, pool: WorkerPool, connect: Callable[[Worker], Backend]) -> None:
+        self.pool = pool
+        self._connect = connect
+        self._open: dict[str, Backend] = {}
+        self._waker = Waker()
+        #: The watch that a `follow` waits in, for `wake` to reach it.
+        self.watch: Watch | None = None
+
+    def backend(self, name: str) -> Backend:
+        """The backend of a worker. WorkerUnreachable when it cannot be had."""
+        if name not in self._open:
+            self._open[name] = self.connect(name)
+        return self._open[name]
+
+    def connect(self, name: str) -> Backend:
+        """A new backend of a worker, not shared. PlacementError when the pool has no such worker."""
+        for worker in self.pool.workers:
+            if worker.name == name:
+                return self._connect(worker)
+        names = ", ".join(worker.name for worker in self.pool.workers)
+        raise PlacementError(f"worker {name!r} is not in pool {self.pool.name!r} (it has {names}); was it renamed?")
+
+    def drop(self, name: str) -> None:
+        """Forget a connection that failed."""
+        backend = self._open.pop(name, None)
+        if backend is not None:
+            backend.close()
+
+    def wake(self) -> None:
+        """Let what waits for a worker look around. Safe in a signal handler."""
+        self._waker.wake()
+        watch = self.watch
+        if watch is not None:
+            watch.wake()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless `wake` is called."""
+        self._waker.wait(seconds)
+
+    def close(self) -> None:
+        for name in list(self._open):
+            self.drop(name)
+        self._waker.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
