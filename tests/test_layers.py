@@ -57,6 +57,13 @@ def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
 
 
+def _absolute(path: Path, node: ast.ImportFrom) -> str:
+    """The module that `from ... import` names; the folder that hosts get has another name there: it may be relative."""
+    folders = path.relative_to(ROOT.parent).parts[:-1]
+    base = ".".join(folders[: len(folders) - node.level + 1]) if node.level else ""
+    return ".".join(part for part in (base, node.module or "") if part)
+
+
 def _imports(path: Path, *, at_import_only: bool = False) -> list[tuple[int, str]]:
     """Every module that a file names in an import, with its line; also those inside functions unless told otherwise."""
     found: list[tuple[int, str]] = []
@@ -66,10 +73,10 @@ def _imports(path: Path, *, at_import_only: bool = False) -> list[tuple[int, str
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: write the import in full, not relative"
+            source = _absolute(path, node)
             # `from package import module` names a module, `from module import name` does not: keep both readings.
-            found.append((node.lineno, node.module or ""))
-            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+            found.append((node.lineno, source))
+            found += [(node.lineno, f"{source}.{alias.name}") for alias in node.names]
         skipped = at_import_only and (
             _is_type_checking(node) or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         )
