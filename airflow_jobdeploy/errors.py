@@ -9,6 +9,7 @@
     +-- StagingError          code or data could not be brought to the worker
     +-- WorkerError           the worker cannot do what was asked, and says why
     |   +-- WorkerUnreachable it cannot be asked at all; says nothing about the job
+    |   +-- WorkerChanged     another machine answers under its name
     +-- JobFailed             the job ended otherwise than well
         +-- JobCancelled
         +-- JobTimedOut
@@ -95,6 +96,10 @@ class WorkerError(JobDeployError):
 
 class WorkerUnreachable(WorkerError):
     """The worker cannot be asked now. Nothing follows from this about its jobs."""
+
+
+class WorkerChanged(WorkerError):
+    """Another machine than the one that took the job answers under the worker's name."""
 
 
 class JobFailed(JobDeployError):

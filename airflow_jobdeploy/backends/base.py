@@ -14,7 +14,7 @@ Clauses that every implementation keeps (tests/contract/ holds one test for each
     grace, KILL, until no process of the job is left. Stopping what has ended changes nothing.
  6. The exit code is the command's own. The state of an ended job never changes again.
  7. A method that cannot ask the worker raises WorkerUnreachable and says nothing about jobs; one whose
-    answer comes from another machine than `machine` raises WorkerError naming both.
+    answer comes from another machine than `machine` raises WorkerChanged naming both.
  8. Nothing given by a user becomes shell text or a path outside the job's own directories.
  9. `close` stops no job. A closed backend is not used again; `connect` is called anew for the next.
 """
@@ -125,7 +125,7 @@ class Backend(Protocol):
         """Order the end of a job (clause 5). `grace_s`: None is the plan's own."""
 
     def set_owner(self, job_id: str, owner: str) -> None:
-        """"task" or "none": may the reaper stop the job when its task is over?"""
+        """ "task" or "none": may the reaper stop the job when its task is over?"""
 
     def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
         """The records of the worker's jobs: {"plan": ..., "state": JobState dict}, newest first."""

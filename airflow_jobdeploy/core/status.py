@@ -6,6 +6,7 @@ behind them; this module gives them types and words. Words of the statuses: Apol
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -173,7 +174,10 @@ class JobHandle:
 
 
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    """At most `limit` bytes as JSON, where a character may take twelve."""
+    if len(json.dumps(text)) <= limit:
+        return text
+    return text[: limit - 5 if text.isascii() and text.isprintable() else limit // 12] + "..."
 
 
 # -- the sentence for people ---------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.logview import LogView
 from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason, unknown
-from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
+from airflow_jobdeploy.errors import WorkerChanged, WorkerError, WorkerUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +178,12 @@ class Watch:
             self._answered(self._backend or self._open())
             self._pass(timeout_s)
         except WorkerUnreachable as error:
-            self._unreachable(error)
+            self._failed(error)
+        except WorkerChanged as error:
+            self._failed(error, Reason.WORKER_CHANGED)
         except WorkerError as error:
-            self._unreachable(error, Reason.WORKER_CHANGED if "another machine" in str(error) else Reason.UNREACHABLE)
+            log.warning("Worker answered with an error; asking again: %s", error)
+            self._failed(error)
 
     def close(self) -> None:
         """The end of this watch: let go of the worker. No job is stopped."""
@@ -202,7 +205,7 @@ class Watch:
         for follower in self._all():
             if follower.machine and facts.machine != follower.machine:
                 expected = f"{facts.machine}, expected {follower.machine}"
-                raise WorkerError(f"another machine answers as worker {facts.worker}: {expected}")
+                raise WorkerChanged(f"another machine answers as worker {facts.worker}: {expected}")
         self._failures, self._silent_since = 0, None
 
     def _all(self) -> list[Follower]:
@@ -241,7 +244,7 @@ class Watch:
             with self._lock:
                 self._orders.pop(0)
 
-    def _unreachable(self, error: WorkerError, reason: Reason = Reason.UNREACHABLE) -> None:
+    def _failed(self, error: WorkerError, reason: Reason = Reason.UNREACHABLE) -> None:
         self.disconnect()
         now = self._clock()
         if self._silent_since is None:

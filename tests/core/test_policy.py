@@ -1,0 +1,65 @@
+"""Decisions as tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_jobdeploy.core.policy import Candidate, Intent, Verb, is_over, on_return, place
+from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
+
+EPOCH = {"max_tries": 2, "clear_number": 0}
+INTENT = Intent(uid="a" * 32, attempt=3, worker="gpu-a", worker_pool="lab", epoch=EPOCH)
+
+
+def state(status: str, *, reason: str = "", phase: str = "") -> JobState:
+    return JobState(job_id=INTENT.job_id, status=JobStatus(status), reason=reason, phase=phase)
+
+
+@pytest.mark.parametrize(
+    ("seen", "after_retry", "after_clear"),
+    [
+        (None, Verb.WAIT, Verb.WAIT),
+        (state("UNKNOWN", reason=Reason.RECORD_MISSING), Verb.START, Verb.START),
+        (state("UNKNOWN", reason=Reason.NEWER_LAYOUT), Verb.WAIT, Verb.WAIT),
+        (state("PENDING", reason=Reason.STAGING, phase="claimed"), Verb.START, Verb.REPLACE),
+        (state("PENDING", reason=Reason.QUEUED, phase="waiting"), Verb.REATTACH, Verb.REPLACE),
+        (state("RUNNING", phase="running"), Verb.REATTACH, Verb.REPLACE),
+        (state("SUCCEEDED", phase="ended"), Verb.TAKE, Verb.NEXT),
+        (state("FAILED", phase="ended"), Verb.NEXT, Verb.NEXT),
+        (state("CANCELLED", phase="ended"), Verb.NEXT, Verb.NEXT),
+    ],
+)
+def test_what_a_task_does_that_finds_an_intent(seen: JobState | None, after_retry: Verb, after_clear: Verb) -> None:
+    assert on_return(INTENT, EPOCH, seen).verb is after_retry
+    for cleared in ({**EPOCH, "max_tries": 3}, {**EPOCH, "clear_number": 1}):
+        assert on_return(INTENT, cleared, seen).verb is after_clear
+
+
+def test_an_intent_survives_json_and_fields_of_newer_releases() -> None:
+    assert Intent.from_dict({**INTENT.to_dict(), "from_the_future": 1}) == INTENT
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        ([("a", None, 99)], "a"),
+        ([("a", 2, 2), ("b", 2, 1)], "b"),
+        ([("a", 1, 1), ("b", 4, 4), ("c", 2, 1)], "c"),
+        ([("a", 1, 3), ("b", 4, 8)], "b"),
+    ],
+)
+def test_the_first_worker_with_a_free_slot_else_the_least_crowded(
+    candidates: list[tuple[str, int | None, int]], chosen: str
+) -> None:
+    assert place([Candidate(worker=w, slots=s, live_jobs=n) for w, s, n in candidates]) == chosen
+
+
+def test_no_worker_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no worker"):
+        place([])
+
+
+def test_unknown_is_no_end_but_a_record_that_is_gone_is_nothing_to_wait_for() -> None:
+    assert not is_over(state("UNKNOWN", reason=Reason.UNREACHABLE))
+    assert is_over(state("UNKNOWN", reason=Reason.RECORD_MISSING))
+    assert is_over(state("FAILED"))
