@@ -1,0 +1,345 @@
+"""A worker that runs `hostside/`: this machine and SSH hosts are one class.
+
+One connection; on it one control session for small requests and changes, one for logs, and up to
+four for transfers, each opened when first needed. Where the host allows one session per connection
+only (sshd: MaxSessions 1), the control session does all of it, one thing after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import airflow_jobdeploy
+from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk, WorkerFacts
+from airflow_jobdeploy.backends.channel import ChannelRefused, Client, LocalClient
+from airflow_jobdeploy.backends.session import Refusal, Session
+from airflow_jobdeploy.backends.waker import Waker
+from airflow_jobdeploy.core.plan import Plan
+from airflow_jobdeploy.core.status import JobState, Reason, unknown
+from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, WorkerUnreachable, nearest
+
+DEFAULT_ROOT = "~/.jobdeploy"
+#: The most that one `log` request may ask for.
+LOG_LIMIT = 4 * 1024 * 1024
+#: A watch on a silent session asks whether it is still there after so long.
+SILENCE_S = 20.0
+_TRANSFERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """How kinds of hosted workers differ, as data."""
+
+    capabilities: Capabilities
+    python: str
+    env_mode: str
+
+
+_KINDS = {
+    "local": _Kind(
+        capabilities=Capabilities(
+            kind="local", reachable_from_anywhere=False, tracks_leftovers=sys.platform.startswith("linux")
+        ),
+        python=sys.executable,
+        env_mode="inherit",
+    ),
+    "ssh": _Kind(capabilities=Capabilities(kind="ssh"), python="python3", env_mode="login"),
+}
+
+
+class HostedBackend:
+    """The contract of `base.Backend`, for a host of which we have a shell.
+
+    `worker` is its name in messages; `connect` makes one connection and is called anew after each loss; `root`
+    is the directory for our files there; `path`: PATH of the jobs (None: that of a login shell); `machine`:
+    the identity that must answer (None: whichever answers first, and from then on that one).
+    """
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        kind: str,
+        connect: Callable[[], Client],
+        root: str = DEFAULT_ROOT,
+        path: str | None = None,
+        machine: str | None = None,
+    ) -> None:
+        self.worker = worker
+        self.machine = machine
+        self._kind = _KINDS[kind]
+        self.capabilities = self._kind.capabilities
+        self._connect = connect
+        self._root = root
+        self._path = path
+        self._client: Client | None = None
+        self._control: Session | None = None
+        self._logs: Session | None = None
+        self._transfers: list[Session] = []
+        #: Does the host allow one session only?
+        self._single = False
+        self._facts: WorkerFacts | None = None
+        self._subscribed: frozenset[str] = frozenset()
+        self._seen: dict[str, str] = {}
+        self._waker = Waker()
+
+    # -- the worker ----------------------------------------------------------------------------------------------
+
+    def facts(self) -> WorkerFacts:
+        self._session()
+        assert self._facts is not None
+        return self._facts
+
+    def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
+        answer = self._session().request("jobs", deployment=deployment, live_only=live_only)
+        return [{**job, "state": JobState.from_wire(job["state"]).to_dict()} for job in answer["jobs"]]
+
+    def resource(self, resource_id: str) -> dict[str, Any] | None:
+        record = self._session().request("resource", resource=resource_id).get("record")
+        return dict(record) if record is not None else None
+
+    def close(self) -> None:
+        self._drop()
+        self._waker.close()
+
+    # -- the life of a job ---------------------------------------------------------------------------------------
+
+    def claim(self, plan: Plan) -> JobState:
+        answer = self._session().request("claim", plan=plan.to_wire(), secrets=dict(plan.secret_env))
+        return JobState.from_wire(answer["state"])
+
+    def start(self, job_id: str) -> JobState:
+        return JobState.from_wire(self._session().request("start", job=job_id)["state"])
+
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        if not job_ids:
+            return {}
+        return self._states(self._session().request("poll", jobs=list(job_ids))["states"])
+
+    def stop(self, job_id: str, *, reason: str, by: str = "", grace_s: float | None = None) -> JobState:
+        answer = self._session().request("stop", job=job_id, reason=reason, by=by, grace_s=grace_s)
+        return JobState.from_wire(answer["state"])
+
+    def set_owner(self, job_id: str, owner: str) -> None:
+        self._session().request("own", job=job_id, owner=owner)
+
+    def forget(self, job_id: str) -> None:
+        self._session().request("forget", job=job_id)
+
+    def _states(self, states: Mapping[str, Mapping[str, Any] | None]) -> dict[str, JobState]:
+        return {job_id: self._state(job_id, state) for job_id, state in states.items()}
+
+    def _state(self, job_id: str, state: Mapping[str, Any] | None) -> JobState:
+        if state is not None:
+            return JobState.from_wire(state)
+        where = f"{self._facts.hostname}:{self._facts.root}" if self._facts else self.worker
+        return unknown(
+            job_id, Reason.RECORD_MISSING, f"{self.worker} has no record of job {job_id} (looked in {where})"
+        )
+
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    def watch(self, job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
+        wanted = frozenset(job_ids)
+        session = self._session()
+        changed = self._subscribe(session, wanted)
+        if not changed:
+            self._check_alive(session)
+            changed = self._changes(session.events(timeout_s, self._waker.fileno()), wanted)
+        self._waker.drain()
+        return changed
+
+    def wake(self) -> None:
+        self._waker.wake()
+
+    def _subscribe(self, session: Session, wanted: frozenset[str]) -> dict[str, JobState]:
+        if wanted == self._subscribed:
+            return {}
+        states = self._states(session.request("watch", jobs=sorted(wanted))["states"])
+        self._subscribed = wanted
+        self._seen = {job_id: mark for job_id, mark in self._seen.items() if job_id in wanted}
+        return {job_id: state for job_id, state in states.items() if self._is_news(job_id, state)}
+
+    def _changes(self, events: Iterable[Mapping[str, Any]], wanted: frozenset[str]) -> dict[str, JobState]:
+        latest = {e["job"]: self._state(e["job"], e["state"]) for e in events if e.get("event") == "state"}
+        return {job: state for job, state in latest.items() if job in wanted and self._is_news(job, state)}
+
+    def _is_news(self, job_id: str, state: JobState) -> bool:
+        """Does it differ from what was last given out, beside what changes by mere passing of time?"""
+        told = (state.status.value, state.reason, state.phase, state.step, state.log_bytes, state.log_dropped_bytes)
+        mark = json.dumps([*told, state.exit_code, state.signal, len(state.history), dict(state.facts)], default=str)
+        is_news = self._seen.get(job_id) != mark
+        self._seen[job_id] = mark
+        return is_news
+
+    def _check_alive(self, session: Session) -> None:
+        if time.monotonic() - session.heard_at > SILENCE_S:
+            session.request("poll", jobs=[])
+
+    # -- bytes ---------------------------------------------------------------------------------------------------
+
+    def read_log(self, job_id: str, offset: int, limit: int) -> LogChunk:
+        session = self._log_session()
+        answer, pieces = session.request_bytes("log", job=job_id, offset=offset, limit=min(limit, LOG_LIMIT))
+        return LogChunk(offset=answer["offset"], data=b"".join(pieces), dropped_bytes=answer.get("dropped", 0))
+
+    def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
+        session = self._take_transfer()
+        try:
+            session.send_bytes("put", archive, job=job_id, into="work")
+        except Refusal as error:
+            raise StagingError(f"the project could not be brought to {error}") from error
+        finally:
+            self._give_back(session)
+
+    def manifest(self, job_id: str) -> list[ArtifactFile]:
+        files = self._session().request("manifest", job=job_id)["files"]
+        fields = ArtifactFile.__dataclass_fields__
+        return [ArtifactFile(**{key: file[key] for key in fields if key in file}) for file in files]
+
+    def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        known = {file.path: file for file in self.manifest(job_id)}
+        if missing := [path for path in paths if path not in known]:
+            hint = nearest(missing[0], known)
+            raise WorkerError(f"{self.worker}: job {job_id} has no output file {missing[0]!r}.{hint}")
+        wanted = set(paths)
+        return self._fetched(job_id, [path for path in known if path in wanted], known)
+
+    def _fetched(
+        self, job_id: str, paths: list[str], known: Mapping[str, ArtifactFile]
+    ) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        session = self._take_transfer()
+        try:
+            _, pieces = session.request_bytes("get", job=job_id, paths=paths)
+            stream = _PieceReader(pieces)
+            with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    if content is not None and member.name in known:
+                        yield known[member.name], content
+            stream.drain()
+        except tarfile.TarError as error:
+            raise StagingError(f"the files of job {job_id} arrived damaged from {self.worker}: {error}") from error
+        except Refusal as error:
+            raise StagingError(f"the files of job {job_id} could not be fetched: {error}") from error
+        finally:
+            self._give_back(session)
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    def _session(self) -> Session:
+        """The control session; a lost one is replaced, by way of a new connection."""
+        if self._control is None or not self._control.alive:
+            self._drop()
+            try:
+                self._control = self._open()
+            except ChannelRefused as error:
+                self._drop()
+                raise WorkerUnreachable(f"{self.worker}: {error}") from error
+        return self._control
+
+    def _open(self) -> Session:
+        if self._client is None:
+            self._client = self._connect()
+        session = Session(self._client, python=self._kind.python, root=self._root)
+        try:
+            self._learn(self._hello(session))
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _hello(self, session: Session) -> dict[str, Any]:
+        version = getattr(airflow_jobdeploy, "__version__", "")
+        return session.request("hello", client=version, env_mode=self._kind.env_mode, path=self._path)
+
+    def _learn(self, answer: Mapping[str, Any]) -> WorkerFacts:
+        known = {key: answer[key] for key in WorkerFacts.__dataclass_fields__ if key in answer}
+        facts = WorkerFacts(**{**known, "worker": self.worker, "warnings": tuple(answer.get("warnings", ()))})
+        if self.machine is not None and facts.machine != self.machine:
+            raise WorkerChanged(
+                f"another machine answers as {self.worker}: {facts.machine} ({facts.hostname}), expected"
+                f" {self.machine}. Was the host replaced, its root emptied, or does the name lead to several hosts?"
+            )
+        self.machine = facts.machine
+        self._facts = facts
+        return facts
+
+    def _extra(self) -> Session:
+        """One more session, or the control session where the host allows no more."""
+        control = self._session()
+        if not self._single:
+            try:
+                return self._open()
+            except ChannelRefused:
+                self._single = True
+        return control
+
+    def _log_session(self) -> Session:
+        if self._logs is None or not self._logs.idle:
+            self._logs = self._extra()
+        return self._logs
+
+    def _take_transfer(self) -> Session:
+        self._session()
+        while self._transfers:
+            session = self._transfers.pop()
+            if session.idle:
+                return session
+        return self._extra()
+
+    def _give_back(self, session: Session) -> None:
+        if session is self._control:
+            return
+        if session.idle and len(self._transfers) < _TRANSFERS:
+            self._transfers.append(session)
+        else:
+            session.close()
+
+    def _drop(self) -> None:
+        for session in (self._control, self._logs, *self._transfers):
+            if session is not None:
+                session.close()
+        if self._client is not None:
+            self._client.close()
+        self._client = self._control = self._logs = None
+        self._transfers = []
+        self._subscribed = frozenset()
+        self._single = False
+
+
+class _PieceReader:
+    """The pieces of a stream as a file to read from."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = bytearray()
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            piece = next(self._pieces, b"")
+            if not piece:
+                break
+            self._rest += piece
+        data = bytes(self._rest[:size])
+        del self._rest[:size]
+        return data
+
+    def drain(self) -> None:
+        """To the end, so that the session is free again."""
+        for _ in self._pieces:
+            pass
+
+
+def local_backend(*, root: str | os.PathLike[str] = DEFAULT_ROOT, machine: str | None = None) -> HostedBackend:
+    """This machine as a worker; jobs get the environment of this process."""
+    place = str(Path(root).expanduser().absolute())
+    return HostedBackend(worker="local", kind="local", connect=LocalClient, root=place, machine=machine)
