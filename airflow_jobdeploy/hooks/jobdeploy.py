@@ -1,0 +1,277 @@
+"""The hook: a worker pool, by name, for code that is no operator.
+
+Inside a task the operators are the better choice: they reattach after a crash. What the hook starts
+belongs to nobody but its caller: it ends by its own end, its `timeout`, `stop`, or a `down`.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from airflow_jobdeploy.core.plan import JobKey
+from airflow_jobdeploy.core.status import JobHandle, size
+from airflow_jobdeploy.errors import JobDeployError, SpecError, TemplateError, WorkerError
+from airflow_jobdeploy.hooks import files
+from airflow_jobdeploy.hooks.jobs import read_jobs
+from airflow_jobdeploy.hooks.references import resolve_secret
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.backends.base import WorkerFacts
+    from airflow_jobdeploy.core.pool import WorkerPool
+    from airflow_jobdeploy.service import Work, Workers
+
+Job = Mapping[str, Any] | str
+
+
+class JobDeployHook(BaseHook):
+    """Jobs of one worker pool.
+
+    `worker_pool`: "local", or the id of a connection of type jobdeploy or ssh. Methods that take `job`
+    accept a handle or a job id. All raise errors below `JobDeployError`.
+    """
+
+    conn_name_attr = "worker_pool"
+    default_conn_name = "local"
+    conn_type = "jobdeploy"
+    hook_name = "Job Deploy worker pool"
+
+    def __init__(self, worker_pool: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.worker_pool = worker_pool
+
+    @cached_property
+    def pool(self) -> WorkerPool:
+        """The pool as its connection describes it. PoolError says all that is wrong with it."""
+        from airflow_jobdeploy.hooks.pools import worker_pool
+
+        return worker_pool(self.worker_pool)
+
+    def get_conn(self) -> Workers:
+        """The pool's workers, connected when first asked; a context manager."""
+        from airflow_jobdeploy.hooks.connect import backend
+        from airflow_jobdeploy.service import Workers
+
+        return Workers(self.pool, lambda worker: backend(self.pool, worker))
+
+    # -- the Test button ---------------------------------------------------------------------------------------
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask every worker who it is: (do all answer?, a line for each)."""
+        try:
+            with self.get_conn() as workers:
+                lines = [_greeted(workers, worker.name) for worker in self.pool.workers]
+        except JobDeployError as error:
+            return False, str(error)
+        return all(well for well, _ in lines), "; ".join(line for _, line in lines)
+
+    # -- starting ----------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        *,
+        template: str | Path | Mapping[str, Any] | None = None,
+        job_spec: str | Path | Mapping[str, Any] | None = None,
+        template_params: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        project_dir: str | Path | None = None,
+        workdir: str | None = None,
+    ) -> dict[str, Any]:
+        """Start a template's `up` or a job spec; the handle of the new job. Does not wait for it."""
+        if (template is None) == (job_spec is None):
+            raise TypeError("start() takes either template= or job_spec=")
+        if template is not None:
+            work = self.prepare_up(template, template_params or {}, project_dir=project_dir, workdir=workdir)
+        else:
+            assert job_spec is not None
+            work = self.prepare_run(job_spec, overrides, project_dir=project_dir, workdir=workdir)
+        return self._submitted(work)
+
+    def build(self, name: str, job: Job) -> dict[str, Any]:
+        """Run a build (`down`, `purge`, ...) of the resource that an `up` made; the handle of the build's own job."""
+        from airflow_jobdeploy.service import prepare_build
+
+        with self.get_conn() as workers:
+            handle = self._located(workers, job)
+        return self._submitted(prepare_build(name, handle, pool=self.pool, key=JobKey(), owner="none"))
+
+    def _submitted(self, work: Work) -> dict[str, Any]:
+        from airflow_jobdeploy.service import submit
+
+        for warning in work.warnings:
+            self.log.warning("%s", warning)
+        with self.get_conn() as workers:
+            done = submit(work, workers, intents=_Forgetful(), epoch={}, say=self.log.info)
+        return done.handle.to_dict()
+
+    def prepare_up(
+        self,
+        template: str | Path | Mapping[str, Any],
+        given: Mapping[str, Any],
+        *,
+        project_dir: str | Path | None = None,
+        workdir: str | None = None,
+        key: JobKey | None = None,
+        owner: str = "none",
+        where: Iterable[Path] | None = None,
+        user: str = "",
+        name: str = "",
+    ) -> Work:
+        """A template read, rendered and checked; nothing is started. `where`: folders to look files up in."""
+        from airflow_jobdeploy.core.template import load_template
+        from airflow_jobdeploy.service import prepare_up
+
+        folders = tuple(where) if where is not None else files.folders()
+        source = _source(template, folders, "template", TemplateError)
+        folder = _project(project_dir, folders, TemplateError)
+        return prepare_up(
+            load_template(source, search_path=folders),
+            given,
+            pool=self.pool,
+            project_dir=folder,
+            workdir=workdir or None,
+            key=key or JobKey(),
+            owner=owner,
+            resolve_secret=resolve_secret,
+            user=user or getpass.getuser(),
+            commit=files.commit_of(folder),
+            name=name,
+        )
+
+    def prepare_run(
+        self,
+        job_spec: str | Path | Mapping[str, Any],
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        project_dir: str | Path | None = None,
+        workdir: str | None = None,
+        key: JobKey | None = None,
+        owner: str = "none",
+        where: Iterable[Path] | None = None,
+    ) -> Work:
+        """A job spec read and checked; nothing is started. `where`: folders to look files up in."""
+        from airflow_jobdeploy.service import prepare_run
+
+        folders = tuple(where) if where is not None else files.folders()
+        spec, beside = load_job(job_spec, overrides, folders)
+        return prepare_run(
+            spec,
+            pool=self.pool,
+            project_dir=_project(project_dir or spec.project_dir, (*beside, *folders), SpecError),
+            workdir=workdir or None,
+            key=key or JobKey(),
+            owner=owner,
+            resolve_secret=resolve_secret,
+        )
+
+    # -- asking ------------------------------------------------------------------------------------------------
+
+    def status(self, job: Job) -> dict[str, Any]:
+        """What the job's worker says of it now: the fields of `core.status.JobState`."""
+        from airflow_jobdeploy.service import status
+
+        return self._with(job, status).to_dict()
+
+    def stop(self, job: Job, *, reason: str = "", by: str = "", wait_s: float = 30.0) -> dict[str, Any]:
+        """Order the end of a job and wait at most `wait_s` seconds for it; the state then."""
+        from airflow_jobdeploy.service import stop
+
+        who = by or getpass.getuser()
+        return self._with(job, lambda workers, handle: stop(workers, handle, reason=reason, by=who, wait_s=wait_s)).to_dict()
+
+    def read_log(self, job: Job, *, offset: int = 0, limit: int = 4 * 1024 * 1024) -> bytes:
+        """At most `limit` bytes of the job's log from byte `offset` on, as the job wrote them; b"" at the end."""
+        return self._with(
+            job, lambda workers, handle: workers.backend(handle.worker).read_log(handle.job_id, offset, limit)
+        ).data
+
+    def download(self, job: Job, dest: str | Path, patterns: Iterable[str] = ("**",)) -> dict[str, Any]:
+        """Fetch the job's output files; {"dest", "files", "bytes", "skipped"}."""
+        return self._with(job, lambda workers, handle: fetch(workers, handle, dest, patterns, self.log.info))
+
+    def forget(self, job: Job) -> None:
+        """Remove the record of an ended job from its worker."""
+        self._with(job, lambda workers, handle: workers.backend(handle.worker).forget(handle.job_id))
+
+    def _with(self, job: Job, ask: Callable[[Workers, JobHandle], Any]) -> Any:
+        with self.get_conn() as workers:
+            return ask(workers, self._located(workers, job))
+
+    def _located(self, workers: Workers, job: Job) -> JobHandle:
+        (handle,) = read_jobs(job, worker_pool=self.worker_pool).handles
+        return located(workers, handle)
+
+    def list(self, *, deployment: str | None = None, live_only: bool = False) -> Any:
+        """The records of the pool's jobs, each with its "worker", newest first; a worker that cannot be asked
+        is one entry with an "error"."""
+        from airflow_jobdeploy.service import jobs
+
+        with self.get_conn() as workers:
+            return jobs(workers, deployment=deployment, live_only=live_only)
+
+
+class _Forgetful:
+    """The intent of a caller that does not come back: outside a task nothing survives it."""
+
+    def load(self) -> None:
+        return None
+
+    def save(self, value: Mapping[str, Any]) -> None:
+        pass
+
+
+def located(workers: Workers, handle: JobHandle) -> JobHandle:
+    """The handle, with its worker: that of a bare job id is looked for on all workers of the pool."""
+    from airflow_jobdeploy.service import find
+
+    return handle if handle.worker else find(workers, handle.job_id)
+
+
+def fetch(
+    workers: Workers, handle: JobHandle, dest: str | Path, patterns: Iterable[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Download the output files of one job."""
+    from airflow_jobdeploy.packing.artifacts import download
+
+    report = download(
+        workers.backend(handle.worker), handle.job_id, Path(dest).expanduser(), tuple(patterns), progress=say
+    )
+    return report.to_dict()
+
+
+def load_job(job_spec: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None, where: tuple[Path, ...]) -> Any:
+    """A job spec and the folders beside its file (none for a mapping)."""
+    from airflow_jobdeploy.core.spec import load_spec
+
+    source = _source(job_spec, where, "job_spec", SpecError)
+    beside = (source.parent,) if isinstance(source, Path) else ()
+    return load_spec(source, overrides=overrides or None, search_path=where), beside
+
+
+def _source(given: Any, where: tuple[Path, ...], argument: str, error: Any) -> Any:
+    return given if isinstance(given, Mapping) else files.find(given, where, argument=argument, error=error)
+
+
+def _project(given: str | Path | None, where: tuple[Path, ...], error: Any) -> Path | None:
+    return files.find(given, where, argument="project_dir", error=error, folder=True) if given else None
+
+
+def _greeted(workers: Workers, name: str) -> tuple[bool, str]:
+    try:
+        facts = workers.backend(name).facts()
+    except WorkerError as error:
+        return False, f"{name}: {error}"
+    return True, f"{name}: {_described(facts)}"
+
+
+def _described(facts: WorkerFacts) -> str:
+    said = (
+        f"{facts.user}@{facts.hostname}, Python {facts.python}, {facts.cpu_count:g} CPUs, "
+        f"{size(facts.memory_bytes)} memory, {size(facts.disk_free_bytes)} free in {facts.root}"
+    )
+    return said + "".join(f" (note: {warning})" for warning in facts.warnings)

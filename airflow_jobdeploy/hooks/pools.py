@@ -1,0 +1,64 @@
+"""The name of a worker pool -> the pool: `local`, a connection of type jobdeploy, or one of type ssh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_jobdeploy.core.pool import WorkerPool, load_pool
+from airflow_jobdeploy.errors import JobDeployError, PoolError, Problem
+from airflow_jobdeploy.hooks import files
+from airflow_jobdeploy.hooks.references import get_connection
+
+LOCAL = "local"
+_WAYS = (
+    "A worker pool is `local` (this machine), the id of a connection of type `jobdeploy` (a pool), "
+    "or of type `ssh` (a pool of that one host)."
+)
+
+
+def worker_pool(name: str) -> WorkerPool:
+    """The pool of this name, read anew from its connection. PoolError says what is wrong with it."""
+    if name == LOCAL:
+        return load_pool({"kind": "local"}, name=LOCAL)
+    try:
+        connection = get_connection(name, f"worker pool {name!r}")
+    except JobDeployError as error:
+        raise _wrong(name, f"there is no Airflow connection {name!r}.", f"{_WAYS} Add it under Admin, Connections.") from (
+            error
+        )
+    makers = {"jobdeploy": _described, "ssh": _single_host}
+    maker = makers.get(connection.conn_type)
+    if maker is None:
+        raise _wrong(name, f"connection {name!r} is of type {connection.conn_type!r}.", _hint(connection.conn_type))
+    return maker(name, connection)
+
+
+def _hint(conn_type: str) -> str:
+    if conn_type == "docker":
+        return f"Docker engines come in a later release. {_WAYS}"
+    return _WAYS
+
+
+def _wrong(name: str, message: str, hint: str) -> PoolError:
+    return PoolError([Problem(f"worker pool {name!r}", "", message, hint)])
+
+
+def _single_host(name: str, connection: Any) -> WorkerPool:
+    return load_pool({"kind": "ssh", "workers": [{"conn_id": name}]}, name=name)
+
+
+def _described(name: str, connection: Any) -> WorkerPool:
+    """From the connection's extra; fields that the form left empty count as not given."""
+    extra = connection.extra_dejson
+    if not isinstance(extra, Mapping):
+        raise _wrong(name, "the connection's extra is no JSON object.", _WAYS)
+    given = {key: value for key, value in extra.items() if value not in (None, "", [], {})}
+    pool_file = given.pop("pool_file", None)
+    if not pool_file:
+        return load_pool(given, name=name)
+    others = sorted(set(given) - {"kind"})  # the form always sends a kind
+    if others:
+        raise _wrong(name, f"pool_file and {', '.join(others)} are given.", "Give one of them: the file says it all.")
+    path = files.find(pool_file, files.folders(), argument=f"worker pool {name!r}: pool_file", error=PoolError)
+    return load_pool(path, name=name)

@@ -1,0 +1,138 @@
+"""The one place that touches what Airflow does not promise: private imports and awkward calls of 3.3.
+
+Each function says what it relies on, so that a new Airflow is met here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout
+
+#: What a question to Airflow raises when nobody is there to answer: the supervisor is gone, or the API said no.
+CANNOT_ASK = (EOFError, OSError, AirflowRuntimeError)
+
+
+class StateStore:
+    """A JSON object kept in the task instance's state store for ever: it survives retries and clears."""
+
+    def __init__(self, context: Mapping[str, Any], key: str) -> None:
+        self._store = context["task_state_store"]
+        self._key = key
+
+    def load(self) -> dict[str, Any] | None:
+        """The object, or None when nothing was kept."""
+        value = self._store.get(self._key)
+        return dict(value) if isinstance(value, Mapping) else None
+
+    def save(self, value: dict[str, Any]) -> None:
+        """Keep the object; it replaces the one before."""
+        from airflow.sdk import NEVER_EXPIRE
+
+        self._store.set(self._key, value, retention=NEVER_EXPIRE)
+
+
+def epoch(context: Mapping[str, Any]) -> dict[str, int]:
+    """What tells a retry (both numbers as before) from a clear (any of them changed)."""
+    return {
+        "max_tries": int(context["ti"].max_tries or 0),
+        "clear_number": int(getattr(context["dag_run"], "clear_number", 0) or 0),
+    }
+
+
+def task_state(ti: Any) -> str | None:
+    """The state of a task instance as Airflow sees it now; None: no such task instance, or no state.
+
+    Works in a task and in plain threads of a triggerer. Raises one of CANNOT_ASK when it cannot be asked.
+    """
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+    )
+    name = f"{ti.task_id}_{ti.map_index}" if ti.map_index is not None and ti.map_index >= 0 else ti.task_id
+    state = states.get(ti.run_id, {}).get(name)
+    return str(getattr(state, "value", state)) if state is not None else None
+
+
+async def task_state_async(ti: Any) -> str | None:
+    """The same, from a trigger, without holding its event loop."""
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(task_state)(ti)
+
+
+def _xcom_place(ti: Any, key: str) -> dict[str, Any]:
+    # The triggerer has no task state store: an XCom of the own task instance is what a trigger can keep.
+    return {
+        "key": key,
+        "dag_id": ti.dag_id,
+        "task_id": ti.task_id,
+        "run_id": ti.run_id,
+        "map_index": ti.map_index if ti.map_index is not None else -1,
+    }
+
+
+async def read_xcom(ti: Any, key: str) -> Any:
+    """An XCom of the trigger's own task instance; None when there is none."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return await XCom.aget_one(**_xcom_place(ti, key))
+
+
+async def write_xcom(ti: Any, key: str, value: Any) -> None:
+    """Write an XCom of the trigger's own task instance. About 10 ms for the whole triggerer: seldom, please."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    await XCom.aset(value=value, **_xcom_place(ti, key))
+
+
+def is_dag_test() -> bool:
+    """Does this task run inside `dag.test()`, where triggers run in the same process?"""
+    from airflow.sdk.execution_time import task_runner
+
+    comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    return type(comms).__name__ == "InProcessSupervisorComms"
+
+
+def is_local_executor(task: Any) -> bool:
+    """Does the LocalExecutor run this task, so that a triggerer of the same machine is likely?"""
+    from airflow.sdk.configuration import conf
+
+    configured = [name.strip() for name in conf.get("core", "executor", fallback="").split(",") if name.strip()]
+    wanted = getattr(task, "executor", None)
+    chosen = configured[:1] if wanted is None else [e for e in configured if wanted in _executor_names(e)] or [wanted]
+    return any("LocalExecutor" in _executor_names(entry) for entry in chosen)
+
+
+def _executor_names(entry: str) -> set[str]:
+    """What an entry of [core] executor may be called: `Class`, `module.Class` or `alias:module.Class`."""
+    alias, _, path = entry.rpartition(":")
+    return {alias, path, path.rpartition(".")[2]} - {""}
+
+
+def in_task_timeout() -> bool:
+    """Inside `on_kill`: is it called because execution_timeout has passed?"""
+    return isinstance(sys.exc_info()[1], AirflowTaskTimeout)
+
+
+def mask(value: str) -> None:
+    """Show `***` instead of this value in the logs of this process."""
+    from airflow.sdk.log import mask_secret
+
+    mask_secret(value)
+
+
+def on_loop(loop: Any, call: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`call` made callable from other threads: it runs in `loop`, or not at all once that is closed."""
+
+    def forward(value: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(call, value)
+        except RuntimeError:
+            # The loop is closed: whoever waited there is gone (dag.test, a triggerer that ends).
+            return
+
+    return forward
