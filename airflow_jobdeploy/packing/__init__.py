@@ -1,0 +1,1 @@
+"""Bytes that move: project trees to a worker, artifacts back. As streams, never file by file."""
