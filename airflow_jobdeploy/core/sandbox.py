@@ -35,9 +35,9 @@ from airflow_jobdeploy.core.budget import (
 from airflow_jobdeploy.core.filters import filters
 from airflow_jobdeploy.core.source import shortened
 
-#: Longest text with Jinja in it, and most tags in it: what is longer takes too long to compile.
+#: Longest text with Jinja in it, and most tags in one template: what is longer takes too long to compile.
 MAX_SOURCE = 256 << 10
-MAX_TAGS = 2_000
+MAX_TAGS = 5_000
 
 
 def _words(text: str) -> frozenset[str]:
@@ -81,13 +81,14 @@ def has_jinja(text: str) -> bool:
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """Jinja as templates see it; one per template, its budget renewed by each rendering."""
+    """Jinja as templates see it. One for each pass over a template, so that its budget bounds the whole pass."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_finalize)
         self.budget = Budget()
+        self.tags_left = MAX_TAGS
         self.filters = filters(lambda: self.budget)
         self.filters["_settled"] = lambda value: self.budget.settle(value)
         self.globals = {"range": self._range, "dict": dict, "namespace": Namespace, "_round": self._round}
@@ -150,8 +151,11 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def parsed(self, text: str) -> nodes.Template:
         """The tree of `text`. Raises RenderError."""
-        if len(text) > MAX_SOURCE or sum(text.count(mark) for mark in ("{{", "{%", "{#")) > MAX_TAGS:
-            raise RenderError(1, f"is longer than {MAX_SOURCE >> 10} KiB or holds more than {MAX_TAGS} Jinja tags.")
+        self.tags_left -= sum(text.count(mark) for mark in ("{{", "{%", "{#"))
+        if len(text) > MAX_SOURCE:
+            raise RenderError(1, f"holds Jinja and is longer than {MAX_SOURCE >> 10} KiB.")
+        if self.tags_left < 0:
+            raise RenderError(1, f"the template holds more than {MAX_TAGS} Jinja tags.")
         return guarded(lambda: self._parsed(text))
 
     def _parsed(self, text: str) -> nodes.Template:
@@ -165,7 +169,6 @@ class Environment(ImmutableSandboxedEnvironment):
         """`text` rendered with the names in `context`. Raises RenderError."""
         if not has_jinja(text):
             return text.removesuffix("\n")  # as Jinja does
-        self.budget = Budget()
         tree = self.parsed(text)
 
         def run() -> str:
