@@ -22,8 +22,8 @@ CONFIG: dict[str, dict[str, str | None]] = {
         "default": "",
     },
     "deployment": {
-        "description": "The name of this Airflow in the records of its jobs, by which its triggerers know the jobs they "
-        "may clear away. Empty: the Airflow Variable jobdeploy_deployment, made at the first use.",
+        "description": "The name of this Airflow in the records of its jobs, by which its triggerers know the jobs "
+        "they may clear away. Empty: the Airflow Variable jobdeploy_deployment, made at the first use.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "production",

@@ -73,7 +73,7 @@ def ssh_hook(worker: Worker) -> Any:
     hook.conn_timeout = hook.conn_timeout or CONNECT_TIMEOUT_S
     hook.auth_timeout = hook.auth_timeout or CONNECT_TIMEOUT_S
     if not hook.host_proxy_cmd:
-        hook.host_proxy_cmd = proxy_command(hook.remote_host, hook.port)
+        hook.host_proxy_cmd = proxy_command(hook.remote_host, int(hook.port or 22))
     return hook
 
 

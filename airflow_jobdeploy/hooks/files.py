@@ -23,7 +23,7 @@ def folders(dag: Any = None, *, dag_file: str | None = None) -> tuple[Path, ...]
     found += [Path(folder) for folder in _as_list(getattr(dag, "template_searchpath", None))]
     found += settings.search_path()
     found.append(Path.cwd())
-    absolute = [Path(os.path.abspath(folder.expanduser())) for folder in found]
+    absolute = [folder.expanduser().absolute() for folder in found]
     return tuple(dict.fromkeys(absolute))
 
 

@@ -7,6 +7,7 @@ belongs to nobody but its caller: it ends by its own end, its `timeout`, `stop`,
 from __future__ import annotations
 
 import getpass
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +121,6 @@ class JobDeployHook(BaseHook):
         owner: str = "none",
         where: Iterable[Path] | None = None,
         user: str = "",
-        name: str = "",
     ) -> Work:
         """A template read, rendered and checked; nothing is started. `where`: folders to look files up in."""
         from airflow_jobdeploy.core.template import load_template
@@ -140,7 +140,6 @@ class JobDeployHook(BaseHook):
             resolve_secret=resolve_secret,
             user=user or getpass.getuser(),
             commit=files.commit_of(folder),
-            name=name,
         )
 
     def prepare_run(
@@ -169,6 +168,15 @@ class JobDeployHook(BaseHook):
             resolve_secret=resolve_secret,
         )
 
+    def template_params(
+        self, template: str | Path | Mapping[str, Any], *, where: Iterable[Path] | None = None
+    ) -> tuple[str, ...]:
+        """The names of the params that a template asks for."""
+        from airflow_jobdeploy.core.template import load_template
+
+        folders = tuple(where) if where is not None else files.folders()
+        return tuple(load_template(_source(template, folders, "template", TemplateError), search_path=folders).asked)
+
     # -- asking ------------------------------------------------------------------------------------------------
 
     def status(self, job: Job) -> dict[str, Any]:
@@ -182,7 +190,9 @@ class JobDeployHook(BaseHook):
         from airflow_jobdeploy.service import stop
 
         who = by or getpass.getuser()
-        return self._with(job, lambda workers, handle: stop(workers, handle, reason=reason, by=who, wait_s=wait_s)).to_dict()
+        return self._with(
+            job, lambda workers, handle: stop(workers, handle, reason=reason, by=who, wait_s=wait_s)
+        ).to_dict()
 
     def read_log(self, job: Job, *, offset: int = 0, limit: int = 4 * 1024 * 1024) -> bytes:
         """At most `limit` bytes of the job's log from byte `offset` on, as the job wrote them; b"" at the end."""
@@ -238,15 +248,33 @@ def fetch(
     """Download the output files of one job."""
     from airflow_jobdeploy.packing.artifacts import download
 
-    report = download(
-        workers.backend(handle.worker), handle.job_id, Path(dest).expanduser(), tuple(patterns), progress=say
-    )
-    return report.to_dict()
+    backend = workers.backend(handle.worker)
+    report = download(backend, handle.job_id, Path(dest), tuple(patterns), progress=_Progress(say)).to_dict()
+    there = f"{report['file_count']} files in {report['dest']}"
+    say(f"{there}: {size(report['bytes'])} downloaded, {report['skipped']} were there already.")
+    return report
 
 
-def load_job(job_spec: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None, where: tuple[Path, ...]) -> Any:
+class _Progress:
+    """A line every few seconds while files arrive."""
+
+    INTERVAL_S = 5.0
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said_at = time.monotonic()
+
+    def __call__(self, files: int, all_files: int, moved: int, all_bytes: int) -> None:
+        if time.monotonic() - self._said_at >= self.INTERVAL_S:
+            self._said_at = time.monotonic()
+            self._say(f"{files} of {all_files} files, {size(moved)} of {size(all_bytes)}")
+
+
+def load_job(
+    job_spec: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None, where: tuple[Path, ...]
+) -> Any:
     """A job spec and the folders beside its file (none for a mapping)."""
-    from airflow_jobdeploy.core.spec import load_spec
+    from airflow_jobdeploy.core.spec_load import load_spec
 
     source = _source(job_spec, where, "job_spec", SpecError)
     beside = (source.parent,) if isinstance(source, Path) else ()

@@ -24,9 +24,9 @@ def worker_pool(name: str) -> WorkerPool:
     try:
         connection = get_connection(name, f"worker pool {name!r}")
     except JobDeployError as error:
-        raise _wrong(name, f"there is no Airflow connection {name!r}.", f"{_WAYS} Add it under Admin, Connections.") from (
-            error
-        )
+        raise _wrong(
+            name, f"there is no Airflow connection {name!r}.", f"{_WAYS} Add it under Admin, Connections."
+        ) from (error)
     makers = {"jobdeploy": _described, "ssh": _single_host}
     maker = makers.get(connection.conn_type)
     if maker is None:

@@ -39,7 +39,9 @@ def _connection_field(rest: str, reference: str) -> str:
     if field == "extra":
         extra = connection.extra_dejson
         if key not in extra:
-            raise JobDeployError(f"{reference}: the extra of connection {conn_id!r} has no {key!r}.{nearest(key, extra)}")
+            raise JobDeployError(
+                f"{reference}: the extra of connection {conn_id!r} has no {key!r}.{nearest(key, extra)}"
+            )
         value = extra[key]
     elif field in _FIELDS:
         value = getattr(connection, field)

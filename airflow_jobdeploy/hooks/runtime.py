@@ -27,11 +27,11 @@ class StateStore:
         value = self._store.get(self._key)
         return dict(value) if isinstance(value, Mapping) else None
 
-    def save(self, value: dict[str, Any]) -> None:
+    def save(self, value: Mapping[str, Any]) -> None:
         """Keep the object; it replaces the one before."""
-        from airflow.sdk import NEVER_EXPIRE
+        from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # there at run time
 
-        self._store.set(self._key, value, retention=NEVER_EXPIRE)
+        self._store.set(self._key, dict(value), retention=NEVER_EXPIRE)
 
 
 def epoch(context: Mapping[str, Any]) -> dict[str, int]:

@@ -1,0 +1,3 @@
+"""Tasks that start, wait for, stop and fetch from jobs."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Tasks that wait for jobs of other tasks."""
+
+from __future__ import annotations

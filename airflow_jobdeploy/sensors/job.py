@@ -1,0 +1,170 @@
+"""Wait for jobs that other tasks started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+
+from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
+from airflow_jobdeploy.errors import JobFailed, WorkerUnreachable, nearest
+from airflow_jobdeploy.hooks import runtime, settings
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, located
+from airflow_jobdeploy.hooks.jobs import read_jobs
+from airflow_jobdeploy.operators import arguments
+from airflow_jobdeploy.operators.waiting import DEFAULT_DEFERRABLE
+from airflow_jobdeploy.service import Workers, status
+from airflow_jobdeploy.triggers.events import JobEvent
+from airflow_jobdeploy.triggers.goals import reached
+from airflow_jobdeploy.triggers.job import JobTrigger
+
+
+class JobStatusSensor(BaseSensorOperator):
+    """Wait until every job of `job` has one of the target statuses.
+
+    job: a handle, a job id (with worker_pool=), or a list. target_status: a status or a list of them (PENDING,
+    SUSPENDED, RUNNING, SUCCEEDED, FAILED, CANCELLED, UNKNOWN). Fails at once, with the job's sentence, when a
+    job has ended and can no longer get there. Being killed stops no job: they belong to other tasks.
+
+    Returns the handles with their states: one, or a list.
+    """
+
+    template_fields: Sequence[str] = ("job", "target_status", "worker_pool")
+    template_ext: Sequence[str] = ()
+    ui_color = "#e8f4ea"
+
+    def __init__(
+        self,
+        *,
+        job: Any = None,
+        target_status: str | Sequence[str] = "SUCCEEDED",
+        worker_pool: str | None = None,
+        deferrable: bool = DEFAULT_DEFERRABLE,
+        poke_interval: timedelta | float = 5,
+        **kwargs: Any,
+    ) -> None:
+        arguments.refuse_strangers(type(self).__name__, kwargs, {"template": arguments.UP, "job_spec": arguments.RUN})
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        arguments.required("JobStatusSensor", "job", job, "job=up.output, a job id, or a list of handles")
+        arguments.check_job("JobStatusSensor", job)
+        self.job = job
+        self.target_status = target_status
+        self.worker_pool = worker_pool
+        self.deferrable = deferrable
+        self._pools: dict[str, Workers] = {}
+
+    def execute(self, context: Any) -> Any:
+        """Poke until done, or look once and hand over to the triggerer."""
+        with self._connections():
+            if not self.deferrable:
+                return super().execute(context)
+            looked = self.poke(context)
+            if looked:
+                return looked.xcom_value
+            self._defer_or_poke(context)
+            return super().execute(context)
+
+    @contextmanager
+    def _connections(self) -> Iterator[None]:
+        """Connections made within are kept from poke to poke, and closed at the end."""
+        try:
+            yield
+        finally:
+            while self._pools:
+                self._pools.popitem()[1].close()
+
+    # -- poking ------------------------------------------------------------------------------------------------
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        """Ask the workers once; connections are kept until the next poke of the same process."""
+        jobs = read_jobs(self.job, worker_pool=self.worker_pool)
+        goal = self._goal()
+        states = [(handle, self._state(handle)) for handle in jobs.handles]
+        for handle, state in states:
+            self._check(handle, state, goal)
+        done = all(state is not None and reached(goal, state) for _, state in states)
+        told = [handle.with_state(state).to_dict() for handle, state in states if state is not None]
+        return PokeReturnValue(is_done=done, xcom_value=told if jobs.many else next(iter(told), None))
+
+    def _state(self, handle: JobHandle) -> JobState | None:
+        """What the worker says now; None when it cannot be asked, which is no end."""
+        workers = self._workers(handle.worker_pool)
+        try:
+            handle = located(workers, handle)
+            return status(workers, handle)
+        except WorkerUnreachable as error:
+            self.log.warning("Cannot ask for job %s now: %s", handle.job_id, error)
+            workers.drop(handle.worker)
+            return None
+
+    def _workers(self, worker_pool: str) -> Workers:
+        if worker_pool not in self._pools:
+            self._pools[worker_pool] = JobDeployHook(worker_pool).get_conn()
+        return self._pools[worker_pool]
+
+    def _check(self, handle: JobHandle, state: JobState | None, goal: Sequence[str]) -> None:
+        """Raise when the job can no longer reach the goal."""
+        if state is None:
+            return
+        self.log.info("Job %s is %s: %s", handle.job_id, state.status, state.message)
+        if is_over(state) and not reached(goal, state):
+            raise JobFailed(
+                f"Job {handle.job_id} can no longer be {' or '.join(goal)}: {state.message}",
+                status=state.status.value,
+                reason=state.reason,
+                exit_code=state.exit_code,
+            )
+
+    def _goal(self) -> list[str]:
+        given = [self.target_status] if isinstance(self.target_status, str) else list(self.target_status)
+        known = [status.value for status in JobStatus]
+        goal = [str(getattr(word, "value", word)).strip().upper() for word in given]
+        for word in goal:
+            if word not in known:
+                raise ValueError(
+                    f"target_status: {word!r} is no status; known are {', '.join(known)}.{nearest(word, known)}"
+                )
+        if not goal:
+            raise ValueError(f"target_status is empty; give one or more of {', '.join(known)}")
+        return goal
+
+    # -- deferring ---------------------------------------------------------------------------------------------
+
+    def _defer_or_poke(self, context: Any) -> None:
+        """Hand over to the triggerer; returns when it could not watch the jobs, which stay with this process."""
+        handles = [self._found(handle) for handle in read_jobs(self.job, worker_pool=self.worker_pool).handles]
+        local = any(not self._reachable(handle) for handle in handles)
+        if local and not (runtime.is_dag_test() or runtime.is_local_executor(self)):
+            self.log.info("Not deferred: jobs of pool local run on the machine of their task.")
+            return
+        trigger = JobTrigger(
+            jobs=[handle.to_dict() for handle in handles],
+            goal=self._goal(),
+            offset=None,
+            local=local,
+            owned=False,
+            poll_interval=settings.poll_interval_s(),
+        )
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=self.timeout))
+
+    def _found(self, handle: JobHandle) -> JobHandle:
+        return located(self._workers(handle.worker_pool), handle)
+
+    def _reachable(self, handle: JobHandle) -> bool:
+        backend = self._workers(handle.worker_pool).backend(handle.worker)
+        return backend.capabilities.reachable_from_anywhere
+
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
+        """Judge what the trigger saw; look again here when it saw nothing."""
+        news = JobEvent.from_dict(event)
+        if news.elsewhere or any(job.state is None for job in news.jobs):
+            with self._connections():
+                return super().execute(context)
+        for job in news.jobs:
+            self._check(job.handle, job.state, self._goal())
+        told = [job.handle.with_state(job.state).to_dict() for job in news.jobs if job.state is not None]
+        return told if read_jobs(self.job, worker_pool=self.worker_pool).many else told[0]

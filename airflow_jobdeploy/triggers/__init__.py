@@ -1,0 +1,3 @@
+"""What waits for deferred tasks."""
+
+from __future__ import annotations
