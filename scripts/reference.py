@@ -6,6 +6,7 @@ Docstrings and signatures are read from the sources, which are not run; field ta
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import sys
@@ -27,12 +28,20 @@ PYTHON_PAGES = {
     "hook": ("Hook", ("hooks.jobdeploy",)),
     "testing": ("For your tests", ("testing",)),
 }
+LEADS = {
+    "Operators and sensor": (
+        "All take the arguments of Airflow's `BaseOperator` too. `DEFAULT_DEFERRABLE` is Airflow's setting "
+        "`[operators] default_deferrable`."
+    ),
+}
 SPEC_HEAD = (
     "See [how to run one](../how-to/run-a-job-spec.md). Durations are seconds, or text such as `90s`, `2h30m`; "
     "an integer size is in GB (2^30 bytes), text carries its unit: `512MB`."
 )
 #: Constructor arguments that Airflow itself explains.
 PASSED_ON = {"self", "kwargs"}
+#: `template_params: values for ...` at the start of a line of a docstring.
+ARGUMENT = re.compile(r"^([a-z_]+(?:, [a-z_]+)*): ")
 
 
 # -- Python: classes and functions from their sources -----------------------------------------------------------------
@@ -46,7 +55,7 @@ def public(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 
 
 def python_page(title: str, modules: tuple[str, ...]) -> str:
-    parts = [f"# {title}"]
+    parts = [f"# {title}", LEADS.get(title, "")]
     for module in modules:
         path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
         if not path.exists():
@@ -59,25 +68,37 @@ def python_page(title: str, modules: tuple[str, ...]) -> str:
 
 def class_section(module: str, node: ast.ClassDef) -> list[str]:
     methods = {child.name: child for child in node.body if isinstance(child, ast.FunctionDef)}
-    constructor = methods.get("__init__")
     parts = [f"## {node.name}", f"```python\nfrom airflow_jobdeploy.{module} import {node.name}\n```"]
-    if constructor:
-        parts.append(f"```python\n{signature(node.name, constructor)}\n```")
-    parts += [text for text in (docstring(node), docstring(constructor) if constructor else "") if text]
-    is_operator = any("Operator" in ast.unparse(base) or "Sensor" in ast.unparse(base) for base in node.bases)
+    # Each argument once: a subclass repeats what it passes on.
+    given = dict.fromkeys(one for constructor in constructors(node) for one in arguments(constructor))
+    if given:
+        parts.append(f"```python\n{call(node.name, list(given))}\n```")
+    parts.append(docstring(node))
+    is_operator = any("Operator" in ast.unparse(base) for base in node.bases)
     # What operators inherit and override is called by Airflow, not by people.
     shown = [] if is_operator else [m for name, m in methods.items() if not name.startswith("_") and docstring(m)]
     for method in shown:
-        parts += [
-            f"### {node.name}.{method.name}",
-            f"```python\n{signature(method.name, method)}\n```",
-            docstring(method),
-        ]
+        parts += [f"### {node.name}.{method.name}", f"```python\n{signature(method)}\n```", docstring(method)]
     return parts
 
 
+def constructors(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """Its own constructor and those of its bases here, which take what `**kwargs` passes on."""
+    yield from (child for child in node.body if isinstance(child, ast.FunctionDef) and child.name == "__init__")
+    for base in node.bases:
+        known = operator_classes().get(ast.unparse(base))
+        if known:
+            yield from constructors(known)
+
+
+@functools.cache
+def operator_classes() -> dict[str, ast.ClassDef]:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((PACKAGE / "operators").glob("*.py"))]
+    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
 def function_section(module: str, node: ast.FunctionDef) -> list[str]:
-    lines = f"from airflow_jobdeploy.{module} import {node.name}\n\n{signature(node.name, node)}"
+    lines = f"from airflow_jobdeploy.{module} import {node.name}\n\n{signature(node)}"
     return [f"## {node.name}", f"```python\n{lines}\n```", docstring(node)]
 
 
@@ -86,30 +107,39 @@ def docstring(node: ast.ClassDef | ast.FunctionDef) -> str:
 
 
 def markdown(text: str) -> str:
-    """Our docstrings are Markdown but for `:param x:` fields and double backticks."""
-    text = text.replace("``", "`")
-    text = re.sub(r"^:param (\w+):", r"- `\1`:", text, flags=re.MULTILINE)
-    text = re.sub(r"^:(returns?|raises?)( \w+)?:", r"- \1\2:", text, flags=re.MULTILINE)
-    return re.sub(r"([^\n])\n(- `)", r"\1\n\2", text)
+    """Our docstrings are Markdown, but that arguments stand as `name: what it is`, with indented lines below."""
+    parts = text.replace("``", "`").split("\n\n")
+    return "\n\n".join(as_list(part) if ARGUMENT.match(part) else part for part in parts)
 
 
-def signature(name: str, node: ast.FunctionDef) -> str:
-    """A call as a person would write it: one argument a line where it is long; `self` and `**kwargs` left out."""
+def as_list(paragraph: str) -> str:
+    """One point for each argument that the paragraph explains."""
+    flowing = re.sub(r"\n +", " ", paragraph)
+    lines = [ARGUMENT.sub(lambda found: f"- `{found[1]}`: ", line) for line in flowing.splitlines()]
+    return re.sub(r"\n(?!- )", "\n  ", "\n".join(lines))
+
+
+def signature(node: ast.FunctionDef) -> str:
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return call(node.name, arguments(node)) + result
+
+
+def arguments(node: ast.FunctionDef) -> list[str]:
+    """As a person would write them: `self` and `**kwargs` left out."""
     spec = node.args
     plain = [*spec.posonlyargs, *spec.args]
     padded = [None] * (len(plain) - len(spec.defaults)) + list(spec.defaults)
-    arguments = [argument(a, d) for a, d in zip(plain, padded, strict=True) if a.arg not in PASSED_ON]
-    if spec.kwonlyargs and not spec.vararg and arguments:
-        arguments.append("*")
-    arguments += [
-        argument(a, d) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if a.arg not in PASSED_ON
-    ]
-    result = f" -> {ast.unparse(node.returns)}" if node.returns and node.name != "__init__" else ""
-    line = f"{name}({', '.join(arguments)}){result}"
-    if len(line) <= 100:
-        return line
-    listed = "".join(f"    {one},\n" for one in arguments)
-    return f"{name}(\n{listed}){result}"
+    pairs = [*zip(plain, padded, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    listed = [argument(arg, default) for arg, default in pairs if arg.arg not in PASSED_ON]
+    if spec.kwonlyargs and spec.args[1:]:
+        listed.insert(len(listed) - len(spec.kwonlyargs), "*")
+    return listed
+
+
+def call(name: str, given: list[str]) -> str:
+    """On one line where it fits, else one argument a line."""
+    line = f"{name}({', '.join(given)})"
+    return line if len(line) <= 100 else f"{name}(\n" + "".join(f"    {one},\n" for one in given) + ")"
 
 
 def argument(node: ast.arg, default: ast.expr | None) -> str:
@@ -236,7 +266,13 @@ def sentence(text: str) -> str:
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(cell or "").replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell(content) for content in line) + " |" for line in lines)
+
+
+def cell(content: object) -> str:
+    """One line of Markdown: bars would end the cell, and `<id>` outside of code would be taken for HTML."""
+    code_and_text = re.split(r"(`[^`]*`)", str(content or "").replace("|", "\\|"))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in code_and_text)
 
 
 def page(parts: list[str]) -> str:

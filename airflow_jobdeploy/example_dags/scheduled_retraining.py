@@ -47,7 +47,7 @@ with DAG(
     down = TemplateDownOperator(task_id="down", job=train.output).as_teardown(setups=train)
 
     @task(outlets=[MODEL])
-    def publish(download: dict[str, Any]) -> str:
+    def publish(download: Any) -> str:
         """Put the model where its users look, in one step; a model that is not good enough fails the run instead."""
         made = Path(download["dest"])
         accuracy = json.loads((made / "metrics.json").read_text(encoding="utf-8"))["accuracy"]

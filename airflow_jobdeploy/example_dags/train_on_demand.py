@@ -53,7 +53,7 @@ with DAG(
     down = TemplateDownOperator(task_id="down", job=up.output)
 
     @task
-    def report(download: dict[str, Any]) -> dict[str, Any]:
+    def report(download: Any) -> dict[str, Any]:
         """Say how good the model is; the metrics are this task's result."""
         folder = Path(download["dest"])
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
