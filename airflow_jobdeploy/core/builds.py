@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_jobdeploy.core.fields import declared, read_record
-from airflow_jobdeploy.core.kinds import Anything, Problems, Schema, Text, as_number, expected
+from airflow_jobdeploy.core.kinds import CONTROL, Anything, Problems, Schema, Text, as_number, expected
 from airflow_jobdeploy.core.source import Item, described, shortened
 from airflow_jobdeploy.core.spec_kinds import path_fault, signal_number
 from airflow_jobdeploy.errors import nearest
@@ -119,12 +119,19 @@ def read_build(name: str, item: Item, problems: Problems) -> Build | None:
         return None
     build = Build(name=name, **attributes, item=item)
     _check_content(build, problems)
-    if build.type in ("script", "file") and path_fault(name):
+    fault = _name_fault(build)
+    if fault:
         hint = "Its name is a path below .jd/<subdir>/tasks."
-        problems.append(item.problem(f"the name {shortened(repr(name))} {path_fault(name)}.", hint))
+        problems.append(item.problem(f"the name {shortened(repr(name))} {fault}.", hint))
     if "whitelist" in item.value and build.type not in ("script", "job"):
         problems.append(item.child("whitelist").problem(f"a {build.type} has no exit code.", "Give it to the script."))
     return build if len(problems) == before else None
+
+
+def _name_fault(build: Build) -> str:
+    if not build.name.strip() or CONTROL.search(build.name):
+        return "is empty, or holds a control character"
+    return path_fault(build.name) if build.type in ("script", "file") else ""
 
 
 def _check_content(build: Build, problems: Problems) -> None:

@@ -122,3 +122,35 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The kind of a mapping that is a record of its own."""
+
+    record: type
+    what: str
+
+    def read(self, item: Item, problems: Problems) -> Any:
+        before = len(problems)
+        attributes = read_record(self.record, item, problems, what=self.what)
+        return self.record(**attributes) if len(problems) == before else None
+
+    def schema(self) -> Schema:
+        return record_schema(self.record)
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """The kind of a mapping from names to records."""
+
+    of: Record
+
+    def read(self, item: Item, problems: Problems) -> dict[str, Any] | None:
+        if not isinstance(item.value, dict):
+            expected(item, "a mapping of names", problems)
+            return None
+        return {name: self.of.read(child, problems) for name, child in item.fields()}
+
+    def schema(self) -> Schema:
+        return {"type": "object", "additionalProperties": self.of.schema()}

@@ -22,6 +22,8 @@ _INTEGER = re.compile(r"[-+]?\d{1,18}")
 _NUMBER = re.compile(r"[-+]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})([eE][-+]?\d{1,2})?")
 _DURATION = re.compile(r"(?=.)(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgtp]?)(i?)(b?)", re.IGNORECASE)
+#: Control characters; in a path they are odd but possible, NUL apart.
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: A secret kept in Airflow: the connection's field (`extra.` and a key for its extra), or a Variable.
 SECRET_REFERENCE = re.compile(
@@ -65,8 +67,8 @@ class Text:
             problems.append(item.problem(f"{described(value)} is none of {known}.", nearest(value, self.choices)))
         elif not value.strip() and not self.empty:
             problems.append(item.problem("must not be empty."))
-        elif "\0" in value or (not self.lines and not value.isprintable()):
-            problems.append(item.problem("holds a character that cannot be printed."))
+        elif "\0" in value or (not self.lines and CONTROL.search(value)):
+            problems.append(item.problem("holds a control character."))
         elif self.pattern and not re.fullmatch(self.pattern, value):
             problems.append(item.problem(f"{described(value)} does not match {self.pattern}."))
         else:

@@ -10,10 +10,11 @@ from typing import Any
 
 from airflow_jobdeploy.core.builds import Build, read_build, read_builds
 from airflow_jobdeploy.core.fields import fields_of, read_fields
+from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.kinds import Problems, expected
 from airflow_jobdeploy.core.params import ParamSpec, read_params
 from airflow_jobdeploy.core.sandbox import has_jinja
-from airflow_jobdeploy.core.source import Item, read_source, shortened
+from airflow_jobdeploy.core.source import Item, shortened
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import TemplateError, nearest
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_jobdeploy.core.fields import declared, fields_of, read_record
 from airflow_jobdeploy.core.kinds import (
+    CONTROL,
     SECRET_REFERENCE,
     Anything,
     Flag,
@@ -163,8 +164,8 @@ def _named(item: Item, problems: Problems) -> list[tuple[str, Item]]:
 
 
 def _declared_param(name: str, item: Item, problems: Problems) -> ParamSpec:
-    if not name.isprintable() or not name.strip():
-        problems.append(item.problem("a param's name must be text that can be printed."))
+    if CONTROL.search(name) or not name.strip():
+        problems.append(item.problem("a param's name is empty, or holds a control character."))
     if item.value is None:
         return ParamSpec(name=name, where=item.where)
     if not isinstance(item.value, dict):
@@ -213,12 +214,11 @@ def gather(
     problems: Problems,
 ) -> dict[str, Any]:
     """All params' values: given, bound, filled by us, or by default. Reports all that is unknown, missing or unfit."""
-    for name, item in given.fields():
-        _check_given(name, item, declared_params, binds, problems)
+    for name, child in given.fields():
+        _check_given(name, child, declared_params, binds, problems)
     values: dict[str, Any] = {}
     for name, spec in declared_params.items():
-        sources = (given.child(name) if name in given.value else None, binds.get(name))
-        item = next((source for source in sources if source is not None), None)
+        item = given.child(name) if name in given.value else binds.get(name)
         if name in FILLED and (name != "project" or (item is None and spec.required)):
             values[name] = filled.get(name)
             if name not in filled:

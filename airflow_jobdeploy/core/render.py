@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from airflow_jobdeploy.core.builds import Build, Whitelist, flattened
+from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.kinds import Problems
 from airflow_jobdeploy.core.layers import read_options
-from airflow_jobdeploy.core.params import gather
+from airflow_jobdeploy.core.params import ParamSpec, gather
 from airflow_jobdeploy.core.sandbox import Environment, RenderError
-from airflow_jobdeploy.core.source import Item, read_source
+from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.spec_load import read_spec
-from airflow_jobdeploy.core.template import Template
 from airflow_jobdeploy.errors import TemplateError
 
 
@@ -59,6 +59,22 @@ class RenderedTemplate:
         return tuple(self.builds[step] for step in flattened(self.builds, name))
 
 
+class Loaded(Protocol):
+    """What rendering needs of a `Template`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def params(self) -> Mapping[str, ParamSpec]: ...
+
+    @property
+    def builds(self) -> Mapping[str, Build]: ...
+
+    @property
+    def items(self) -> Mapping[str, Mapping[str, Item]]: ...
+
+
 def project_name(path: str) -> str:
     """The default of `project`: the last part of a project_dir or workdir, safe as a word in any script."""
     last = next((part for part in reversed(path.split("/")) if part not in ("", ".", "..", "~")), "")
@@ -66,7 +82,7 @@ def project_name(path: str) -> str:
 
 
 def render(
-    template: Template,
+    template: Loaded,
     given: Mapping[str, Any],
     *,
     filled: Mapping[str, str],
@@ -98,7 +114,7 @@ def _stop_at(problems: Problems) -> None:
         raise TemplateError(problems)
 
 
-def _filled(template: Template, filled: Mapping[str, str]) -> dict[str, str]:
+def _filled(template: Loaded, filled: Mapping[str, str]) -> dict[str, str]:
     known = dict(filled)
     if "id" in known:
         stem = re.sub(r"[^\w.+@%=,-]", "_", template.name)[:60]
@@ -119,7 +135,7 @@ class _Rendering:
     """One pass over a template with one set of values."""
 
     def __init__(
-        self, template: Template, params: Mapping[str, Any], secrets: Mapping[str, str], problems: Problems
+        self, template: Loaded, params: Mapping[str, Any], secrets: Mapping[str, str], problems: Problems
     ) -> None:
         self.source = template
         self.secrets = secrets

@@ -4,7 +4,7 @@ A `Document` is a plain JSON-like value beside a table of marks (path inside the
 cursor into it: everything that validates reads through Items, so that every problem can name file, line and path
 without the values themselves being anything but `dict`, `list`, `str`, `int`, `float`, `bool` and `None`.
 
-YAML is parsed in `core.yaml_text`; here are the cursor, Python mappings, and the search for files.
+YAML is parsed in `core.yaml_text`, files are found in `core.files`; here are the cursor and Python mappings.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Union
 
-from airflow_jobdeploy.errors import InputError, Problem
+from airflow_jobdeploy.errors import Problem
 
-#: Larger files are not templates, specs or pools, but data given by mistake.
-MAX_BYTES = 1 << 20
 #: Deepest nesting of lists and mappings.
 MAX_DEPTH = 40
 #: Most values in one document, aliases written out ("billion laughs" ends here).
@@ -144,76 +141,6 @@ def described(value: Any) -> str:
         return name
     shown = str(value).lower() if isinstance(value, bool) else repr(value)
     return f"{name} {shortened(shown)}"
-
-
-def read_source(
-    source: str | os.PathLike[str] | Mapping[str, Any],
-    *,
-    error: type[InputError],
-    label: str,
-    base: Path | None = None,
-    search_path: Sequence[Path] = (),
-) -> Item:
-    """Read a file or take a mapping; the result is the root Item, which holds a mapping.
-
-    `label` names a mapping in problems ("<template>"). A relative path is looked for in `base`, then in each
-    folder of `search_path`, then in the current directory. Raises `error` with every problem found.
-    """
-    problems: list[Problem] = []
-    if isinstance(source, Mapping):
-        document: Document | None = from_mapping(source, label, problems)
-    else:
-        document = _from_file(os.fspath(source), label, problems, base=base, search_path=search_path)
-    if document is not None and not problems and not isinstance(document.value, dict):
-        problems.append(
-            Item(document.value, document).problem(f"expected a mapping, found {described(document.value)}.")
-        )
-    if problems or document is None:
-        raise error(problems)
-    return Item(document.value, document)
-
-
-def _from_file(
-    name: str, label: str, problems: list[Problem], *, base: Path | None, search_path: Sequence[Path]
-) -> Document | None:
-    from airflow_jobdeploy.core.yaml_text import parse_yaml
-
-    if "\n" in name or "\0" in name:
-        hint = "Give the path of a file, or the mapping itself."
-        problems.append(Problem(label, "", f"{shortened(name)!r} is not a path.", hint))
-        return None
-    path, tried = find_file(name, base=base, search_path=search_path)
-    if path is None:
-        looked = "".join(f"\n    {place}" for place in tried)
-        problems.append(Problem(label, "", f"there is no file {shortened(name, 200)!r}.", f"Looked for:{looked}"))
-        return None
-    return parse_yaml(_read_bytes(path, problems), str(path), problems, path=path)
-
-
-def find_file(name: str, *, base: Path | None, search_path: Sequence[Path]) -> tuple[Path | None, list[Path]]:
-    """The first existing file of that name, and the places that were tried. `.yaml` may be left out."""
-    given = Path(name).expanduser() if name.startswith("~/") else Path(name)
-    folders = [Path()] if given.is_absolute() else [*([base] if base else []), *search_path, Path()]
-    endings = ("",) if given.suffix in (".yaml", ".yml", ".json") else ("", ".yaml")
-    tried = [Path(os.path.normpath(folder / f"{given}{ending}")) for folder in folders for ending in endings]
-    return next((path for path in tried if os.path.lexists(path) and not path.is_dir()), None), tried
-
-
-def _read_bytes(path: Path, problems: list[Problem]) -> bytes:
-    """The file's bytes; b"" with a problem when it cannot be read. Never blocks on a pipe or device."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            problems.append(Problem(str(path), "", "this is not a regular file."))
-            return b""
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        problems.append(Problem(str(path), "", f"cannot be read: {error.strerror or error}."))
-        return b""
-    if len(data) > MAX_BYTES:
-        problems.append(Problem(str(path), "", f"is larger than {MAX_BYTES >> 10} KiB.", "Is this the right file?"))
-        return b""
-    return data
 
 
 class TooLargeError(Exception):

@@ -53,8 +53,10 @@ class JobSpec:
     job_type: str = declared(
         Text(("run", "deploy")), "`run`: until it ends. `deploy`: a service.", "run", needs=_SERVICES
     )
-    project_dir: str | None = declared(Text(), "The project's folder on the Airflow machine; sent to the worker.")
-    workdir: str | None = declared(Text(), "A folder that is on the worker already, to run in.")
+    project_dir: str | None = declared(
+        Text(lines=True), "The project's folder on the Airflow machine; sent to the worker."
+    )
+    workdir: str | None = declared(Text(lines=True), "A folder that is on the worker already, to run in.")
     entry_script: str | None = declared(
         RelativePath(), "The script to run, in the project: by its shebang; .py by `python`; .sh by sh."
     )
@@ -62,7 +64,7 @@ class JobSpec:
         Words(), "Arguments of the script, as sh would split them, or a list. Without a script: the command line."
     )
     command: str | None = declared(ShellText(), "sh text; wins over `entry_script` and `args`.")
-    python: str | None = declared(Text(), "The Python for .py scripts; else the first of python3 and python.")
+    python: str | None = declared(Text(lines=True), "The Python for .py scripts; else the first of python3 and python.")
     env: Mapping[str, str] = declared(Variables(), "Environment variables, values as written.", {}, option=True)
     secret_env: Mapping[str, str] = declared(
         SECRETS,
@@ -170,7 +172,9 @@ class JobSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:
         """The spec of a `to_dict`. Raises SpecError for what no `to_dict` gives."""
         try:
-            values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+            values: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+            }
             values["gpu_types"] = tuple(GpuType(**gpu) for gpu in values.get("gpu_types", ()))
             return cls(**values)
         except TypeError as error:

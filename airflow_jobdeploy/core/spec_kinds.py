@@ -90,8 +90,8 @@ SIGNAL = SignalName()
 def path_fault(name: str) -> str:
     """Why `name` is no relative path that stays below its folder; "" when it is one."""
     parts = name.split("/")
-    if not name or "\0" in name or not name.isprintable():
-        return "is empty, or holds a character that cannot be printed"
+    if not name or "\0" in name:
+        return "is empty, or holds a NUL character"
     if name.startswith("/"):
         return "is an absolute path"
     if ".." in parts:
@@ -108,7 +108,7 @@ class RelativePath:
     """A path inside the project: relative, without `..`. `./` in front is left out."""
 
     def read(self, item: Item, problems: Problems) -> Any:
-        text = Text().read(item, problems)
+        text = Text(lines=True).read(item, problems)
         if text is None:
             return None
         path = str(PurePosixPath(text)) if not text.startswith("/") else text

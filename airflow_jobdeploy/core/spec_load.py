@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy.core.fields import read_fields
+from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.kinds import Problems, as_number
-from airflow_jobdeploy.core.source import Item, read_source
+from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.spec_rules import check_rules
 from airflow_jobdeploy.errors import SpecError

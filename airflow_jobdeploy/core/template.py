@@ -14,18 +14,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_jobdeploy.core.builds import Build, check_builds
 from airflow_jobdeploy.core.layers import Layer, check_values, read_chain, read_layer, read_options
 from airflow_jobdeploy.core.names import Scope, check_text
 from airflow_jobdeploy.core.params import FILLED, ParamSpec
+from airflow_jobdeploy.core.render import RenderedTemplate, render
 from airflow_jobdeploy.core.sandbox import Environment
 from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.errors import Problem, TemplateError, nearest
-
-if TYPE_CHECKING:
-    from airflow_jobdeploy.core.render import RenderedTemplate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +68,6 @@ class Template:
         `resolve_secret` turns a reference (`conn:db.password`) into the secret; without it the references stand in
         the texts, so that everything can be checked without Airflow. Raises TemplateError with all problems.
         """
-        from airflow_jobdeploy.core.render import render
-
         return render(self, given, filled=filled, resolve_secret=resolve_secret)
 
 

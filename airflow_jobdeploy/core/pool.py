@@ -1,0 +1,219 @@
+"""Worker pools: named sets of workers of one kind, from the extra of a connection or from a YAML file.
+
+    kind: ssh
+    workers: [{conn_id: gpu-a}, {conn_id: gpu-b, slots: 2}, {conn_id: cluster, hosts: "gpu[01-60]"}]
+    root: ~/.jobdeploy
+    storage: {root: /srv/jobdeploy, shared: true}
+    presets: {small: {cpu: 4, memory: 16GB}}
+
+A plain `ssh` connection is a pool of one: `WorkerPool.of_connection`. `local` always exists: `WorkerPool.local`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from airflow_jobdeploy.core.fields import Named, Record, declared, plain, read_record
+from airflow_jobdeploy.core.files import read_source
+from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
+from airflow_jobdeploy.core.kinds import Flag, Many, Number, Problems, Schema, Size, Text, expected
+from airflow_jobdeploy.core.source import Item, described
+from airflow_jobdeploy.core.spec import GB
+from airflow_jobdeploy.core.spec_kinds import GPUS, GpuType
+from airflow_jobdeploy.errors import PoolError
+
+DEFAULT_ROOT = "~/.jobdeploy"
+_LATER = {"docker": "Docker pools come in a later release.", "slurm": "Slurm pools come in a later release."}
+
+
+@dataclass(frozen=True)
+class PoolKind:
+    """The pool's kind; those of later releases say so."""
+
+    def read(self, item: Item, problems: Problems) -> str | None:
+        if isinstance(item.value, str) and item.value in _LATER:
+            problems.append(item.problem(f"pools of kind {item.value} are not in this release.", _LATER[item.value]))
+            return None
+        return Text(("local", "ssh")).read(item, problems)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "enum": ["local", "ssh"]}
+
+
+@dataclass(frozen=True)
+class RootPath:
+    """A folder on a worker: absolute, or below its account's home (`~/`)."""
+
+    def read(self, item: Item, problems: Problems) -> str | None:
+        text = Text(lines=True).read(item, problems)
+        if text is None:
+            return None
+        if not text.startswith(("/", "~/")) or ".." in text.split("/") or text.strip("/~") == "":
+            hint = "Give an absolute path, or one below ~/, without '..'."
+            problems.append(item.problem(f"{described(text)} is not a folder of its own.", hint))
+            return None
+        return text.rstrip("/")
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^(/|~/)."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One host of a pool."""
+
+    conn_id: str | None = declared(Text(), "The Airflow connection that reaches it.")
+    #: Instead of the connection's own host; "" for that one.
+    host: str = declared(Text(), "The host, where it is not the connection's own.", "")
+    slots: int | None = declared(Number(whole=True, minimum=1), "Jobs at once; no limit by default.")
+
+    @property
+    def name(self) -> str:
+        """What records and people call it."""
+        return self.host or self.conn_id or "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry(Worker):
+    """A worker as written: may stand for many hosts."""
+
+    hosts: str | None = declared(Text(), "Many hosts by one connection: gpu[01-60], a[1-3,7]b.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named amount of resources, for jobs to ask for."""
+
+    cpu: float | None = declared(Number(above=0), "CPU cores; may be fractional.")
+    memory_bytes: int | None = declared(Size(GB), "Memory; a number is GB (2^30 bytes).")
+    disk_space_bytes: int | None = declared(Size(GB), "Disk space; a number is GB (2^30 bytes).")
+    gpu_types: tuple[GpuType, ...] = declared(GPUS, "GPUs: a list of {type, count}.", ())
+    preemptible: bool = declared(Flag(), "Jobs of this preset may be stopped for others.", False)
+    description: str | None = declared(Text(lines=True), "What it is for.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """A folder on the workers for datasets and volumes."""
+
+    root: str = declared(RootPath(), "The folder.", "", required=True)
+    shared: bool = declared(Flag(), "All workers see the same one.", False)
+
+
+_ENTRY = Record(_Entry, "a worker")
+
+
+@dataclass(frozen=True)
+class _Workers:
+    """The list of workers, host ranges written out."""
+
+    def read(self, item: Item, problems: Problems) -> tuple[Worker, ...] | None:
+        if not isinstance(item.value, list):
+            expected(item, "a list of workers", problems)
+            return None
+        found: dict[str, Worker] = {}
+        for element in item.elements():
+            entry = _ENTRY.read(element, problems)
+            for worker in _written_out(entry, element, problems) if entry is not None else ():
+                if worker.name in found:
+                    problems.append(element.problem(f"the worker {worker.name!r} is listed twice."))
+                found[worker.name] = worker
+            if len(found) > MAX_HOSTS:
+                problems.append(element.problem(f"more than {MAX_HOSTS} workers."))
+                break
+        return tuple(found.values())
+
+    def schema(self) -> Schema:
+        return Many(_ENTRY).schema()
+
+
+def _written_out(entry: _Entry, item: Item, problems: Problems) -> list[Worker]:
+    if entry.hosts is None:
+        if entry.host and not is_host(entry.host):
+            problems.append(item.problem(f"{described(entry.host)} is not a host's name."))
+        return [Worker(conn_id=entry.conn_id, host=entry.host, slots=entry.slots)]
+    if entry.host:
+        problems.append(item.problem("host and hosts are both given.", "Keep one."))
+    place = item.child("hosts")
+    hosts = expand_hosts(entry.hosts, place, problems)
+    return [Worker(conn_id=entry.conn_id, host=host, slots=entry.slots) for host in hosts]
+
+
+_STORAGE = Record(Storage, "a pool's storage")
+_PRESETS = Named(Record(Preset, "a preset"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPool:
+    """A named set of workers of one kind."""
+
+    name: str = ""
+    kind: str = declared(PoolKind(), "`local` (the machine of the task) or `ssh`.", "", required=True)
+    workers: tuple[Worker, ...] = declared(_Workers(), "The workers.", ())
+    root: str = declared(RootPath(), "Where jobs live, on each worker.", DEFAULT_ROOT)
+    login_path: str | None = declared(Text(), "PATH of jobs, instead of a login shell's.")
+    storage: Storage | None = declared(_STORAGE, "A folder for datasets and volumes.")  # noqa: RUF009
+    presets: Mapping[str, Preset] = declared(_PRESETS, "Named amounts of resources.", {})
+    #: Where it is defined.
+    where: str = field(default="", compare=False, repr=False)
+
+    @classmethod
+    def local(cls, name: str = "local", **facts: Any) -> WorkerPool:
+        """The machine of the task. `facts`: other attributes."""
+        return cls(**{"name": name, "kind": "local", "workers": (Worker(),), **facts})
+
+    @classmethod
+    def of_connection(cls, conn_id: str, **facts: Any) -> WorkerPool:
+        """A pool of one: the host of an ordinary `ssh` connection. `facts`: other attributes."""
+        return cls(**{"name": conn_id, "kind": "ssh", "workers": (Worker(conn_id=conn_id),), **facts})
+
+    def worker(self, name: str) -> Worker | None:
+        """The worker of that name."""
+        return next((worker for worker in self.workers if worker.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, by attribute."""
+        return {"name": self.name, **plain(self)}
+
+
+def load_pool(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    name: str = "",
+    search_path: Sequence[Path] = (),
+    base: Path | None = None,
+) -> WorkerPool:
+    """Read a pool from a file or mapping. `name`: its connection's id; by default the file's stem.
+
+    Raises PoolError with all problems.
+    """
+    label = f"<connection {name}>" if name else "<pool>"
+    item = read_source(source, error=PoolError, label=label, base=base, search_path=search_path)
+    problems: Problems = []
+    attributes = read_record(WorkerPool, item, problems, what="a worker pool")
+    if attributes.get("kind"):
+        attributes["workers"] = _checked_workers(attributes, item, problems)
+    if problems:
+        raise PoolError(problems)
+    stem = item.document.path.stem if item.document.path else ""
+    return WorkerPool(**{**attributes, "name": name or stem, "where": item.where})
+
+
+def _checked_workers(attributes: Mapping[str, Any], root: Item, problems: Problems) -> tuple[Worker, ...]:
+    workers: tuple[Worker, ...] = attributes.get("workers", ())
+    place = root.child("workers") if root.value.get("workers") is not None else root
+    if attributes["kind"] == "local":
+        slots = workers[0].slots if workers else None
+        if len(workers) > 1 or any(worker.conn_id or worker.host for worker in workers):
+            problems.append(place.problem("a local pool is this machine only.", "Give at most [{slots: ...}]."))
+        return (replace(Worker(), slots=slots),)
+    if not workers and not problems:
+        problems.append(place.problem("an ssh pool needs workers.", "Write workers: [{conn_id: ...}]."))
+    for element in place.elements():
+        if isinstance(element.value, dict) and element.value.get("conn_id") is None:
+            problems.append(element.problem("the worker has no conn_id.", "Name an Airflow connection of type ssh."))
+    return workers
