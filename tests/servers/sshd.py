@@ -71,9 +71,7 @@ class Sshd:
 
     @property
     def known_hosts(self) -> Path:
-        path = self.dir / "known_hosts"
-        path.write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
-        return path
+        return self.dir / "known_hosts"
 
     def connect(self, *, user: str = "", **options: object) -> paramiko.SSHClient:
         """A connected paramiko client; the host key is verified."""
@@ -142,7 +140,9 @@ def _started(directory: Path, port: int, env: Mapping[str, str], options: Mappin
     config.write_text("\n".join(lines) + "\n")
     process = subprocess.Popen([_program("sshd"), "-D", "-f", str(config), "-E", str(directory / "log")])
     if _listens(process, port):
-        return Sshd(dir=directory, port=port, user=getpass.getuser(), home=directory / "home", process=process)
+        server = Sshd(dir=directory, port=port, user=getpass.getuser(), home=directory / "home", process=process)
+        server.known_hosts.write_text(f"[127.0.0.1]:{port} {server.host_key}\n")
+        return server
     process.kill()
     process.wait()
     return None

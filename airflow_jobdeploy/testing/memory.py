@@ -1,0 +1,183 @@
+"""A backend whose worker is a MemoryHost: a peer of the real ones, under the same contract."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
+
+from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk, WorkerFacts
+from airflow_jobdeploy.core.plan import Plan
+from airflow_jobdeploy.core.status import JobState, Reason, unknown
+from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, WorkerUnreachable, nearest
+from airflow_jobdeploy.testing.host import MemoryHost, unpack
+from airflow_jobdeploy.testing.job import MemoryJob
+
+
+class MemoryBackend:
+    """One connection to a MemoryHost; see `MemoryHost.backend`."""
+
+    capabilities = Capabilities(kind="memory")
+
+    def __init__(self, host: MemoryHost, *, machine: str | None = None) -> None:
+        self._host = host
+        self.machine = machine
+        self._closed = False
+        self._seen: dict[str, tuple[object, ...]] = {}
+        self._woken = False
+
+    def _ask(self) -> MemoryHost:
+        """The host, if it can be asked and is the same as ever."""
+        host = self._host
+        if self._closed:
+            raise WorkerError(f"this backend of {host.name} is closed: make another")
+        if not host.plugged:
+            raise WorkerUnreachable(f"{host.name} cannot be asked: it is unplugged. What runs there goes on.")
+        if self.machine is not None and self.machine != host.machine:
+            raise WorkerChanged(f"another machine answers as {host.name}: {host.machine}, expected {self.machine}")
+        self.machine = host.machine
+        return host
+
+    def _job(self, job_id: str) -> MemoryJob:
+        return self._ask().job(job_id)
+
+    def facts(self) -> WorkerFacts:
+        with self._host.changed:
+            host = self._ask()
+            boot, live = str(host.boot), len(host.running())
+        return WorkerFacts(
+            worker=host.name, machine=host.machine, boot=boot, hostname=host.name, cpu_count=1, live_jobs=live
+        )
+
+    # -- the life of a job -------------------------------------------------------------------------------------
+
+    def claim(self, plan: Plan) -> JobState:
+        with self._host.changed:
+            # By way of JSON, as to any worker.
+            sent = Plan.from_wire({**plan.to_wire(), "secret_env": dict(plan.secret_env)})
+            return self._ask().claim(sent).state()
+
+    def start(self, job_id: str) -> JobState:
+        with self._host.changed:
+            job = self._job(job_id)
+            job.start()
+            return job.state()
+
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        with self._host.changed:
+            host = self._ask()
+            return {job_id: self._state(host, job_id) for job_id in job_ids}
+
+    def _state(self, host: MemoryHost, job_id: str) -> JobState:
+        if job_id in host.jobs:
+            return host.jobs[job_id].state()
+        return unknown(job_id, Reason.RECORD_MISSING, f"{host.name} has no record of job {job_id}")
+
+    def stop(self, job_id: str, *, reason: str, by: str = "", grace_s: float | None = None) -> JobState:
+        with self._host.changed:
+            job = self._job(job_id)
+            job.order_stop(reason=reason, by=by, grace_s=grace_s)
+            return job.state()
+
+    def set_owner(self, job_id: str, owner: str) -> None:
+        with self._host.changed:
+            self._job(job_id).owner = owner
+
+    def forget(self, job_id: str) -> None:
+        with self._host.changed:
+            if self._job(job_id).is_live:
+                raise WorkerError(f"{self._host.name}: job {job_id} is active: stop it first")
+            del self._host.jobs[job_id]
+
+    # -- changes -----------------------------------------------------------------------------------------------
+
+    def watch(self, job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
+        news: dict[str, JobState] = {}
+
+        def look() -> bool:
+            news.update(self._news(job_ids))
+            return bool(news) or self._woken or self._closed
+
+        with self._host.changed:
+            # In real time, whatever the host's clock: who waits here is not on the host.
+            self._host.changed.wait_for(look, timeout_s)
+            self._woken = False
+        return news
+
+    def _news(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        states = self.poll(job_ids)
+        marks = {job_id: _mark(state) for job_id, state in states.items()}
+        changed = {job_id: states[job_id] for job_id in states if self._seen.get(job_id) != marks[job_id]}
+        self._seen = marks
+        return changed
+
+    def wake(self) -> None:
+        with self._host.changed:
+            self._woken = True
+            self._host.changed.notify_all()
+
+    # -- what is there -----------------------------------------------------------------------------------------
+
+    def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
+        with self._host.changed:
+            found = reversed([*self._ask().jobs.values()])
+            return [
+                {"plan": {**job.plan.to_wire(), "owner": job.owner}, "state": job.state().to_dict()}
+                for job in found
+                if deployment in (None, job.plan.key.deployment) and not (live_only and job.has_ended)
+            ]
+
+    def resource(self, resource_id: str) -> dict[str, Any] | None:
+        with self._host.changed:
+            found = self._ask().resources.get(resource_id)
+            return dict(found["record"]) if found else None
+
+    # -- bytes -------------------------------------------------------------------------------------------------
+
+    def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
+        self._job(job_id)
+        files = unpack(b"".join(archive))
+        with self._host.changed:
+            place = self._host.files(self._job(job_id).plan)
+            place.clear()
+            place.update(files)
+
+    def read_log(self, job_id: str, offset: int, limit: int) -> LogChunk:
+        with self._host.changed:
+            job = self._job(job_id)
+            begin = max(offset, job.dropped)
+            data = bytes(job.log[begin - job.dropped : begin - job.dropped + limit])
+            return LogChunk(offset=begin, data=data, dropped_bytes=begin - offset)
+
+    def manifest(self, job_id: str) -> list[ArtifactFile]:
+        with self._host.changed:
+            outputs = sorted(self._job(job_id).outputs.items())
+        return [
+            ArtifactFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in outputs
+        ]
+
+    def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        known = {file.path: file for file in self.manifest(job_id)}
+        if missing := [path for path in paths if path not in known]:
+            hint = nearest(missing[0], known)
+            raise WorkerError(f"{self._host.name}: job {job_id} has no output file {missing[0]!r}.{hint}")
+        return self._fetched(job_id, [file for path, file in known.items() if path in set(paths)])
+
+    def _fetched(self, job_id: str, files: Sequence[ArtifactFile]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        for file in files:
+            with self._host.changed:
+                data = self._job(job_id).outputs.get(file.path)
+            if data is None:
+                raise StagingError(f"{self._host.name}: {file.path!r} of job {job_id} was removed")
+            yield file, io.BytesIO(data)
+
+    def close(self) -> None:
+        with self._host.changed:
+            self._closed = True
+            self._host.changed.notify_all()
+
+
+def _mark(state: JobState) -> tuple[object, ...]:
+    """What of a state is news; the passing of time is none."""
+    return (state.status, state.reason, state.phase, state.step, state.log_bytes, state.exit_code, len(state.history))

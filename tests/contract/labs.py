@@ -1,0 +1,242 @@
+"""The workers that the contract is tried on, and the words that mean the same on all of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.backends.channel import Client, LocalChannel, LocalClient, ParamikoClient
+from airflow_jobdeploy.backends.hosted import HostedBackend
+from airflow_jobdeploy.core.plan import Plan, Step, new_uid
+from airflow_jobdeploy.testing import MemoryHost, Program, Run
+from tests.servers import sshd as servers
+
+
+class Vocabulary(Protocol):
+    """What the commands of the contract's jobs do. Each gives a step."""
+
+    def say(self, text: str, code: int = 0) -> Step:
+        """Print it, byte for byte, and exit."""
+
+    def emit(self, count: int) -> Step:
+        """Print `count` bytes of the digits, again and again."""
+
+    def block(self, *, deaf: bool = False) -> Step:
+        """Print "ready" and wait for ever; `deaf`: ignoring TERM."""
+
+    def output(self, files: dict[str, str], code: int = 0) -> Step:
+        """Write output files, and exit."""
+
+    def result(self, text: str) -> Step:
+        """Write the result file."""
+
+    def env(self, *names: str) -> Step:
+        """Print the values of environment variables, a line each."""
+
+    def cat(self, path: str) -> Step:
+        """Print a file of the working directory."""
+
+    def count_start(self, counter: Path) -> Step:
+        """Add one byte to a file that outlives the job, and wait for ever."""
+
+
+def _step(content: str, name: str = "job") -> Step:
+    return Step(name=name, kind="shell", content=content)
+
+
+class ShellWords:
+    """For real hosts: sh text."""
+
+    def say(self, text: str, code: int = 0) -> Step:
+        return _step(f"printf %s {shlex.quote(text)}\nexit {code}")
+
+    def emit(self, count: int) -> Step:
+        return _step(f"yes 0123456789 | tr -d '\\n' | head -c {count}")
+
+    def block(self, *, deaf: bool = False) -> Step:
+        trap = "trap '' TERM\n" if deaf else ""
+        return _step(f"{trap}echo ready\nwhile :; do sleep 300; done")
+
+    def output(self, files: dict[str, str], code: int = 0) -> Step:
+        lines = ['cd "$JOBDEPLOY_OUTPUT_DIR"']
+        for path, text in files.items():
+            lines.append(f"mkdir -p -- {shlex.quote(str(Path(path).parent))}")
+            lines.append(f"printf %s {shlex.quote(text)} > {shlex.quote('./' + path)}")
+        return _step("\n".join([*lines, f"exit {code}"]))
+
+    def result(self, text: str) -> Step:
+        return _step(f"printf %s {shlex.quote(text)} > $JOBDEPLOY_RESULT_FILE")
+
+    def env(self, *names: str) -> Step:
+        return _step("\n".join(f'printf "%s\\n" "${name}"' for name in names))
+
+    def cat(self, path: str) -> Step:
+        return _step(f"cat -- {shlex.quote('./' + path)}")
+
+    def count_start(self, counter: Path) -> Step:
+        return _step(f"printf x >> {shlex.quote(str(counter))}\nwhile :; do sleep 300; done")
+
+
+class MemoryWords:
+    """For the host in memory: functions, known by a name of their own."""
+
+    def __init__(self, host: MemoryHost) -> None:
+        self._host = host
+
+    def _known(self, program: Program) -> Step:
+        name = f"program {len(self._host.programs)}"
+        self._host.programs[name] = program
+        return _step(name)
+
+    def say(self, text: str, code: int = 0) -> Step:
+        def program(run: Run) -> int:
+            run.write(text)
+            return code
+
+        return self._known(program)
+
+    def emit(self, count: int) -> Step:
+        return self.say(("0123456789" * (count // 10 + 1))[:count])
+
+    def block(self, *, deaf: bool = False) -> Step:
+        def program(run: Run) -> int:
+            run.say("ready")
+            run.wait_deaf() if deaf else run.wait()
+            return 0
+
+        return self._known(program)
+
+    def output(self, files: dict[str, str], code: int = 0) -> Step:
+        def program(run: Run) -> int:
+            for path, text in files.items():
+                run.output(path, text)
+            return code
+
+        return self._known(program)
+
+    def result(self, text: str) -> Step:
+        return self._known(lambda run: run.result(json.loads(text)))
+
+    def env(self, *names: str) -> Step:
+        return self._known(lambda run: [run.say(run.env.get(name, "")) for name in names] and 0)
+
+    def cat(self, path: str) -> Step:
+        return self._known(lambda run: run.write(run.files[path]))
+
+    def count_start(self, counter: Path) -> Step:
+        def program(run: Run) -> int:
+            with counter.open("a") as file:
+                file.write("x")
+            run.wait()
+            return 0
+
+        return self._known(program)
+
+
+class Lab:
+    """One worker, and as many backends of it as a test wants; all are closed with the lab, all jobs ended."""
+
+    words: Vocabulary
+
+    def __init__(self) -> None:
+        self._backends: list[Backend] = []
+        self._claimed: list[str] = []
+
+    def connect(self, machine: str | None = None) -> Backend:
+        raise NotImplementedError
+
+    def unreachable(self) -> Backend:
+        """A backend of the same worker that cannot ask it."""
+        raise NotImplementedError
+
+    def backend(self, machine: str | None = None) -> Backend:
+        backend = self.connect(machine)
+        self._backends.append(backend)
+        return backend
+
+    def plan(self, *steps: Step, **options: Any) -> Plan:
+        plan = Plan(**{"uid": new_uid(), "steps": steps, **options})
+        self._claimed.append(plan.job_id)
+        return plan
+
+    def close(self) -> None:
+        last = self.connect(None)
+        live = [job["state"]["job_id"] for job in last.jobs(live_only=True)]
+        for job_id in live:
+            last.stop(job_id, reason="the test is over", grace_s=0.1)
+        wait_until(last, live, lambda states: all(state.status.is_finished for state in states.values()))
+        for backend in (*self._backends, last):
+            backend.close()
+
+
+def wait_until(backend: Backend, job_ids: list[str], done: Any, timeout_s: float = 20.0) -> dict[str, Any]:
+    """Watch until `done(states)`; the states."""
+    until = time.monotonic() + timeout_s
+    states = backend.poll(job_ids)
+    while job_ids and not done(states):
+        assert time.monotonic() < until, f"not within {timeout_s} s: {states}"
+        states.update(backend.watch(job_ids, min(1.0, timeout_s)))
+    return states
+
+
+class MemoryLab(Lab):
+    def __init__(self) -> None:
+        super().__init__()
+        self.host = MemoryHost()
+        self.words = MemoryWords(self.host)
+
+    def connect(self, machine: str | None = None) -> Backend:
+        return self.host.backend(machine=machine)
+
+    def unreachable(self) -> Backend:
+        other = MemoryHost()
+        other.unplug()
+        return other.backend()
+
+
+class HostedLab(Lab):
+    """This machine, or a real sshd on it, with a root of the test's own."""
+
+    def __init__(self, kind: str, root: Path, server: servers.Sshd | None = None) -> None:
+        super().__init__()
+        self.kind, self.root, self.server = kind, root, server
+        self.words = ShellWords()
+
+    def client(self) -> Client:
+        return self.server.client() if self.server else LocalClient()
+
+    def connect(self, machine: str | None = None) -> Backend:
+        return HostedBackend(
+            worker=self.kind, kind=self.kind, connect=self.client, root=str(self.root), machine=machine
+        )
+
+    def unreachable(self) -> Backend:
+        def nobody_listens() -> Client:
+            assert self.server is not None
+            gone = replace(self.server, port=servers.free_port())
+            return ParamikoClient(gone.connect, name="gone")
+
+        connect = nobody_listens if self.server else WithoutPython
+        return HostedBackend(worker="gone", kind=self.kind, connect=connect, root=str(self.root))
+
+
+class WithoutPython(LocalClient):
+    """This machine after its Python was uninstalled."""
+
+    def open(self, argv: Sequence[str]) -> LocalChannel:
+        return super().open(["/nonexistent/python3", *argv[1:]])
+
+
+@contextmanager
+def opened(lab: Lab) -> Iterator[Lab]:
+    try:
+        yield lab
+    finally:
+        lab.close()

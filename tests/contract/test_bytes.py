@@ -1,0 +1,218 @@
+"""Clauses 4 and 8 of backends/base.py: logs, projects, artifacts, hostile names."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.plan import Limits
+from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.errors import StagingError, WorkerError
+from airflow_jobdeploy.packing.artifacts import download
+from airflow_jobdeploy.packing.project import archive
+from tests.contract.labs import Lab
+from tests.contract.test_life import launch, log, outcome, wait_ready
+
+HOSTILE = "a b; echo pwned > pwned\n'\"`$(id) ünïcødé \\ & | * ~"
+
+
+def tar_of(*members: tuple[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+# -- 4: logs --------------------------------------------------------------------------------------------------------
+
+
+def test_4_the_log_is_the_commands_bytes(lab: Lab) -> None:
+    backend = lab.backend()
+    job_id = launch(backend, lab.plan(lab.words.say(HOSTILE)))
+    state = outcome(backend, job_id)
+    assert log(backend, job_id) == HOSTILE.encode()
+    assert state.log_bytes == len(HOSTILE.encode())
+
+
+def test_4_any_offset_as_often_as_asked(lab: Lab) -> None:
+    backend = lab.backend()
+    job_id = launch(backend, lab.plan(lab.words.say("0123456789")))
+    outcome(backend, job_id)
+    for reader in (backend, lab.backend()):
+        middle = reader.read_log(job_id, 3, 4)
+        assert (middle.offset, middle.data, middle.next_offset) == (3, b"3456", 7)
+        assert reader.read_log(job_id, 10, 100).data == b""
+        assert reader.read_log(job_id, 0, 100).data == b"0123456789"
+
+
+def test_4_a_large_log_arrives_whole(lab: Lab) -> None:
+    backend = lab.backend()
+    job_id = launch(backend, lab.plan(lab.words.emit(5_000_003)))
+    outcome(backend, job_id)
+    assert log(backend, job_id) == (b"0123456789" * 500_001)[:5_000_003]
+
+
+def test_4_a_log_can_be_read_while_it_grows(lab: Lab) -> None:
+    backend = lab.backend()
+    job_id = launch(backend, lab.plan(lab.words.block()))
+    wait_ready(backend, job_id)
+    assert backend.read_log(job_id, 0, 100).data == b"ready\n"
+    assert backend.read_log(job_id, 6, 100).data == b""
+
+
+def test_4_a_cap_says_what_it_dropped(lab: Lab) -> None:
+    backend = lab.backend()
+    plan = lab.plan(lab.words.emit(3_000_000), limits=Limits(log_limit_bytes=1_000_000))
+    job_id = launch(backend, plan)
+    state = outcome(backend, job_id)
+    assert state.log_bytes == 3_000_000
+    assert state.log_dropped_bytes > 0
+    first = backend.read_log(job_id, 0, 100)
+    assert first.offset == first.dropped_bytes == state.log_dropped_bytes
+    assert first.data == (b"0123456789" * 12)[first.offset % 10 :][:100]
+
+
+def test_4_the_log_of_an_unknown_job_is_an_error(lab: Lab) -> None:
+    plan = lab.plan(lab.words.say("x"))
+    with pytest.raises(WorkerError, match=plan.job_id):
+        lab.backend().read_log(plan.job_id, 0, 10)
+
+
+# -- projects -------------------------------------------------------------------------------------------------------
+
+
+def test_a_project_is_the_working_directory(lab: Lab, tmp_path: Path) -> None:
+    project = tmp_path / "my project"
+    (project / "sub").mkdir(parents=True)
+    (project / "sub" / "a file;x").write_text("from the project")
+    backend = lab.backend()
+    plan = lab.plan(lab.words.cat("sub/a file;x"), ships_project=True)
+    backend.claim(plan)
+    backend.send_project(plan.job_id, archive(project))
+    backend.start(plan.job_id)
+    assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
+    assert log(backend, plan.job_id) == b"from the project"
+
+
+def test_a_project_sent_twice_is_there_once(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "f").write_text("whole")
+    plan = lab.plan(lab.words.cat("f"), ships_project=True)
+    first, second = lab.backend(), lab.backend()
+    first.claim(plan)
+    first.send_project(plan.job_id, archive(tmp_path / "p"))
+    second.send_project(plan.job_id, archive(tmp_path / "p"))
+    second.start(plan.job_id)
+    outcome(second, plan.job_id)
+    assert log(second, plan.job_id) == b"whole"
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
+def test_8_a_project_cannot_leave_its_directory(lab: Lab, name: str) -> None:
+    plan = lab.plan(lab.words.say("x"), ships_project=True)
+    backend = lab.backend()
+    backend.claim(plan)
+    with pytest.raises(StagingError, match="out"):
+        backend.send_project(plan.job_id, [tar_of(("good", b"1"), (name, b"pwned"))])
+    backend.send_project(plan.job_id, [tar_of(("good", b"1"))])
+
+
+def test_a_damaged_project_is_refused_and_the_backend_lives(lab: Lab) -> None:
+    plan = lab.plan(lab.words.say("x"), ships_project=True)
+    backend = lab.backend()
+    backend.claim(plan)
+    with pytest.raises(StagingError):
+        backend.send_project(plan.job_id, [b"this is no tar" * 1000])
+    whole = tar_of(("f", b"x" * 100_000))
+    with pytest.raises(StagingError):
+        backend.send_project(plan.job_id, [whole[:50_000]])
+    assert backend.poll([plan.job_id])[plan.job_id].status is JobStatus.PENDING
+
+
+def test_a_project_that_breaks_while_it_is_read_leaves_nothing(lab: Lab) -> None:
+    def broken() -> Iterator[bytes]:
+        yield tar_of(("f", b"x" * 300_000))[:200_000]
+        raise StagingError("it shrank")
+
+    plan = lab.plan(lab.words.cat("f"), ships_project=True)
+    backend = lab.backend()
+    backend.claim(plan)
+    with pytest.raises(StagingError, match="it shrank"):
+        backend.send_project(plan.job_id, broken())
+    backend.send_project(plan.job_id, [tar_of(("f", b"whole"))])
+    backend.start(plan.job_id)
+    outcome(backend, plan.job_id)
+    assert log(backend, plan.job_id) == b"whole"
+
+
+# -- artifacts ------------------------------------------------------------------------------------------------------
+
+FILES = {"model.json": "{}", "deep/er/x.txt": "y" * 200_000, "a b;'c": "hostile", "empty": ""}
+
+
+@pytest.fixture
+def produced(lab: Lab) -> tuple[Backend, str]:
+    """A job that failed after it wrote its output."""
+    backend = lab.backend()
+    job_id = launch(backend, lab.plan(lab.words.output(FILES, code=1)))
+    state = outcome(backend, job_id)
+    assert state.artifacts["files"] == len(FILES)
+    return backend, job_id
+
+
+def test_a_manifest_lists_what_was_written_also_by_a_failed_job(produced: tuple[Backend, str]) -> None:
+    backend, job_id = produced
+    files = backend.manifest(job_id)
+    assert [file.path for file in files] == sorted(FILES)
+    assert {file.path: file.size for file in files} == {path: len(text) for path, text in FILES.items()}
+
+
+def test_files_come_in_the_manifests_order(produced: tuple[Backend, str]) -> None:
+    backend, job_id = produced
+    got = [(file.path, content.read()) for file, content in backend.fetch(job_id, ["model.json", "a b;'c"])]
+    assert got == [("a b;'c", b"hostile"), ("model.json", b"{}")]
+    assert list(backend.fetch(job_id, [])) == []
+
+
+def test_a_fetch_that_is_given_up_does_not_disturb(produced: tuple[Backend, str]) -> None:
+    backend, job_id = produced
+    stream = backend.fetch(job_id, list(FILES))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert backend.read_log(job_id, 0, 10).data == b""
+    assert len(list(backend.fetch(job_id, list(FILES)))) == len(FILES)
+
+
+def test_a_file_that_is_not_there_is_an_error_with_the_nearest(produced: tuple[Backend, str]) -> None:
+    backend, job_id = produced
+    with pytest.raises(WorkerError, match=r"'modle\.json'.*Did you mean 'model\.json'"):
+        list(backend.fetch(job_id, ["modle.json"]))
+
+
+def test_artifacts_are_downloaded_once(produced: tuple[Backend, str], tmp_path: Path) -> None:
+    backend, job_id = produced
+    first = download(backend, job_id, tmp_path / "got")
+    assert (tmp_path / "got" / "deep" / "er" / "x.txt").read_text() == "y" * 200_000
+    assert (len(first.files), first.bytes, first.skipped) == (4, 200_009, 0)
+    second = download(backend, job_id, tmp_path / "got")
+    assert (second.bytes, second.skipped) == (0, 4)
+
+
+# -- environment ----------------------------------------------------------------------------------------------------
+
+
+def test_8_environment_and_secrets_are_data(lab: Lab) -> None:
+    backend = lab.backend()
+    plan = lab.plan(lab.words.env("PLAIN", "TOKEN"), env={"PLAIN": HOSTILE}, secret_env={"TOKEN": "s3cret" + HOSTILE})
+    job_id = launch(backend, plan)
+    outcome(backend, job_id)
+    assert log(backend, job_id).decode() == f"{HOSTILE}\ns3cret{HOSTILE}\n"
+    assert "s3cret" not in str([record["plan"] for record in backend.jobs()])

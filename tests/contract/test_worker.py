@@ -1,0 +1,81 @@
+"""Clauses 7 and 9 of backends/base.py: who answers, and who cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.errors import WorkerChanged, WorkerUnreachable
+from tests.contract.labs import Lab
+from tests.contract.test_life import launch, wait_ready
+
+
+def test_a_worker_says_who_it_is(lab: Lab) -> None:
+    backend = lab.backend()
+    facts = backend.facts()
+    assert facts.machine
+    assert facts.worker
+    assert facts.cpu_count > 0
+    assert facts == backend.facts()
+    assert lab.backend(machine=facts.machine).facts().machine == facts.machine
+
+
+ASKING = {
+    "facts": lambda backend, plan: backend.facts(),
+    "claim": lambda backend, plan: backend.claim(plan),
+    "start": lambda backend, plan: backend.start(plan.job_id),
+    "poll": lambda backend, plan: backend.poll([plan.job_id]),
+    "watch": lambda backend, plan: backend.watch([plan.job_id], 1),
+    "read_log": lambda backend, plan: backend.read_log(plan.job_id, 0, 1),
+    "stop": lambda backend, plan: backend.stop(plan.job_id, reason="x"),
+    "send_project": lambda backend, plan: backend.send_project(plan.job_id, []),
+    "set_owner": lambda backend, plan: backend.set_owner(plan.job_id, "none"),
+    "jobs": lambda backend, plan: backend.jobs(),
+    "resource": lambda backend, plan: backend.resource("r"),
+    "manifest": lambda backend, plan: backend.manifest(plan.job_id),
+    "fetch": lambda backend, plan: list(backend.fetch(plan.job_id, [])),
+    "forget": lambda backend, plan: backend.forget(plan.job_id),
+}
+
+
+def methods() -> set[str]:
+    return {name for name in vars(Backend) if not name.startswith("_")} - {"close", "wake", "capabilities"}
+
+
+def test_7_every_method_is_tried_below() -> None:
+    assert set(ASKING) == methods()
+
+
+def test_7_who_cannot_be_asked_says_nothing_about_jobs(lab: Lab) -> None:
+    backend = lab.unreachable()
+    plan = lab.plan(lab.words.say("x"))
+    for name, ask in ASKING.items():
+        with pytest.raises(WorkerUnreachable):
+            pytest.fail(f"{name} answered {ask(backend, plan)}")
+    backend.close()
+
+
+def test_7_another_machine_is_told_apart(lab: Lab) -> None:
+    plan = lab.plan(lab.words.say("x"))
+    lab.backend().claim(plan)
+    here = lab.backend().facts().machine
+    for name, ask in ASKING.items():
+        backend = lab.backend(machine="another-machine")
+        with pytest.raises(WorkerChanged, match=f"{here}.*another-machine"):
+            pytest.fail(f"{name} answered {ask(backend, plan)}")
+
+
+def test_9_close_stops_no_job(lab: Lab) -> None:
+    backend = lab.backend()
+    job_id = launch(backend, lab.plan(lab.words.block()))
+    wait_ready(backend, job_id)
+    backend.close()
+    backend.close()
+    backend.wake()
+    assert lab.backend().poll([job_id])[job_id].status is JobStatus.RUNNING
+
+
+def test_capabilities_are_data(lab: Lab) -> None:
+    kind = lab.backend().capabilities.kind
+    assert kind in ("memory", "local", "ssh")
