@@ -15,7 +15,7 @@ from airflow_jobdeploy.core.kinds import Problems, expected
 from airflow_jobdeploy.core.params import ParamSpec, read_params
 from airflow_jobdeploy.core.sandbox import has_jinja
 from airflow_jobdeploy.core.source import Item, shortened
-from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
+from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import TemplateError, nearest
 
 SECTIONS = ("params", "values", "builds", "parent", "binds", "options")

@@ -22,7 +22,7 @@ from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
 from airflow_jobdeploy.core.kinds import Flag, Many, Number, Problems, Schema, Size, Text, expected
 from airflow_jobdeploy.core.source import Item, described
-from airflow_jobdeploy.core.spec import GB
+from airflow_jobdeploy.core.spec_fields import GB
 from airflow_jobdeploy.core.spec_kinds import GPUS, GpuType
 from airflow_jobdeploy.errors import PoolError
 

@@ -18,8 +18,8 @@ from airflow_jobdeploy.core.layers import read_options
 from airflow_jobdeploy.core.params import ParamSpec, gather
 from airflow_jobdeploy.core.sandbox import Environment, RenderError
 from airflow_jobdeploy.core.source import Item
-from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
-from airflow_jobdeploy.core.spec_load import read_spec
+from airflow_jobdeploy.core.spec import read_spec
+from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import TemplateError
 
 

@@ -13,8 +13,8 @@ from airflow_jobdeploy.core.fields import fields_of, record_schema
 from airflow_jobdeploy.core.kinds import Schema
 from airflow_jobdeploy.core.params import ParamSpec
 from airflow_jobdeploy.core.pool import WorkerPool
-from airflow_jobdeploy.core.spec import JobSpec
-from airflow_jobdeploy.core.spec_load import GPU_PAIR, OLDER, TOKEN
+from airflow_jobdeploy.core.spec import GPU_PAIR, OLDER, TOKEN
+from airflow_jobdeploy.core.spec_fields import JobSpec
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -6,7 +6,7 @@ The facts stand in the table of fields (`JobSpec`): a field that `needs` somethi
 from __future__ import annotations
 
 from airflow_jobdeploy.core.fields import Field, fields_of
-from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
+from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import Problem
 
 

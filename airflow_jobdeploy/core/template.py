@@ -20,10 +20,12 @@ from airflow_jobdeploy.core.builds import Build, check_builds
 from airflow_jobdeploy.core.layers import Layer, check_values, read_chain, read_layer, read_options
 from airflow_jobdeploy.core.names import Scope, check_text
 from airflow_jobdeploy.core.params import FILLED, ParamSpec
-from airflow_jobdeploy.core.render import RenderedTemplate, render
+from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate, project_name, render
 from airflow_jobdeploy.core.sandbox import Environment
 from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.errors import Problem, TemplateError, nearest
+
+__all__ = ["ParamSpec", "RenderedBuild", "RenderedTemplate", "Template", "load_template", "project_name"]
 
 
 @dataclass(frozen=True, kw_only=True)

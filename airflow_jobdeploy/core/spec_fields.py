@@ -1,0 +1,205 @@
+"""`JobSpec`: what to run, with what, on what. The table of all fields is the class itself.
+
+The fields are primeway's, and ours. Each is declared once, with how it is read, what it means, and what it `needs`
+where this release cannot honour it yet: parsing, problems, JSON Schema and the reference are made from that.
+`core.spec` reads specs, `core.spec_rules` holds what fields mean to each other, `core.support` what a pool can
+honour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from airflow_jobdeploy.core.fields import declared, fields_of, plain
+from airflow_jobdeploy.core.kinds import (
+    SECRETS,
+    Anything,
+    Duration,
+    Flag,
+    Many,
+    Number,
+    ShellText,
+    Size,
+    Text,
+    Variables,
+    Words,
+)
+from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, RelativePath
+from airflow_jobdeploy.errors import Problem, SpecError
+
+GB = 1 << 30
+
+_DOCKER = "a docker pool"
+_PLACEMENT = "a pool that places jobs by what they need (a later release)"
+_SERVICES = "services, job_type: deploy (a later release)"
+_RETRIES = "retries and preemption inside one task (a later release); Airflow's own `retries` work"
+_BUNDLES = "code from a git repository or as an archive (a later release); `project_dir` works"
+_DATA = "datasets and volumes (a later release)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """One job, normalised: seconds, bytes, tuples. Made by `load_spec`; equal specs are equal values."""
+
+    # What it is called.
+    job_name: str | None = declared(Text(), "A name for people and logs.")
+    description: str | None = declared(Text(lines=True), "What the job is for.")
+    tags: tuple[str, ...] = declared(Many(), "Words to find the job by.", ())
+    framework: str | None = declared(Text(), "What the project is written with (pytorch, tensorflow, ...): a label.")
+
+    # What to run.
+    job_type: str = declared(
+        Text(("run", "deploy")), "`run`: until it ends. `deploy`: a service.", "run", needs=_SERVICES
+    )
+    project_dir: str | None = declared(
+        Text(lines=True), "The project's folder on the Airflow machine; sent to the worker."
+    )
+    workdir: str | None = declared(Text(lines=True), "A folder that is on the worker already, to run in.")
+    entry_script: str | None = declared(
+        RelativePath(), "The script to run, in the project: by its shebang; .py by `python`; .sh by sh."
+    )
+    args: tuple[str, ...] | None = declared(
+        Words(), "Arguments of the script, as sh would split them, or a list. Without a script: the command line."
+    )
+    command: str | None = declared(ShellText(), "sh text; wins over `entry_script` and `args`.")
+    python: str | None = declared(Text(lines=True), "The Python for .py scripts; else the first of python3 and python.")
+    env: Mapping[str, str] = declared(Variables(), "Environment variables, values as written.", {}, option=True)
+    secret_env: Mapping[str, str] = declared(
+        SECRETS,
+        "Environment variables from Airflow: conn:<id>.password (login, host, extra.<key>) or var:<key>.",
+        {},
+        option=True,
+    )
+
+    # Where, and for how long.
+    worker_pool: str | None = declared(Text(), "The pool: a connection's id, or `local`.")
+    timeout_s: float | None = declared(Duration(), "The longest the command may run, per attempt.", option=True)
+    setup_timeout_s: float | None = declared(Duration(), "The longest that sending the project may take.", option=True)
+    schedule_timeout_s: float | None = declared(Duration(), "The longest wait for a free worker.", option=True)
+    grace_s: float = declared(Duration(zero=True), "From the stop signal to KILL.", 10, option=True)
+    signal: str = declared(SIGNAL, "The stop signal.", "SIGTERM")
+    log_limit_bytes: int | None = declared(
+        Size(), "Keep only the last bytes of the log; a number is bytes.", option=True
+    )
+    leftovers: str = declared(
+        Text(("wait", "stop")),
+        "What the command left running: `stop` it, or `wait` for it (the default of templates).",
+        "stop",
+        option=True,
+    )
+    keep_for_s: float | None = declared(
+        Duration(zero=True), "How long the job's directory stays on the worker after its end.", option=True
+    )
+
+    # When a worker goes away.
+    on_orphan: str | None = declared(
+        Text(("continue", "stop")),
+        "Airflow is away: `continue`, or `stop` after a while.",
+        needs=_RETRIES,
+        same=("continue",),
+        option=True,
+    )
+    preemptible: bool = declared(Flag(), "May be stopped for another job.", False, needs=_RETRIES, option=True)
+    on_preemption: str | None = declared(Text(), "`resume` or `fail`.", needs=_RETRIES)
+    max_preemptions: int | None = declared(Number(whole=True, minimum=0), "Then it fails.", needs=_RETRIES)
+    retry: Any = declared(Anything(), "When to run it again.", needs=_RETRIES)  # noqa: RUF009
+    restart_policy: str = declared(
+        Text(("never", "on-failure", "always")), "Run it again on the worker.", "never", needs=_RETRIES
+    )
+    worker_lost_after_s: float | None = declared(Duration(), "Silence until a worker counts as lost.", needs=_RETRIES)
+    life_span_s: float | None = declared(Duration(), "The longest life over all attempts.", needs=_RETRIES)
+
+    # With what.
+    docker_image: str | None = declared(Text(), "The image to run in.", needs=_DOCKER)
+    pull: str | None = declared(Text(("always", "missing", "never")), "When to pull the image.", needs=_DOCKER)
+    dockerfile: str | None = declared(RelativePath(), "Build the image from this file.", needs=_DOCKER)
+    shm_size_bytes: int | None = declared(Size(), "/dev/shm of the container; a number is bytes.", needs=_DOCKER)
+    pids_limit: int | None = declared(Number(whole=True, minimum=1), "Processes in the container.", needs=_DOCKER)
+    requirements: tuple[str, ...] = declared(
+        Many(),
+        "Python packages to install.",
+        (),
+        needs="a docker pool or an environment made for the job (a later release)",
+    )
+    apt_packages: tuple[str, ...] = declared(Many(), "System packages to install.", (), needs=_DOCKER)
+    memory_bytes: int | None = declared(Size(GB), "Memory; a number is GB (2^30 bytes).", needs=_PLACEMENT)
+    disk_space_bytes: int | None = declared(Size(GB), "Disk space; a number is GB (2^30 bytes).", needs=_PLACEMENT)
+    cpu_count: float | None = declared(Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT)
+    gpu_types: tuple[GpuType, ...] = declared(GPUS, "GPUs: a list of {type, count}.", (), needs=_PLACEMENT)
+    preset: str | None = declared(Text(), "A preset of the pool.", needs=_PLACEMENT)
+    priority: str | None = declared(
+        Text(("low", "normal", "high")), "Before which others it starts.", needs=_PLACEMENT, same=("normal",)
+    )
+    where: Any = declared(Anything(), "Which workers of the pool.", needs=_PLACEMENT)  # noqa: RUF009
+    worker_required: int = declared(
+        Number(whole=True, minimum=1),
+        "Workers that run it together.",
+        1,
+        needs="jobs over several workers (a later release)",
+    )
+    volumes: tuple[Any, ...] = declared(Many(Anything()), "Storage to mount.", (), needs=_DATA)
+    dataset_location: str | None = declared(Text(), "The dataset to stage.", needs=_DATA)
+    repo: str | None = declared(Text(), "A git repository to run from.", needs=_BUNDLES)
+    ref: str | None = declared(Text(), "Its branch, tag or commit.", needs=_BUNDLES)
+    dirty: bool = declared(Flag(), "Send uncommitted changes too.", False, needs=_BUNDLES)
+    bundle_limit_bytes: int | None = declared(Size(), "The largest archive; a number is bytes.", needs=_BUNDLES)
+
+    # Services.
+    port: int | None = declared(Number(whole=True, minimum=1, maximum=65535), "The service's port.", needs=_SERVICES)
+    health_endpoint: str | None = declared(Text(), "The path that says whether it is well.", needs=_SERVICES)
+    idle_timeout_s: float | None = declared(Duration(), "Stop it this long after the last request.", needs=_SERVICES)
+    schedule_start: str | None = declared(
+        Text(), "When to start it.", needs="Airflow's own schedule: DAG(schedule=...)"
+    )
+    schedule_end: str | None = declared(Text(), "When to end it.", needs="Airflow's own schedule: DAG(schedule=...)")
+
+    #: What is odd, but no error; each names file and line.
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    #: The fields that were given -> where ("file:line"), by their names in files.
+    given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: the fields that differ from their defaults, by attribute (`timeout_s`)."""
+        return {
+            entry.attribute: plain(getattr(self, entry.attribute))
+            for entry in fields_of(JobSpec).values()
+            if getattr(self, entry.attribute) != entry.default
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:
+        """The spec of a `to_dict`. Raises SpecError for what no `to_dict` gives."""
+        try:
+            values: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+            }
+            values["gpu_types"] = tuple(GpuType(**gpu) for gpu in values.get("gpu_types", ()))
+            return cls(**values)
+        except TypeError as error:
+            raise SpecError([Problem("<record>", "", f"is not a job spec of this release: {error}.")]) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateOptions:
+    """A template's `options`: those fields of job specs that make sense for all its builds."""
+
+    timeout_s: float | None = None
+    setup_timeout_s: float | None = None
+    schedule_timeout_s: float | None = None
+    grace_s: float = 10
+    log_limit_bytes: int | None = None
+    leftovers: str = "wait"
+    keep_for_s: float | None = None
+    on_orphan: str | None = None
+    preemptible: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Mapping[str, str] = field(default_factory=dict)
+
+    #: As in JobSpec.
+    given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, by attribute."""
+        return {entry.name: plain(getattr(self, entry.name)) for entry in fields(self) if entry.name != "given"}
