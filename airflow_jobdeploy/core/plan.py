@@ -28,6 +28,10 @@ class JobKey:
         return {key: getattr(self, key) for key in self.__dataclass_fields__}
 
 
+#: Of jobs that were started outside Airflow.
+NO_KEY = JobKey()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One thing the supervisor does.
@@ -100,7 +104,7 @@ class Plan:
     uid: str
     attempt: int = 1
     name: str = "job"
-    key: JobKey = JobKey()
+    key: JobKey = NO_KEY
     worker_pool: str = "local"
     worker: str = ""
     #: "task": the reaper may stop the job when its task is terminal or gone; "none": lives by itself.

@@ -45,7 +45,9 @@ def find(workers: Workers, job_id: str) -> JobHandle:
 
 
 def _found(workers: Workers, worker: str, job_id: str, state: JobState) -> JobHandle:
-    plan = next((j["plan"] for j in workers.backend(worker).jobs() if j["plan"].get("job_id") == job_id), {})
+    plan: dict[str, Any] = next(
+        (j["plan"] for j in workers.backend(worker).jobs() if j["plan"].get("job_id") == job_id), {}
+    )
     handle = JobHandle(
         uid=state.uid,
         job_id=job_id,

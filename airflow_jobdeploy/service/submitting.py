@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Verb, on_return, place
-from airflow_jobdeploy.core.status import JobHandle, JobState, duration
+from airflow_jobdeploy.core.status import JobHandle, JobState, duration, size
 from airflow_jobdeploy.errors import JobDeployError, PlacementError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
 from airflow_jobdeploy.service.preparing import Identity, Work
@@ -183,7 +183,7 @@ class _Submission:
         assert self.work.project is not None
         started = time.monotonic()
         archive = self.work.project()
-        self.say(f"Sending {archive.summary()} to worker {plan.worker}.")
+        self.say(f"Sending {archive} to worker {plan.worker}.")
         limit = plan.limits.setup_timeout_s
         chunks = self._bounded(archive, started, limit)
         try:
@@ -191,7 +191,7 @@ class _Submission:
         except (StagingError, WorkerUnreachable) as error:
             self._give_up(plan, str(error))
             raise
-        self.say(f"Sent {archive.total()} in {duration(time.monotonic() - started)}.")
+        self.say(f"Sent {size(archive.bytes)} in {duration(time.monotonic() - started)}.")
 
     def _bounded(self, archive: Iterable[bytes], started: float, limit_s: float | None) -> Iterator[bytes]:
         for chunk in archive:

@@ -1,0 +1,284 @@
+"""From text that has been read to work that can be submitted. Nothing starts here.
+
+A `Work` is checked and rendered once when it is made, so that every problem is heard before anything
+starts; it renders again with the real ids for each attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Limits, Plan, ResourcePlan, Step
+from airflow_jobdeploy.core.pool import WorkerPool
+from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
+from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
+from airflow_jobdeploy.core.status import JobHandle
+from airflow_jobdeploy.core.support import unsupported
+from airflow_jobdeploy.core.template import Template
+from airflow_jobdeploy.errors import Problem, SpecError, TemplateError
+from airflow_jobdeploy.packing.project import ProjectArchive, archive
+
+#: Stands for the ids of an attempt while a template is checked.
+_TRIAL = "00000000"
+
+_OPTION = "Write it under `options:` of the template."
+_OPERATOR = "All builds of a resource run in one place: give it to the operator."
+#: Fields of a job spec that a `job` build shares with the rest of its resource.
+_OF_THE_RESOURCE = {
+    **dict.fromkeys(("project_dir", "workdir", "worker_pool"), _OPERATOR),
+    **dict.fromkeys(("setup_timeout", "schedule_timeout", "grace", "log_limit"), _OPTION),
+    **dict.fromkeys(("leftovers", "keep_for", "secret_env", "signal"), _OPTION),
+}
+
+ResolveSecret = Callable[[str], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What distinguishes one attempt from the next: chosen by `submit`."""
+
+    uid: str
+    attempt: int
+    worker: str
+    resource: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Checked work, ready to be submitted as often as it takes."""
+
+    key: JobKey
+    render: Callable[[Identity], Plan]
+    #: Makes the stream of the project tree, when one is sent.
+    project: Callable[[], ProjectArchive] | None = None
+    #: To be told to the author: accepted spellings that mean something else, and the like.
+    warnings: tuple[str, ...] = ()
+    makes_resource: bool = False
+    #: The resource and worker that a later build of a template belongs to.
+    resource: str = ""
+    worker: str = ""
+    schedule_timeout_s: float | None = None
+
+    def plan(self, identity: Identity, *, slots: int | None) -> Plan:
+        """The plan of one attempt."""
+        return replace(self.render(identity), slots=slots)
+
+
+def _resolved(references: Mapping[str, str], resolve_secret: ResolveSecret) -> dict[str, str]:
+    return {name: resolve_secret(reference) for name, reference in references.items()}
+
+
+def _limits(wanted: JobSpec | TemplateOptions) -> Limits:
+    return Limits(
+        timeout_s=wanted.timeout_s,
+        setup_timeout_s=wanted.setup_timeout_s,
+        schedule_timeout_s=wanted.schedule_timeout_s,
+        grace_s=wanted.grace_s,
+        signal=wanted.signal if isinstance(wanted, JobSpec) else Limits.signal,
+        log_limit_bytes=wanted.log_limit_bytes,
+        keep_for_s=Limits.keep_for_s if wanted.keep_for_s is None else wanted.keep_for_s,
+    )
+
+
+def _spec_step(spec: JobSpec, name: str) -> Step:
+    """`command` is sh text and wins; a script takes `args`; `args` alone are the command line."""
+    common: dict[str, Any] = {"name": name}
+    if name != "job":  # a build: what a spec gives its job, the step gives itself
+        common.update(env=spec.env, timeout_s=spec.timeout_s)
+    if spec.command is not None:
+        return Step(kind="shell", content=spec.command, **common)
+    if spec.entry_script is not None:
+        return Step(kind="entry", path=spec.entry_script, args=spec.args or (), python=spec.python or "", **common)
+    return Step(kind="argv", args=spec.args or (), **common)
+
+
+# -- templates -----------------------------------------------------------------------------------------------------
+
+
+def prepare_up(
+    template: Template,
+    given: Mapping[str, Any],
+    *,
+    pool: WorkerPool,
+    project_dir: Path | None = None,
+    workdir: str | None = None,
+    key: JobKey = NO_KEY,
+    owner: str = "none",
+    resolve_secret: ResolveSecret,
+    user: str = "",
+    commit: str = "",
+) -> Work:
+    """The work of a template's `up`. TemplateError with all problems; StagingError for a bad project_dir."""
+    maker = _UpMaker(template, dict(given), pool, project_dir, workdir or "", key, owner, user, commit)
+    rendered = maker.rendered(_TRIAL, None)  # everything that needs no secret is checked before one is read
+    problems = unsupported(rendered.options, kind=pool.kind)
+    problems += [problem for build in rendered.builds.values() for problem in _job_problems(build, pool)]
+    if problems:
+        raise TemplateError(problems)
+    return Work(
+        key=key,
+        render=partial(maker.plan, resolve_secret),
+        project=partial(archive, project_dir) if project_dir else None,
+        warnings=rendered.warnings,
+        makes_resource=True,
+        schedule_timeout_s=_limits(rendered.options).schedule_timeout_s,
+    )
+
+
+@dataclass(frozen=True)
+class _UpMaker:
+    """Renders a template for one attempt after another."""
+
+    template: Template
+    given: dict[str, Any]
+    pool: WorkerPool
+    project_dir: Path | None
+    workdir: str
+    key: JobKey
+    owner: str
+    user: str
+    commit: str
+
+    def rendered(self, resource: str, resolve_secret: ResolveSecret | None) -> RenderedTemplate:
+        filled = {
+            "id": resource,
+            "project": str(self.project_dir.resolve()) if self.project_dir else self.workdir or self.template.name,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": self.commit,
+            "user": self.user,
+        }
+        return self.template.render(self.given, filled=filled, resolve_secret=resolve_secret)
+
+    def plan(self, resolve_secret: ResolveSecret, identity: Identity) -> Plan:
+        rendered = self.rendered(identity.resource, resolve_secret)
+        subdir = rendered.filled["subdir"]
+        resource = ResourcePlan(
+            id=identity.resource,
+            template=self.template.name,
+            digest=self.template.digest,
+            subdir=subdir,
+            project=rendered.filled["project"],
+            params=rendered.params,
+            builds={name: tuple(_step(part, subdir) for part in rendered.steps(name)) for name in rendered.builds},
+        )
+        return Plan(
+            uid=identity.uid,
+            attempt=identity.attempt,
+            worker=identity.worker,
+            worker_pool=self.pool.name,
+            name=f"{self.template.name} up",
+            key=self.key,
+            owner=self.owner,
+            build="up",
+            resource_id=identity.resource,
+            resource=resource,
+            workdir=self.workdir,
+            ships_project=self.project_dir is not None,
+            env=rendered.options.env,
+            secret_env=_resolved(rendered.options.secret_env, resolve_secret),
+            limits=_limits(rendered.options),
+            leftovers=rendered.options.leftovers,
+            description={"template": self.template.name, "params": rendered.params},
+        )
+
+
+def _step(build: RenderedBuild, subdir: str) -> Step:
+    """One build that is no sequence; what it writes lies below .jd/<subdir>/tasks, as AI Job Deploy has it."""
+    if isinstance(build.content, JobSpec):
+        step = _spec_step(build.content, build.name)
+    else:
+        path = str(PurePosixPath(".jd") / subdir / "tasks" / build.name)
+        step = Step(name=build.name, kind=build.type, content=str(build.content), path=path)
+    return replace(step, ok_codes=build.whitelist.exit_codes, ok_signals=build.whitelist.signals)
+
+
+def _job_problems(build: RenderedBuild, pool: WorkerPool) -> list[Problem]:
+    """What a `job` build asks for that cannot be honoured here."""
+    spec = build.content
+    if not isinstance(spec, JobSpec):
+        return []
+    misplaced = [
+        Problem(spec.given[name], name, f"the job build {build.name!r} cannot have {name!r} of its own.", hint)
+        for name, hint in _OF_THE_RESOURCE.items()
+        if name in spec.given
+    ]
+    return misplaced + unsupported(spec, kind=pool.kind)
+
+
+def prepare_build(
+    build: str, handle: JobHandle, *, pool: WorkerPool, key: JobKey = NO_KEY, owner: str = "none"
+) -> Work:
+    """The work of another build (`down`, `purge`, ...) of the resource that an `up` has made.
+
+    The build is stored on the worker as it was rendered then. TemplateError when the job made no resource.
+    """
+    if not handle.resource:
+        problem = Problem("<job>", "", f"job {handle.job_id} is of a job spec: it has no build {build!r} to run.")
+        raise TemplateError([problem])
+
+    def render(identity: Identity) -> Plan:
+        return Plan(
+            uid=identity.uid,
+            attempt=identity.attempt,
+            worker=identity.worker,
+            worker_pool=pool.name,
+            name=f"{build} of {handle.resource}",
+            key=key,
+            owner=owner,
+            build=build,
+            resource_id=identity.resource,
+            leftovers="stop",
+        )
+
+    return Work(key=key, render=render, resource=handle.resource, worker=handle.worker)
+
+
+# -- job specs -----------------------------------------------------------------------------------------------------
+
+
+def prepare_run(
+    spec: JobSpec,
+    *,
+    pool: WorkerPool,
+    project_dir: Path | None = None,
+    workdir: str | None = None,
+    key: JobKey = NO_KEY,
+    owner: str = "none",
+    resolve_secret: ResolveSecret,
+) -> Work:
+    """The work of a job spec. SpecError names each field that `pool` or this release cannot honour."""
+    problems = unsupported(spec, kind=pool.kind)
+    if problems:
+        raise SpecError(problems)
+
+    def render(identity: Identity) -> Plan:
+        return Plan(
+            uid=identity.uid,
+            attempt=identity.attempt,
+            worker=identity.worker,
+            worker_pool=pool.name,
+            name=spec.job_name or "job",
+            key=key,
+            owner=owner,
+            steps=(_spec_step(spec, "job"),),
+            workdir=workdir or spec.workdir or "",
+            ships_project=project_dir is not None,
+            env=spec.env,
+            secret_env=_resolved(spec.secret_env, resolve_secret),
+            limits=_limits(spec),
+            leftovers=spec.leftovers,
+            description={"spec": spec.to_dict()},
+        )
+
+    return Work(
+        key=key,
+        render=render,
+        project=partial(archive, project_dir) if project_dir else None,
+        warnings=spec.warnings,
+        schedule_timeout_s=spec.schedule_timeout_s,
+    )
