@@ -2,7 +2,7 @@
 
     <root>/                                   0700
       machine                                 random id of this root (see identity.py)
-      runner/<digest>/airflow_jobdeploy_host/ this folder, as sent
+      runner/<digest>/                        airflow_jobdeploy/hostside/, as sent
       hosts/<machine>/
         jobs/<job id>/                        one attempt (JobPaths)
         incoming/<random>/                    job directories being built; renamed into jobs/ = the claim
@@ -15,8 +15,6 @@
 The layout is a compatibility contract: fields and files are only added. A directory whose `layout`
 is newer than ours is never touched.
 """
-
-from __future__ import annotations
 
 from __future__ import annotations
 
@@ -35,6 +33,12 @@ def job_id(uid: str, attempt: int) -> str:
     """`j` + 20 base32 characters of sha256(uid, attempt): the same for whoever computes it."""
     digest = hashlib.sha256(("%s,%d" % (uid, attempt)).encode()).digest()
     return "j" + base64.b32encode(digest)[:20].decode().lower()
+
+
+def short(*parts: str) -> str:
+    """8 characters that follow from `parts`."""
+    digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).digest()
+    return base64.b32encode(digest)[:8].decode().lower()
 
 
 def is_name(name: object) -> bool:
@@ -62,6 +66,8 @@ class HostPaths:
         self.uids = os.path.join(self.host, "uids")
         self.resources = os.path.join(self.host, "resources")
         self.slots = os.path.join(self.host, "slots")
+        #: What a login shell said of PATH, and when.
+        self.login = os.path.join(self.host, "login.json")
 
     def job(self, job: str) -> JobPaths:
         return JobPaths(os.path.join(self.jobs, checked_name(job)))
@@ -69,8 +75,19 @@ class HostPaths:
     def resource(self, resource: str) -> ResourcePaths:
         return ResourcePaths(os.path.join(self.resources, checked_name(resource)))
 
+    def uid(self, uid: str) -> str:
+        return os.path.join(self.uids, checked_name(uid))
+
     def checkpoint(self, uid: str) -> str:
-        return os.path.join(self.uids, checked_name(uid), "checkpoint")
+        return os.path.join(self.uid(uid), "checkpoint")
+
+    def pool_slots(self, pool: str) -> str:
+        """The folder of a pool's slots; names of pools are Airflow's and may hold any character."""
+        return os.path.join(self.slots, pool if is_name(pool) else "x" + short(pool))
+
+    def temporary(self, user: int, name: str) -> str:
+        """TMUX_TMPDIR and TMPDIR of a resource or job: tmux fails near 100 bytes, so not below the root."""
+        return os.path.join("/tmp", "jd-%d" % user, short(self.host, name))
 
 
 class JobPaths:
@@ -85,13 +102,17 @@ class JobPaths:
         self.secrets = join(directory, "secrets.json")
         #: Held by the supervisor (flock) for life.
         self.lock = join(directory, "lock")
-        #: Phase, pids, boot, times: rewritten by the supervisor at each change.
+        #: Phase, pids, boot, times: made at the claim, rewritten by the supervisor at each change.
+        #: Two files take turns (files.write_swapped), so that a full disk does not stop it.
         self.state = join(directory, "state.json")
+        self.state_reserve = join(directory, "state.reserve")
         #: How it ended. Written once; its block is reserved at the claim as `exit_reserve`.
         self.exit = join(directory, "exit.json")
         self.exit_reserve = join(directory, "exit.reserve")
         #: Order to stop: {"reason", "grace_s", "by"}.
         self.stop = join(directory, "stop.json")
+        #: {"job"}: a `down` is at work; an `up` that ends meanwhile, its exit unknown, was taken down.
+        self.takedown = join(directory, "takedown.json")
         #: {"owner": "task" | "none"}; missing: what the plan says.
         self.owner = join(directory, "owner.json")
         #: stdout and stderr of the command, byte for byte.
@@ -116,6 +137,7 @@ class ResourcePaths:
     def __init__(self, directory: str) -> None:
         self.dir = directory
         join = os.path.join
+        self.lock = join(directory, "lock")
         #: {"layout", "id", "template", "digest", "params", "created", "stopped", "workdir", "subdir", "jobs"}.
         self.record = join(directory, "record.json")
         #: All builds as rendered at `up`, 0600.

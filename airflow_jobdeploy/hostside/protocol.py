@@ -13,8 +13,6 @@ instants: the clocks of two machines do not agree.
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import json
 import struct
 from typing import List, Optional, Tuple

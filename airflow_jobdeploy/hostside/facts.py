@@ -1,0 +1,134 @@
+"""What a host says of itself at the start of a session."""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import pwd
+import socket
+import time
+from typing import Any, Dict, List
+
+from airflow_jobdeploy.hostside import evidence, files, identity, kernel, layout, process, protocol
+from airflow_jobdeploy.hostside.jobdir import retire
+from airflow_jobdeploy.hostside.layout import HostPaths
+
+#: Directories that nobody finished building are garbage after this long, in seconds.
+_STALE_S = 86400.0
+
+
+def hello(host: HostPaths, mode: str) -> Dict[str, Any]:
+    """Identity, size, and what a person should know (`warnings`)."""
+    found = capabilities(host)
+    return {
+        "protocol": protocol.PROTOCOL,
+        "layout": layout.LAYOUT,
+        "machine": host.machine,
+        "boot": identity.boot(),
+        "hostname": socket.gethostname(),
+        "user": pwd.getpwuid(os.geteuid()).pw_name,
+        "python": platform.python_version(),
+        "root": host.root,
+        "cpu_count": _cpus(),
+        "memory_bytes": evidence.memory_limit()[0],
+        "disk_free_bytes": evidence.free_bytes(host.root) or 0,
+        "live_jobs": live_jobs(host),
+        "warnings": _warnings(found, mode),
+        "extra": found,
+    }
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def capabilities(host: HostPaths) -> Dict[str, Any]:
+    """What works here; the rest is done without, as `warnings` tells."""
+    return {
+        "proc": process.HAS_PROC,
+        "ctypes": kernel.HAS_CTYPES,
+        "locks": _locks_work(host),
+        "noexec": bool(os.statvfs(host.root).f_flag & getattr(os, "ST_NOEXEC", 0)),
+        "filesystem": identity.filesystem(host.root),
+    }
+
+
+def _locks_work(host: HostPaths) -> bool:
+    path = os.path.join(host.host, "locktest.%d" % os.getpid())
+    lock = files.Lock(path)
+    try:
+        return lock.take() and files.is_locked(path) is True
+    finally:
+        lock.release()
+        files.forget_file(path)
+
+
+def _warnings(found: Dict[str, Any], mode: str) -> List[str]:
+    told = []
+    if not found["proc"]:
+        told.append("no /proc on this system: what a command leaves behind is neither found nor waited for")
+    elif not found["ctypes"]:
+        told.append("this Python lacks ctypes: detached processes are found by environment only, logs not capped")
+    if not found["locks"]:
+        told.append("the filesystem of the root has no working locks: jobs are told alive by pid and start time")
+    if mode == "login" and _kills_user_processes():
+        told.append(
+            "KillUserProcesses=yes in logind.conf ends jobs when the last session of this user ends: "
+            "run `loginctl enable-linger` for the user once"
+        )
+    return told
+
+
+def _kills_user_processes() -> bool:
+    if not os.path.isdir("/run/systemd/system"):
+        return False
+    if os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(os.geteuid()).pw_name):
+        return False
+    says = False
+    for path in ["/etc/systemd/logind.conf", *sorted(glob.glob("/etc/systemd/logind.conf.d/*.conf"))]:
+        for line in _lines(path):
+            key, _, value = line.partition("=")
+            if key.strip() == "KillUserProcesses":
+                says = value.strip().lower() in ("yes", "true", "1", "on")
+    return says
+
+
+def _lines(path: str) -> List[str]:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def live_jobs(host: HostPaths) -> int:
+    """Jobs under supervision now, of all pools."""
+    return sum(1 for name in job_names(host) if _is_live(host, name))
+
+
+def _is_live(host: HostPaths, name: str) -> bool:
+    paths = host.job(name)
+    return not os.path.exists(paths.exit) and files.is_locked(paths.lock) is True
+
+
+def job_names(host: HostPaths) -> List[str]:
+    """All jobs that have a directory."""
+    try:
+        return [name for name in os.listdir(host.jobs) if layout.is_name(name)]
+    except FileNotFoundError:
+        return []
+
+
+def sweep_stale(host: HostPaths) -> None:
+    """Remove what killed sessions left half-built."""
+    for folder in (host.incoming, host.trash):
+        for path in glob.glob(os.path.join(glob.escape(folder), "*"))[:100]:
+            try:
+                old = time.time() - os.lstat(path).st_mtime > _STALE_S
+            except OSError:
+                continue
+            if old:
+                retire(host, path)

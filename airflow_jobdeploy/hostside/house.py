@@ -1,0 +1,110 @@
+"""Children and signals of a supervisor: one place that waits, wakes and reaps."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import subprocess
+from typing import Any, Callable, Dict, List, Optional
+
+from airflow_jobdeploy.hostside import kernel
+
+#: Ignored by some parents (nohup, a background shell); a command shall find them as a login gives them.
+_DEFAULTED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)
+
+
+class House:
+    """Waits for signals and reaps every child, also orphans that a subreaper is given. One per process."""
+
+    def __init__(self) -> None:
+        #: Has somebody sent us SIGTERM since this was last cleared?
+        self.terminated = False
+        #: pid -> exit status (>= 0) or minus the signal, of direct children.
+        self.ended: Dict[int, int] = {}
+        self._children: Dict[int, Any] = {}
+        self._bell, ring = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(ring, False)
+        signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # A terminal's hangup or a stray Ctrl-C is no order to us.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _note(self, *_: Any) -> None:
+        self.terminated = True
+
+    def wait(self, seconds: float) -> None:
+        """Until a signal comes, at most `seconds`; then reap."""
+        try:
+            if select.select([self._bell], [], [], max(0.0, seconds))[0]:
+                while os.read(self._bell, 512):
+                    pass
+        except BlockingIOError:
+            pass
+        self._reap()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            child = self._children.pop(pid, None)
+            if child is not None:
+                child.returncode = code
+                self.ended[pid] = code
+
+    def spawn(self, argv: List[str], env: Dict[str, str], cwd: str, log: str) -> int:
+        """Start a command in a process group of its own that dies with us; its pid. OSError as execve(2) has it."""
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            child = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=fd,
+                stderr=fd,
+                preexec_fn=_in_child(os.getpid()),
+            )
+        finally:
+            os.close(fd)
+        self._children[child.pid] = child
+        return child.pid
+
+
+def _in_child(parent: int) -> Callable[[], None]:
+    def prepare() -> None:
+        os.setpgid(0, 0)
+        kernel.die_with_parent()
+        if os.getppid() != parent:  # it died before the line above could take effect
+            os._exit(1)
+        for number in _DEFAULTED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    return prepare
+
+
+def cpu_s() -> float:
+    """CPU seconds of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def largest_child_bytes() -> int:
+    """The most memory that any one child held."""
+    unit = 1024 if kernel.IS_LINUX else 1  # getrusage(2): kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+
+
+def earliest(*times: Optional[float]) -> Optional[float]:
+    known = [time for time in times if time is not None]
+    return min(known) if known else None

@@ -1,0 +1,65 @@
+"""What Python itself cannot ask of the kernel: subreaper, death signal, holes in files, the clock that counts sleep.
+
+Through ctypes, where there is one (minimal builds lack it) and where the kernel is Linux. Each function says whether it
+worked; what does not work is reported to the near side by `facts.capabilities`, never guessed.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import Any, Optional
+
+try:
+    import ctypes
+except ImportError:
+    ctypes = None  # type: ignore[assignment]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+_FALLOC_KEEP_SIZE_AND_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
+
+HAS_CTYPES = ctypes is not None
+IS_LINUX = sys.platform.startswith("linux")
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_loaded: Optional[Any] = None
+
+
+def boottime_s() -> float:
+    """Seconds since the host booted, suspended time included: no change of the wall clock moves it."""
+    return time.clock_gettime(_CLOCK)
+
+
+def _libc() -> Optional[Any]:
+    global _loaded
+    if _loaded is None and HAS_CTYPES and IS_LINUX:
+        _loaded = ctypes.CDLL(None, use_errno=True)
+    return _loaded
+
+
+def _prctl(option: int, value: int) -> bool:
+    libc = _libc()
+    return libc is not None and libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) == 0
+
+
+def become_subreaper() -> bool:
+    """Orphans among our descendants become our children, so that we see them and their end."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> bool:
+    """Called in a child: SIGKILL me when my parent dies. Not inherited by what I fork."""
+    return _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> bool:
+    """Give back the blocks of a range of a file: reads as zeros, size and offsets stay. False: not possible here."""
+    libc = _libc()
+    if libc is None:
+        return False
+    call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if call is None:
+        return False
+    return call(fd, _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0

@@ -1,0 +1,321 @@
+"""What a session can be asked, one method an op; the table is in serve.py."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+from airflow_jobdeploy.hostside import (
+    environment,
+    facts,
+    files,
+    finish,
+    identity,
+    jobdir,
+    launch,
+    layout,
+    logs,
+    pack,
+    recover,
+    resources,
+    takedown,
+)
+from airflow_jobdeploy.hostside.jobdir import Job
+from airflow_jobdeploy.hostside.judge import Judge, Watcher, age_of_claim
+from airflow_jobdeploy.hostside.layout import HostPaths
+
+#: The most bytes of a log that one request gets.
+LOG_LIMIT = 4 * 1024 * 1024
+
+
+class OpError(Exception):
+    """The answer is no: `code` for programs, the text for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Reply(Dict[str, Any]):
+    """An answer, and what is to be sent after it: a function that is given `send(bytes)`."""
+
+    after: Optional[Callable[[Callable[[bytes], None]], None]] = None
+
+
+class Ops:
+    """The ops of one session on one root."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.watcher: Optional[Watcher] = None
+        self.judge: Optional[Judge] = None
+        self._host: Optional[HostPaths] = None
+        self._env: Dict[str, str] = {}
+
+    # -- the session ----------------------------------------------------------------------------------------------
+
+    def hello(self, ask: dict) -> Reply:
+        root = os.path.abspath(self.root)
+        files.private_dir(root)
+        host = HostPaths(root, identity.machine(root))
+        files.private_dir(host.host)
+        mode = ask.get("env_mode", "login")
+        if mode not in ("login", "inherit"):
+            raise OpError("bad-request", "env_mode is %r, expected login or inherit" % mode)
+        self._env = environment.base(host, mode, ask.get("path"))
+        self._host = host
+        self.judge = Judge(host)
+        facts.sweep_stale(host)
+        return Reply(facts.hello(host, mode))
+
+    def bye(self, _: dict) -> Reply:
+        return Reply()
+
+    @property
+    def host(self) -> HostPaths:
+        if self._host is None:
+            raise OpError("bad-request", "the first request of a session is hello")
+        return self._host
+
+    def _job(self, ask: dict) -> Job:
+        job = Job(self.host, layout.checked_name(ask["job"]))
+        if not job.exists:
+            raise OpError("no-such-job", "this worker knows no job %s (looked in %s)" % (job.id, self.host.jobs))
+        return job
+
+    def _view(self, job: Job) -> dict:
+        assert self.judge is not None
+        state = self.judge.views([job.id])[job.id]
+        if state is None:
+            raise OpError("no-such-job", "job %s has been forgotten meanwhile" % job.id)
+        return state
+
+    # -- life of a job --------------------------------------------------------------------------------------------
+
+    def claim(self, ask: dict) -> Reply:
+        plan, secrets = ask["plan"], ask.get("secrets") or {}
+        _check_plan(plan)
+        job = Job(self.host, plan["job_id"])
+        new = False
+        if not job.exists:
+            self._check_build(plan)
+            directory = jobdir.build(self.host, plan, secrets)
+            if plan.get("resource"):
+                self._make_resource(plan, directory)
+            new = jobdir.publish(self.host, job.id, directory)
+        return Reply(new=new, state=self._view(job))
+
+    def _make_resource(self, plan: dict, directory: str) -> None:
+        workdir = plan.get("workdir") or ""
+        try:
+            resources.make(self.host, plan, environment.expand(workdir, self._env.get("HOME", "/")) if workdir else "")
+        except BaseException:
+            files.remove_tree(directory)
+            raise
+
+    def _check_build(self, plan: dict) -> None:
+        resource, build = plan.get("resource_id"), plan.get("build")
+        if not resource:
+            return
+        stored = plan["resource"] if plan.get("resource") else resources.record(self.host, resource)
+        if stored is None:
+            if build in takedown.ENDS:
+                return
+            raise OpError("no-such-resource", "this worker knows no resource %s: was it purged?" % resource)
+        known = sorted(stored["builds"]) if plan.get("resource") else stored.get("build_names", [])
+        if build not in known:
+            raise OpError(
+                "no-such-build", "resource %s has no build %r; it has: %s" % (resource, build, ", ".join(known))
+            )
+
+    def put(self, ask: dict, blobs: Iterator[bytes]) -> Reply:
+        stream = pack.Stream(blobs)
+        try:
+            return self._put(ask, stream)
+        finally:
+            stream.drain()
+
+    def _put(self, ask: dict, stream: pack.Stream) -> Reply:
+        job = self._job(ask)
+        if ask.get("into") != "work":
+            raise OpError("bad-request", "put into %r: only work is known" % ask.get("into"))
+        resource = job.plan().get("resource_id")
+        target = self.host.resource(resource).work if resource else job.paths.work
+        fresh = os.path.join(files.private_dir(self.host.incoming), uuid.uuid4().hex)
+        try:
+            total = pack.unpack(stream, fresh)
+            if self._is_unstarted(job):
+                _replace(self.host, fresh, target)
+        except pack.BadArchive as error:
+            raise OpError("bad-request", str(error)) from None
+        finally:
+            if os.path.isdir(fresh):
+                files.remove_tree(fresh)
+        return Reply(total)
+
+    def _is_unstarted(self, job: Job) -> bool:
+        return not job.has_ended and job.state().get("pid") is None
+
+    def start(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        state = self._view(job)
+        if state.get("phase") == "claimed":
+            self._check_project(job)
+            try:
+                launch.start(job, self._env)
+            except launch.NotStarted as error:
+                raise OpError("failed", str(error)) from None
+            state = self._view(job)
+        return Reply(state=state)
+
+    def _check_project(self, job: Job) -> None:
+        plan = job.plan()
+        if not plan.get("ships_project"):
+            return
+        resource = plan.get("resource_id")
+        work = self.host.resource(resource).work if resource else job.paths.work
+        if not os.path.isdir(work):
+            raise OpError("bad-request", "job %s ships a project that has not been put yet" % job.id)
+
+    def stop(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        order = {key: ask.get(key) for key in ("reason", "by", "grace_s")}
+        state = self._view(job)
+        if state.get("phase") in (None, "ended"):
+            if state.get("reason") == "NewerLayout":
+                raise OpError("newer-layout", state["message"])
+            return Reply(state=state)
+        if state["phase"] != "claimed" or not recover.end_unstarted(job, recover.cancelled(order)):
+            takedown.send_order(job, order)
+        return Reply(state=self._view(job))
+
+    def own(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        if ask.get("owner") not in ("task", "none"):
+            raise OpError("bad-request", "owner is %r, expected task or none" % ask.get("owner"))
+        job.plan()
+        files.write_json(job.paths.owner, {"owner": ask["owner"]})
+        return Reply()
+
+    def forget(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        lock = job.lock()
+        try:
+            plan = job.plan()
+            if not lock.take(0.2) or not (job.has_ended or job.state().get("pid") is None):
+                raise OpError("active", "job %s has not ended: stop it first" % job.id)
+            jobdir.retire(self.host, job.paths.dir)
+        except files.Damaged:
+            jobdir.retire(self.host, job.paths.dir)
+            return Reply()
+        finally:
+            lock.release()
+        attempts = (layout.job_id(plan["uid"], number) for number in range(1, plan["attempt"] + 8))
+        if not any(os.path.isdir(self.host.job(name).dir) for name in attempts):
+            files.remove_tree(self.host.uid(plan["uid"]))
+        return Reply()
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def poll(self, ask: dict) -> Reply:
+        self.host  # noqa: B018 - hello first
+        assert self.judge is not None
+        return Reply(states=self.judge.views(ask["jobs"]))
+
+    def watch(self, ask: dict) -> Reply:
+        self.host  # noqa: B018 - hello first
+        assert self.judge is not None
+        self.watcher = Watcher(self.judge, ask["jobs"])
+        return Reply(states=self.watcher.first)
+
+    def log(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        limit = min(LOG_LIMIT, max(0, int(ask["limit"])))
+        start, dropped, size, data = logs.read(job.paths, max(0, int(ask["offset"])), limit)
+        reply = Reply(offset=start, dropped=dropped, size=size, bytes=len(data))
+        reply.after = lambda send: send(data)
+        return reply
+
+    def jobs(self, ask: dict) -> Reply:
+        assert self.host is not None
+        assert self.judge is not None
+        known = [Job(self.host, name) for name in facts.job_names(self.host)]
+        if ask.get("live_only"):
+            known = [job for job in known if not job.has_ended]
+        known.sort(key=age_of_claim)
+        wanted = ask.get("deployment")
+        rows: List[dict] = []
+        for job in known:
+            plan = _shown_plan(job)
+            if wanted is not None and plan.get("key", {}).get("deployment") != wanted:
+                continue
+            state = self.judge.views([job.id])[job.id]
+            if state is not None and plan:
+                rows.append({"plan": plan, "state": state})
+        return Reply(jobs=rows)
+
+    def resource(self, ask: dict) -> Reply:
+        record = resources.record(self.host, layout.checked_name(ask["resource"]))
+        if record is not None:
+            for key in ("created", "stopped"):
+                record[key + "_ago_s"] = jobdir.age_s(record[key]) if record.get(key) else None
+        return Reply(record=record)
+
+    def manifest(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        known = files.read_json(job.paths.manifest) if job.has_ended else None
+        listed = known["files"] if known else finish.manifest(job.paths.output)[0]
+        return Reply(files=listed)
+
+    def get(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        paths = [str(path) for path in ask["paths"]]
+        pack.check_files(job.paths.output, paths)
+        reply = Reply(files=len(paths))
+        reply.after = lambda send: pack.send_files(job.paths.output, paths, send)
+        return reply
+
+
+def _check_plan(plan: Any) -> None:
+    if not isinstance(plan, dict):
+        raise OpError("bad-request", "the plan is not an object")
+    if not isinstance(plan.get("layout"), int) or plan["layout"] > layout.LAYOUT:
+        raise OpError(
+            "newer-layout", "the plan has layout %r, this runner knows up to %d" % (plan.get("layout"), layout.LAYOUT)
+        )
+    layout.checked_name(plan["uid"])
+    if plan.get("job_id") != layout.job_id(plan["uid"], plan["attempt"]):
+        raise OpError("bad-request", "job id %r does not follow from uid and attempt" % plan.get("job_id"))
+    if plan.get("resource_id"):
+        layout.checked_name(plan["resource_id"])
+    if plan.get("resource") and plan["resource"]["id"] != plan.get("resource_id"):
+        raise OpError("bad-request", "the resource's id %r is not the plan's" % plan["resource"]["id"])
+
+
+def _replace(host: HostPaths, fresh: str, target: str) -> None:
+    """Give a whole tree its name; of two at once the last stays, whole."""
+    files.private_dir(os.path.dirname(target))
+    for _ in range(10):
+        jobdir.retire(host, target)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            if not os.path.isdir(target):
+                raise
+            continue
+        return
+
+
+def _shown_plan(job: Job) -> dict:
+    """The plan without the text of its builds: it may be long, and hold what a template's secrets became."""
+    try:
+        plan = dict(job.plan())
+        owner = files.read_json(job.paths.owner) or {}
+    except (files.Damaged, jobdir.NewerLayout):
+        return {}
+    plan["steps"] = [{**step, "content": ""} for step in plan.get("steps", ())]
+    if plan.get("resource"):
+        plan["resource"] = {**plan["resource"], "builds": {}}
+    plan["owner"] = owner.get("owner", plan.get("owner", "none"))
+    return plan

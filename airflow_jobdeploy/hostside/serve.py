@@ -1,0 +1,199 @@
+"""One session: requests in, answers and changes out, until `bye` or the end of stdin. No job needs it to go on.
+
+Single-threaded. Of several waiting requests `stop` is answered first. The ops of protocol 1:
+
+    op        asks for                       answers
+    hello     client, env_mode, path         identity and size of the host, live_jobs, warnings, extra (capabilities)
+    claim     plan, secrets                  new, state; an `up` also makes its resource's record
+    put       job, into="work", then tar     files, bytes; published by rename
+    start     job                            state
+    poll      jobs                           states: {id: state or null}
+    watch     jobs                           states; from then on {"event": "state", "job", "state"} at each change
+    stop      job, reason, by, grace_s       state; the worker carries it through alone
+    own       job, owner                     {}
+    log       job, offset, limit             offset, dropped, size, bytes, then the bytes
+    jobs      deployment, live_only          jobs: [{"plan", "state"}], newest first
+    resource  resource                       record or null
+    manifest  job                            files: [{"path", "size", "sha256", "mode"}]
+    get       job, paths                     files, then a tar stream of them in order
+    forget    job                            {}; the record of an ended job is gone
+    bye                                      {}; the session ends
+
+`env_mode` is "login" or "inherit" (environment.py). A no is {"ok": false, "error": code, "message": sentence}, with one
+of the codes no-such-job, active, bad-request, disk-full, read-only, newer-layout, no-such-resource, no-such-build,
+failed; after the answer to `log` or `get` it takes the place of the last bytes.
+
+A state has the fields of core.status.JobState. `message` is empty where the near side can say it from status, reason
+and facts; a Setup failure and an UNKNOWN bring their own. Facts, each only where there is something to say: last_lines,
+stopped_by, stop_reason, limit, limit_s, memory_used_bytes, memory_limit_bytes, disk_free_bytes, disk_path, swept,
+leftovers, left_behind, hint, exit_unknown, result_error, manifest_error, log_cap_error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Iterator, Optional
+
+from airflow_jobdeploy.hostside import protocol
+from airflow_jobdeploy.hostside.files import Damaged
+from airflow_jobdeploy.hostside.jobdir import NewerLayout
+from airflow_jobdeploy.hostside.ops import OpError, Ops, Reply
+from airflow_jobdeploy.hostside.protocol import MAX_FRAME
+
+_OPS = (
+    *("hello", "claim", "put", "start", "poll", "watch", "stop", "own", "log"),
+    *("jobs", "resource", "manifest", "get", "forget", "bye"),
+)
+#: How often watched jobs are looked at, in seconds.
+LOOK_S = 0.25
+
+
+def serve(root: str, source: int, target: int) -> int:
+    """Serve one session on two file descriptors; the exit status."""
+    try:
+        Session(Ops(root), source, target).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return 0  # the client has gone: no job is touched by that
+    except protocol.ProtocolError:
+        return 2
+    return 0
+
+
+class Session:
+    """The loop around `Ops`."""
+
+    def __init__(self, ops: Ops, source: int, target: int) -> None:
+        self._ops = ops
+        self._source = source
+        self._target = target
+        self._reader = protocol.Reader()
+        self._frames: Deque[Any] = deque()
+        self._ended = False
+        self._looked = 0.0
+
+    def run(self) -> None:
+        """Until `bye`; EOFError at the end of the stream."""
+        while not self._ended:
+            self._gather()
+            request = self._next_request()
+            if request is not None:
+                self._answer(request)
+            self._look()
+
+    def _gather(self) -> None:
+        """Take what has arrived; wait only when nothing is to be done."""
+        watcher, judge = self._ops.watcher, self._ops.judge
+        patience: Optional[float] = None if watcher is None else LOOK_S
+        if judge is not None and judge.has_children:
+            patience = LOOK_S
+        if self._frames:
+            patience = 0.0
+        if select.select([self._source], [], [], patience)[0]:
+            self._read()
+
+    def _read(self) -> None:
+        data = os.read(self._source, 1 << 18)
+        if not data:
+            raise EOFError("the client has gone")
+        self._frames.extend(self._reader.feed(data))
+
+    def _next_request(self) -> Optional[dict]:
+        """The next request, `stop` first. Requests behind a transfer that is still arriving wait for its end."""
+        position = 0
+        for index, (kind, payload) in enumerate(self._frames):
+            if kind != b"J" or payload.get("op") == "put":
+                break
+            if payload.get("op") == "stop":
+                position = index
+                break
+        if not self._frames:
+            return None
+        kind, payload = self._frames[position]
+        del self._frames[position]
+        return payload if kind == b"J" else None  # bytes nobody waits for: the rest of a refused transfer
+
+    def _blobs(self) -> Iterator[bytes]:
+        while True:
+            while not self._frames:
+                self._read()
+            kind, payload = self._frames.popleft()
+            if kind != b"B":
+                raise protocol.ProtocolError("a request inside a transfer")
+            if not payload:
+                return
+            yield payload
+
+    def _answer(self, request: dict) -> None:
+        head = {"id": request.get("id"), "ok": True}
+        try:
+            reply = self._perform(request)
+            self._send(protocol.pack_json({**head, **reply}))
+            if reply.after is not None:
+                reply.after(self._send_bytes)
+                self._send(protocol.pack(b"B", b""))
+        except (BrokenPipeError, ConnectionResetError, EOFError, protocol.ProtocolError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one request does, the others are still answered
+            code, message = _explained(error)
+            self._send(protocol.pack_json({**head, "ok": False, "error": code, "message": message}))
+        self._ended = request.get("op") == "bye"
+
+    def _perform(self, request: dict) -> Reply:
+        op = request.get("op")
+        if op not in _OPS:
+            raise OpError("bad-request", "no op %r; there are: %s" % (op, ", ".join(_OPS)))
+        if op == "put":
+            return self._ops.put(request, self._blobs())
+        method: Callable[[dict], Reply] = getattr(self._ops, op)
+        return method(request)
+
+    def _look(self) -> None:
+        judge = self._ops.judge
+        if judge is not None:
+            judge.reap()
+        watcher = self._ops.watcher
+        if watcher is None or time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        for job, state in watcher.changes().items():
+            self._send(protocol.pack_json({"event": "state", "job": job, "state": state}))
+
+    def _send_bytes(self, data: bytes) -> None:
+        for start in range(0, len(data), MAX_FRAME):
+            self._send(protocol.pack(b"B", data[start : start + MAX_FRAME]))
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._target, view) :]
+
+
+def _explained(error: Exception) -> Any:
+    """(code, sentence) for whatever went wrong."""
+    if isinstance(error, OpError):
+        return error.code, str(error)
+    if isinstance(error, NewerLayout):
+        return "newer-layout", str(error)
+    if isinstance(error, Damaged):
+        return "failed", str(error)
+    if isinstance(error, OSError):
+        return _os_explained(error)
+    if isinstance(error, KeyError):
+        return "bad-request", "the request lacks %s" % error
+    if isinstance(error, (ValueError, TypeError)):
+        return "bad-request", str(error)
+    return "failed", "the runner failed: %s: %s" % (type(error).__name__, error)
+
+
+def _os_explained(error: OSError) -> Any:
+    place = error.filename or "the root"
+    why = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk-full", "the disk of %s is full (%s): free some space there" % (place, why)
+    if error.errno == errno.EROFS:
+        return "read-only", "%s lies on a read-only filesystem: set another root" % place
+    return "failed", "%s: %s" % (place, why)

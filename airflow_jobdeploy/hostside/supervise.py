@@ -1,0 +1,416 @@
+"""One attempt, from its lock to its exit record. See DESIGN: the job directory, the tree, leftovers, limits.
+
+    lock -> "waiting" (slot) -> "running" (steps) -> "leftovers" -> "finishing" (outcome in state.json) -> exit.json
+
+It is commanded only by files (stop.json) and SIGTERM, and outlives whoever started it. Killed at any point it leaves
+what `recover` needs: before the outcome is in state.json the job is ProcessLost, from then on its outcome stands.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from typing import Any, Callable, Dict, List, Optional
+
+from airflow_jobdeploy.hostside import (
+    environment,
+    evidence,
+    files,
+    finish,
+    house,
+    identity,
+    kernel,
+    logs,
+    process,
+    resources,
+    steps,
+    takedown,
+    verdict,
+)
+from airflow_jobdeploy.hostside.jobdir import Job, age_s, enter, stamp
+from airflow_jobdeploy.hostside.steps import SetupError
+from airflow_jobdeploy.hostside.tree import Tree
+
+#: How long what a command left may take to end by itself before it is signalled: `> >(tee log)` still writes.
+SETTLE_S = 1.0
+_TICK_S = 0.5
+_SLOW_TICK_S = 2.0
+
+
+class Cut(Exception):
+    """The attempt ends now: by an order (`stop`) or a limit (`limit`)."""
+
+    def __init__(self, stop: Optional[dict] = None, limit: Optional[dict] = None) -> None:
+        super().__init__(stop or limit)
+        self.stop = stop
+        self.limit = limit
+
+
+class Supervisor:
+    """Runs the steps of one claimed job whose lock is ours."""
+
+    def __init__(self, job: Job, state: dict, home: house.House) -> None:
+        self.job = job
+        self.plan = job.plan()
+        self.state = state
+        self.home = home
+        self.limits: Dict[str, Any] = self.plan.get("limits", {})
+        self.tree = Tree(job.id, os.getpid())
+        self.status: Optional[int] = None
+        self.is_ok = False
+        self.setup = ""
+        self.cut = Cut()
+        self.facts: Dict[str, Any] = {}
+        self.disk: Dict[str, Any] = {}
+        self.peak_bytes = 0
+        self.secrets: Dict[str, str] = {}
+        self.workdir = job.paths.dir
+        self._memory_before = evidence.memory_reading()
+        self._until: Optional[float] = None
+        self._slot: Optional[files.Lock] = None
+        self._checked = 0.0
+        #: The command that runs, or ran last.
+        self._pid = 0
+
+    def run(self) -> None:
+        """The whole attempt; returns when exit.json stands."""
+        try:
+            self._attempt()
+        except Cut as cut:
+            self.cut = cut
+            self._end_tree()
+        except (SetupError, environment.Refused, files.Damaged) as error:
+            self.setup = str(error)
+            self._end_tree()
+        except OSError as error:
+            self.setup = "cannot set up the job: %s" % error
+            self._end_tree()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                path = error.filename or self.job.paths.dir
+                self.disk = {"disk_free_bytes": evidence.free_bytes(self.job.paths.dir) or 0, "disk_path": path}
+        outcome = self._outcome()
+        self.state["outcome"] = outcome
+        self._enter("finishing", self.state["status"], self.state["reason"])
+        finish.finish(self.job, self.state, outcome)
+
+    def _attempt(self) -> None:
+        nothing = takedown.nothing_to_do(self.job.host, self.plan)
+        if nothing:
+            self.status, self.is_ok, self.facts["hint"] = 0, True, nothing
+            return
+        todo = self._steps()
+        self._queue()
+        place = self._place()
+        ends_resource = bool(self.plan.get("resource_id")) and self.plan.get("build") in takedown.ENDS
+        if ends_resource:
+            takedown.announce(self.job.host, self.plan["resource_id"], self.job.id)
+        self._enter("running", "RUNNING", "")
+        try:
+            self.status, self.is_ok = 0, True  # no step at all is a success, too
+            for number, step in enumerate(todo):
+                self._run_step(number, step, place)
+                if not self.is_ok:
+                    break
+            self._settle()
+        finally:
+            if ends_resource and not self.is_ok:
+                takedown.withdraw(self.job.host, self.plan["resource_id"])
+        if ends_resource and self.is_ok:
+            takedown.take_down(self.job.host, self.plan["resource_id"], self._pause)
+            takedown.close(self.job.host, self.plan)
+
+    # -- before the command ---------------------------------------------------------------------------------------
+
+    def _steps(self) -> List[dict]:
+        if not self.plan.get("resource_id"):
+            return list(self.plan.get("steps", ()))
+        stored = resources.builds(self.job.host, self.plan["resource_id"])
+        build = self.plan.get("build", "")
+        if build not in stored:
+            raise SetupError(
+                "resource %s has no build %r; it has: %s"
+                % (self.plan["resource_id"], build, ", ".join(sorted(stored)) or "none")
+            )
+        return stored[build]
+
+    def _queue(self) -> None:
+        """Take one of the pool's slots, or wait. Builds of a standing resource need none: its `up` holds one."""
+        count = self.plan.get("slots")
+        if not count or (self.plan.get("resource_id") and not self.plan.get("resource")):
+            self._check()
+            return
+        folder = files.private_dir(self.job.host.pool_slots(self.plan.get("worker_pool") or "local"))
+        bound = self.limits.get("schedule_timeout_s")
+        until = kernel.boottime_s() + bound if bound else None
+        while not self._take_slot(folder, int(count)):
+            if self.state["phase"] != "waiting":
+                self._enter("waiting", "PENDING", "Queued")
+            self._pause(0.25, until, {"limit": "schedule_timeout", "limit_s": bound})
+
+    def _take_slot(self, folder: str, count: int) -> bool:
+        for number in range(count):
+            lock = files.Lock(os.path.join(folder, str(number)))
+            if lock.take():
+                self._slot = lock
+                return True
+        return False
+
+    def _place(self) -> steps.Place:
+        paths, plan = self.job.paths, self.plan
+        environment.make_temporary(self.job.temporary())
+        files.private_dir(self.job.host.checkpoint(plan["uid"]))
+        self.secrets = files.read_json(paths.secrets) or {}
+        env = {key: value for key, value in os.environ.items() if not key.startswith("JOBDEPLOY_")}
+        env.update({**plan.get("env", {}), **self.secrets, **environment.own(self.job)})
+        own = paths.work
+        self.workdir = paths.work
+        if plan.get("resource_id"):
+            record = resources.record(self.job.host, plan["resource_id"]) or {}
+            own = self.job.host.resource(plan["resource_id"]).work
+            self.workdir = record.get("workdir") or own
+        elif plan.get("workdir"):
+            self.workdir = environment.expand(plan["workdir"], env.get("HOME", "/"))
+        if plan.get("ships_project") and self.workdir == own and not os.path.isdir(own):
+            raise SetupError("the project has not been sent to this worker")
+        steps.make_workdir(self.workdir, make=self.workdir == own)
+        return steps.Place(self.workdir, paths, env)
+
+    # -- the command ----------------------------------------------------------------------------------------------
+
+    def _run_step(self, number: int, step: dict, place: steps.Place) -> None:
+        self.state["step"] = step.get("name", "")
+        before, self.status, self.is_ok = self.status, None, False
+        argv = steps.prepare(step, number, place)
+        if argv is None:
+            self.status, self.is_ok = before, True
+            return
+        if self.state.get("started") is None:
+            self._memory_before = evidence.memory_reading()
+            self.state["started"] = stamp()
+            bound = self.limits.get("timeout_s")
+            self._until = kernel.boottime_s() + bound if bound else None
+        self._check()
+        self._save()
+        env = {**place.env, **step.get("env", {}), **environment.own(self.job)}
+        try:
+            pid = self.home.spawn(argv, env, self.workdir, self.job.paths.log)
+        except (OSError, ValueError) as error:
+            raise SetupError("cannot run %s: %s" % (argv[0], error)) from None
+        self.tree.groups.add(pid)
+        self._pid = pid
+        self._await(pid, step)
+
+    def _await(self, pid: int, step: dict) -> None:
+        bound = step.get("timeout_s")
+        until = kernel.boottime_s() + bound if bound else None
+        while pid not in self.home.ended:
+            try:
+                self._pause(_TICK_S, until, {"limit": "timeout", "limit_s": bound})
+            except Cut:
+                if pid not in self.home.ended:
+                    raise
+        self.status = self.home.ended[pid]
+        self.is_ok = _is_ok(self.status, step)
+        self.disk = {} if self.is_ok else evidence.full_disk([self.job.paths.dir, self.workdir])
+
+    def _settle(self) -> None:
+        """What the command left behind: waited for, or ended and named in the log."""
+        waits = self.plan.get("leftovers") == "wait" and self.is_ok
+        if waits:
+            self._await_leftovers()
+            return
+        if not self.tree.members():
+            return
+        patience = kernel.boottime_s() + min(SETTLE_S, self._grace_s())
+        while self.tree.members() and kernel.boottime_s() < patience:
+            self.home.wait(0.05)
+        left = self.tree.members()
+        if not left:
+            return
+        self.facts["left_behind"] = ["%d %s" % (member.pid, member.comm) for member in left[:20]]
+        self._note_last_lines()
+        logs.append(self.job.paths, "[left behind by the command, stopped: %s]" % ", ".join(self.facts["left_behind"]))
+        self._end_tree()
+
+    def _await_leftovers(self) -> None:
+        left = self.tree.members()
+        waited = bool(left)
+        while left:
+            if self.facts.get("leftovers") != len(left) or self.state["phase"] != "leftovers":
+                self.facts["leftovers"] = len(left)
+                self.state["facts"] = self.facts
+                self._enter("leftovers", "RUNNING", "Leftovers")
+            self._pause(_SLOW_TICK_S)
+            left = self.tree.members(thorough=False) or self.tree.members()
+        self.facts.pop("leftovers", None)
+        code = finish.exit_file_code(self.job)
+        if code is not None:
+            self.status, self.is_ok = code, code == 0 or code in self._last_ok_codes()
+        elif waited:
+            by = takedown.announced_by(self.job)
+            if by:
+                raise Cut(stop={"reason": "taken down", "by": "down"})
+            self.facts["exit_unknown"] = True
+
+    def _last_ok_codes(self) -> List[int]:
+        todo = self._steps()
+        return list(todo[-1].get("ok_codes", ())) if todo else []
+
+    # -- waiting, and what may end it -----------------------------------------------------------------------------
+
+    def _pause(self, seconds: float, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
+        """Wait for a signal or `seconds`; Cut when an order has come or a deadline has passed."""
+        now = kernel.boottime_s()
+        first = house.earliest(until, self._until)
+        self.home.wait(seconds if first is None else min(seconds, first - now))
+        self._look_around()
+        self._check(until, limit)
+
+    def _check(self, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
+        order = self._order()
+        if order is not None:
+            raise Cut(stop=order)
+        now = kernel.boottime_s()
+        if self._until is not None and now >= self._until:
+            raise Cut(limit={"limit": "timeout", "limit_s": self.limits["timeout_s"]})
+        if until is not None and now >= until:
+            raise Cut(limit=limit)
+
+    def _order(self) -> Optional[dict]:
+        if not self.home.terminated and not os.path.exists(self.job.paths.stop):
+            return None
+        try:
+            order = files.read_json(self.job.paths.stop)
+        except files.Damaged:
+            order = {}
+        return order if order is not None else {"reason": "the supervisor received SIGTERM", "by": ""}
+
+    def _look_around(self) -> None:
+        """Now and then: how much memory the tree holds, and the cap of the log."""
+        now = kernel.boottime_s()
+        if now - self._checked < _TICK_S:
+            return
+        self._checked = now
+        if self.state.get("started") is not None:
+            held = sum(member.rss_bytes for member in self.tree.members(thorough=False))
+            self.peak_bytes = max(self.peak_bytes, held)
+        self._cap_log()
+
+    def _cap_log(self) -> None:
+        limit = self.limits.get("log_limit_bytes")
+        if not limit or self.facts.get("log_cap_error"):
+            return
+        try:
+            if not logs.cap(self.job.paths, int(limit)):
+                self.facts["log_cap_error"] = "this filesystem cannot drop the head of a file: the log is kept whole"
+        except OSError:  # a full disk: log_cap.json first, then the hole; tried again at the next look
+            pass
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _grace_s(self) -> float:
+        order = self._order() or {}
+        given = order.get("grace_s")
+        return float(self.limits.get("grace_s", 10.0) if given is None else given)
+
+    def _end_tree(self) -> None:
+        self._note_last_lines()
+        begun = kernel.boottime_s()
+        number = verdict.signal_number(self.limits.get("signal", "SIGTERM"))
+        wait: Callable[[float], None] = self.home.wait
+        self.tree.end(number, lambda: begun + self._grace_s() - kernel.boottime_s(), wait)
+        if self.status is None:
+            self.status = self.home.ended.get(self._pid)
+        if self.tree.beyond:
+            self.facts["left_behind"] = sorted(self.tree.beyond.values())
+
+    def _note_last_lines(self) -> None:
+        if "last_lines" not in self.facts:
+            self.facts["last_lines"] = logs.last_lines(logs.tail(self.job.paths), self.secrets.values())
+
+    def _outcome(self) -> Dict[str, Any]:
+        self._cap_log()
+        if self.cut.stop is None and self.cut.limit is None:
+            self.facts.pop("last_lines", None) if "left_behind" not in self.facts else None
+        self._note_last_lines()
+        started = self.state.get("started")
+        used = max(self.peak_bytes, house.largest_child_bytes()) if started else 0
+        seen = verdict.Evidence(
+            status=self.status,
+            is_ok=self.is_ok,
+            step=self.state.get("step", ""),
+            setup=self.setup,
+            limit=self.cut.limit,
+            stop=self.cut.stop,
+            memory=self._memory(used),
+            disk=self.disk or None,
+            facts=self._hinted(),
+        )
+        outcome = verdict.judge(seen)
+        outcome["running_s"] = age_s(started) if started else None
+        outcome["usage"] = {"wall_s": outcome["running_s"] or 0.0, "cpu_s": house.cpu_s(), "peak_memory_bytes": used}
+        return outcome
+
+    def _memory(self, used: int) -> Optional[Dict[str, Any]]:
+        if not evidence.was_oom(self._memory_before, evidence.memory_reading()):
+            return None
+        limit, peak = evidence.memory_limit()
+        return {"memory_used_bytes": max(used, peak), "memory_limit_bytes": limit}
+
+    def _hinted(self) -> Dict[str, Any]:
+        facts = dict(self.facts)
+        if self.is_ok or "hint" in facts:
+            return facts
+        hint = evidence.hint(logs.tail(self.job.paths), self.job.temporary())
+        if not hint and self.status == 127:
+            hint = "127 means that a program was not found on this worker; PATH there is %s" % self._path()
+        return {**facts, "hint": hint}
+
+    def _path(self) -> str:
+        return self.plan.get("env", {}).get("PATH") or os.environ.get("PATH", os.defpath)
+
+    def _enter(self, phase: str, status: str, reason: str) -> None:
+        enter(self.state, phase, status, reason)
+        self._save()
+
+    def _save(self) -> None:
+        try:
+            self.job.write_state(self.state)
+        except OSError:  # its blocks are reserved: only a broken disk gets here, and exit.json tells the rest
+            pass
+
+
+def _is_ok(status: int, step: dict) -> bool:
+    if status < 0:
+        return -status in step.get("ok_signals", ())
+    return status == 0 or status in step.get("ok_codes", ())
+
+
+def begin(job: Job, state: dict) -> None:
+    """Write down who supervises, before anything is started. OSError when that is impossible: nothing may start."""
+    mine = process.look(os.getpid())
+    state.update(pid=os.getpid(), pid_start=mine.start if mine else None, boot=identity.boot())
+    enter(state, "starting", "PENDING", "Staging")
+    job.write_state(state)
+
+
+def run(job: Job, tell: Callable[[str], None]) -> None:
+    """Supervise a claimed job whose lock we try to take; returns at its end, or at once when it is not ours to run.
+
+    `tell` is called with "held" once the job is ours and written down as such, with "lost" otherwise.
+    """
+    lock = job.lock()
+    if not lock.take(wait_s=1.0):
+        tell("lost")
+        return
+    state = job.state()
+    if job.has_ended or state.get("pid") is not None:
+        tell("lost")
+        return
+    home = house.House()
+    kernel.become_subreaper()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    begin(job, state)
+    tell("held")
+    Supervisor(job, state, home).run()
