@@ -20,7 +20,7 @@ _WAYS = (
 def worker_pool(name: str) -> WorkerPool:
     """The pool of this name, read anew from its connection. PoolError says what is wrong with it."""
     if name == LOCAL:
-        return load_pool({"kind": "local"}, name=LOCAL)
+        return WorkerPool.local()
     try:
         connection = get_connection(name, f"worker pool {name!r}")
     except JobDeployError as error:
@@ -45,7 +45,7 @@ def _wrong(name: str, message: str, hint: str) -> PoolError:
 
 
 def _single_host(name: str, connection: Any) -> WorkerPool:
-    return load_pool({"kind": "ssh", "workers": [{"conn_id": name}]}, name=name)
+    return WorkerPool.of_connection(name)
 
 
 def _described(name: str, connection: Any) -> WorkerPool:

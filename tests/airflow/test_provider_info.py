@@ -28,7 +28,9 @@ def test_valid_against_airflows_schema() -> None:
 
 
 def test_the_form_is_valid_against_the_schema_that_knows_forms() -> None:
-    jsonschema.validate(INFO["connection-types"], _schema("provider.yaml.schema.json")["properties"]["connection-types"])
+    jsonschema.validate(
+        INFO["connection-types"], _schema("provider.yaml.schema.json")["properties"]["connection-types"]
+    )
 
 
 def test_the_names_are_those_of_the_distribution() -> None:
@@ -41,7 +43,12 @@ def test_the_names_are_those_of_the_distribution() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [module for kind in ("operators", "sensors", "hooks", "triggers") for e in INFO[kind] for module in e["python-modules"]],
+    [
+        module
+        for kind in ("operators", "sensors", "hooks", "triggers")
+        for e in INFO[kind]
+        for module in e["python-modules"]
+    ],
 )
 def test_every_module_named_is_there(module: str) -> None:
     importlib.import_module(module)

@@ -1,0 +1,134 @@
+"""Names of pools, references to secrets, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_jobdeploy.errors import JobDeployError, PoolError
+from airflow_jobdeploy.hooks.connect import proxy_command
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+from airflow_jobdeploy.hooks.pools import worker_pool
+from airflow_jobdeploy.hooks.references import resolve_secret
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch, airflow_db: None) -> Any:
+    def add(conn_id: str, **fields: Any) -> str:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
+        return conn_id
+
+    return add
+
+
+def test_local_always_exists() -> None:
+    pool = worker_pool("local")
+    assert (pool.kind, [worker.name for worker in pool.workers]) == ("local", ["local"])
+
+
+def test_an_ssh_connection_is_a_pool_of_one(connection: Any) -> None:
+    pool = worker_pool(connection("gpu_a", conn_type="ssh", host="10.0.0.7"))
+    assert (pool.name, pool.kind) == ("gpu_a", "ssh")
+    assert [(worker.name, worker.conn_id) for worker in pool.workers] == [("gpu_a", "gpu_a")]
+
+
+def test_a_described_pool(connection: Any) -> None:
+    extra = {"kind": "ssh", "workers": [{"conn_id": "c", "hosts": "gpu[01-03]"}], "root": "", "pool_file": None}
+    pool = worker_pool(connection("lab", conn_type="jobdeploy", extra=extra))
+    assert [worker.name for worker in pool.workers] == ["gpu01", "gpu02", "gpu03"]
+    assert pool.root == "~/.jobdeploy"
+
+
+def test_a_pool_file(connection: Any, tmp_path: Path) -> None:
+    path = tmp_path / "the lab's.yaml"
+    path.write_text("kind: local\nroot: /srv/jobs\n")
+    pool = worker_pool(connection("lab", conn_type="jobdeploy", extra={"kind": "ssh", "pool_file": str(path)}))
+    assert (pool.name, pool.kind, pool.root) == ("lab", "local", "/srv/jobs")
+
+
+def test_a_pool_file_and_workers(connection: Any) -> None:
+    extra = {"pool_file": "x.yaml", "workers": [{"conn_id": "c"}]}
+    with pytest.raises(PoolError, match="pool_file and workers are given"):
+        worker_pool(connection("lab", conn_type="jobdeploy", extra=extra))
+
+
+def test_a_wrong_pool_names_its_connection(connection: Any) -> None:
+    with pytest.raises(PoolError) as caught:
+        worker_pool(connection("lab", conn_type="jobdeploy", extra={"kind": "ssh", "worker": []}))
+    assert "lab" in str(caught.value)
+    assert "workers" in str(caught.value)
+
+
+def test_docker_comes_later(connection: Any) -> None:
+    with pytest.raises(PoolError, match=r"of type 'docker'\. Docker engines come in a later release"):
+        worker_pool(connection("engine", conn_type="docker", host="unix:///var/run/docker.sock"))
+
+
+def test_other_types_say_what_would_do(connection: Any) -> None:
+    with pytest.raises(PoolError, match=r"of type 'http'\. A worker pool is `local`"):
+        worker_pool(connection("web", conn_type="http", host="x"))
+
+
+def test_an_unknown_pool(airflow_db: None) -> None:
+    with pytest.raises(PoolError, match=r"there is no Airflow connection 'nowhere'.*Add it under Admin, Connections"):
+        worker_pool("nowhere")
+
+
+def test_secrets(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection("db", conn_type="postgres", login="me", password="s3cret!", extra={"key": "k v", "nested": {"a": 1}})
+    monkeypatch.setenv("AIRFLOW_VAR_TOKEN", "t0ken")
+    assert resolve_secret("conn:db.password") == "s3cret!"
+    assert resolve_secret("conn:db.login") == "me"
+    assert resolve_secret("conn:db.extra.key") == "k v"
+    assert resolve_secret("var:TOKEN") == "t0ken"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("s3cret", "no reference to a secret"),
+        ("conn:", "no reference to a secret"),
+        ("conn:db.passwd", "'passwd' is no field of a connection.* Did you mean 'password'"),
+        ("conn:db.extra.kay", "has no 'kay'. Did you mean 'key'"),
+        ("conn:db.port", "has no port"),
+        ("conn:nowhere.password", "there is no Airflow connection 'nowhere'"),
+        ("var:NOPE_X", "there is no Airflow Variable 'NOPE_X'"),
+    ],
+)
+def test_wrong_references(reference: str, message: str, connection: Any) -> None:
+    connection("db", conn_type="postgres", password="s3cret!", extra={"key": "k"})
+    with pytest.raises(JobDeployError, match=message) as caught:
+        resolve_secret(reference)
+    assert "s3cret!" not in str(caught.value)
+
+
+def test_the_test_button_on_this_machine(home: Path) -> None:
+    well, line = JobDeployHook("local").test_connection()
+    assert well, line
+    assert "local: " in line
+    assert "Python" in line
+
+
+def test_the_test_button_says_what_is_wrong(connection: Any) -> None:
+    connection("gpu_x", conn_type="ssh", host="127.0.0.1", port=1, login="me")
+    well, line = JobDeployHook("gpu_x").test_connection()
+    assert not well
+    assert "gpu_x: cannot connect" in line
+
+
+@pytest.mark.parametrize(
+    ("config", "command"),
+    [
+        ("Host gpu\n  ProxyJump bastion\n", "ssh -o BatchMode=yes -W gpu:2222 bastion"),
+        ("Host gpu\n  ProxyJump me@a:22,b:2200\n", "ssh -o BatchMode=yes -W gpu:2222 -J me@a:22 -p 2200 b"),
+        ("Host gpu\n  ProxyJump none\n", None),
+        ("Host other\n  ProxyJump bastion\n", None),
+    ],
+)
+def test_a_jump_host_of_the_ssh_config(config: str, command: str | None, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(config)
+    assert proxy_command("gpu", 2222, tmp_path / "config") == command
+    assert proxy_command("gpu", 2222, tmp_path / "missing") is None
