@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 DAG_ID = "train_on_demand"
+#: Of all logs only those of our operators, as bare lines: what Airflow says of itself would bury the job's own words.
+QUIET = {
+    "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+    "AIRFLOW__LOGGING__NAMESPACE_LEVELS": (
+        "airflow.task.operators.airflow_jobdeploy=INFO"
+        # No Fernet key: nothing secret is kept here. Deprecations: Airflow's own.
+        " airflow.models.crypto=ERROR airflow.sdk.crypto=ERROR py.warnings=ERROR"
+    ),
+    "AIRFLOW__LOGGING__LOG_FORMAT": "%(message)s",
+}
 
 
 def say(text: str) -> None:
@@ -50,6 +60,7 @@ def use_private_airflow(home: Path) -> None:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+            **{key: os.environ.get(key, value) for key, value in QUIET.items()},
             # The demo's script asks for python3: the one that runs this is known to be there.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }
