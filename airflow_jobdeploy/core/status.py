@@ -189,7 +189,7 @@ def sentence(state: JobState) -> str:
     if maker is not None:
         return maker(state) + _last_lines(state)
     if state.status is JobStatus.SUCCEEDED:
-        return f"Succeeded{_after(state)}."
+        return f"Succeeded{_after(state)}{_yet(state)}."
     if state.status is JobStatus.RUNNING:
         return f"Running{_for(state.running_s)}."
     return {JobStatus.PENDING: "Waiting to start.", JobStatus.UNKNOWN: "The worker cannot tell."}.get(
@@ -224,6 +224,15 @@ def size(count: float) -> str:
 
 def _after(state: JobState) -> str:
     return f" after {duration(state.running_s)}" if state.running_s is not None else ""
+
+
+def _yet(state: JobState) -> str:
+    """What a success leaves to be said."""
+    if state.facts.get("exit_unknown"):
+        return "; the exit status of the detached session is unknown"
+    if state.exit_code:
+        return f"; exit code {state.exit_code} is on the whitelist"
+    return f"; {state.facts['hint']}" if state.facts.get("hint") else ""
 
 
 def _for(seconds: float | None) -> str:

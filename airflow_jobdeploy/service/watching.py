@@ -168,8 +168,8 @@ class Watch:
         """Wait, at most `timeout_s`, for `wake`."""
         self._waker.wait(timeout_s)
 
-    @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Is there anybody to follow, or an order to carry out?"""
         return bool(self._followers or self._orders)
 
     def run_pass(self, timeout_s: float) -> None:
@@ -324,7 +324,7 @@ class Watcher:
 
     def _retired(self) -> bool:
         """Nothing to do for LINGER_S: leave the registry, under its lock, so that nobody is added meanwhile."""
-        if self._watch.busy:
+        if self._watch.is_busy():
             self._idle_since = None
             return False
         now = time.monotonic()
@@ -332,7 +332,7 @@ class Watcher:
         if now - self._idle_since < LINGER_S:
             return False
         with self._all_lock:
-            if self._watch.busy:
+            if self._watch.is_busy():
                 return False
             self._all.pop(self._key, None)
             return True
