@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -43,6 +43,10 @@ class JobDeployOperator(BaseOperator):
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
             return
         fields = [name for name in template_fields if not self._is_raw(name)]
+        for name in fields:
+            # Airflow leaves Path objects as they are: dest=Path("models") / "{{ run_id }}" would be taken literally.
+            if isinstance(value := getattr(self, name, None), PurePath):
+                setattr(self, name, str(value))
         kept = {name: _take_raw(getattr(self, name, None)) for name in fields}
         for name, (rest, raw) in kept.items():
             if raw:

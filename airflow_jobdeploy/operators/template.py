@@ -144,7 +144,8 @@ class TemplateBuildOperator(SubmittingOperator):
 class TemplateDownOperator(TemplateBuildOperator):
     """Take down what `up` brought up: run its `down` build, then end what still lives of the `up` job.
 
-    Taking down twice, or what never came up, succeeds and says so. Fits `.as_teardown(setups=up)`.
+    Taking down twice, or what never came up, succeeds and says so. `up >> down.as_teardown()` runs it also
+    when `up` has failed; with `as_teardown(setups=up)` Airflow leaves it out then.
     """
 
     template_fields: Sequence[str] = ("job", "worker_pool")

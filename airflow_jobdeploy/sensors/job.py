@@ -161,10 +161,12 @@ class JobStatusSensor(BaseSensorOperator):
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
         """Judge what the trigger saw; look again here when it saw nothing."""
         news = JobEvent.from_dict(event)
-        if news.elsewhere or any(job.state is None for job in news.jobs):
+        seen = {job.handle.job_id: job.handle.with_state(job.state).to_dict() for job in news.jobs if job.state}
+        jobs = read_jobs(self.job, worker_pool=self.worker_pool)
+        if news.elsewhere or any(handle.job_id not in seen for handle in jobs.handles):
             with self._connections():
                 return super().execute(context)
         for job in news.jobs:
             self._check(job.handle, job.state, self._goal())
-        told = [job.handle.with_state(job.state).to_dict() for job in news.jobs if job.state is not None]
-        return told if read_jobs(self.job, worker_pool=self.worker_pool).many else told[0]
+        told = [seen[handle.job_id] for handle in jobs.handles]
+        return told if jobs.many else told[0]

@@ -6,7 +6,6 @@ The home must be set before Airflow is imported for the first time in the proces
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import shutil
 import sys
@@ -102,17 +101,19 @@ class Run:
 
 
 @pytest.fixture
-def run_dag(airflow_db: None, home: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+def run_dag(
+    airflow_db: None, home: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Callable[..., Run]:
     """Serialize a DAG and run it by `dag.test()`: triggers run in this process."""
 
     def run(dag: Any, **given: Any) -> Run:
         sync_dag(dag)
         capfd.readouterr()
+        caplog.clear()
         dag_run = dag.test(**given)
-        logging.getLogger().handlers = [h for h in logging.getLogger().handlers if h]
         out = capfd.readouterr()
         print(out.out, out.err)
-        return Run(dag_run, out.out + out.err)
+        return Run(dag_run, out.out + out.err + caplog.text)
 
     return run
 

@@ -123,6 +123,11 @@ def test_a_template_given_as_a_path_is_rendered() -> None:
     assert up.template == "x.yaml"
 
 
+def test_path_objects_are_rendered_too() -> None:
+    get = ArtifactDownloadOperator(task_id="t", job=HANDLE, dest=Path("models") / "{{ run_id }}")
+    assert _rendered(get, run_id="r1").dest == "models/r1"
+
+
 def test_specs_are_rendered_but_for_builds_inside() -> None:
     builds = {"up": {"content": "{{ params.x }}"}}
     run = JobRunOperator(
