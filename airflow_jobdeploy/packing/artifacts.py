@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import os
 import re
@@ -122,10 +123,9 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _set(part: str) -> str:
-    if len(part) < 3:
-        return re.escape(part)
-    body = re.escape(part[1:-1]).replace(r"\-", "-")
-    return f"[^{body[1:]}/]" if part[1] == "!" else f"(?!/)[{body}]"
+    """By way of fnmatch, which knows what to make of `[z-a]` and the like."""
+    text = fnmatch.translate(part)
+    return "(?!/)" + text[text.index(":") + 1 : text.rindex(")")]
 
 
 # -- places ---------------------------------------------------------------------------------------------------------
