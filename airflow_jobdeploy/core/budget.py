@@ -24,7 +24,11 @@ _CONVERSION = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(\*|\d*)(?:\.(\*|\d*))?")
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict, range)
 
 
-class TooMuchError(Exception):
+class RefusedError(Exception):
+    """A template text does what templates may not do."""
+
+
+class TooMuchError(RefusedError):
     """A template text asks for more than the limits above."""
 
 

@@ -69,7 +69,7 @@ def read_record(
         return {}
     for name, field in fields_of(record).items():
         if field.required and item.value.get(name) is None:
-            problems.append(item.problem(f"{what} needs {name!r}.", field.doc))
+            problems.append(item.problem(f"{what} needs {name!r}.", f"{name}: {field.doc[0].lower()}{field.doc[1:]}"))
     return read_fields(record, dict(item.fields()), problems, what=what, hints=hints)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow_jobdeploy.core.source import Document, Item, described, from_mapping, shortened
 from airflow_jobdeploy.core.yaml_text import parse_yaml
-from airflow_jobdeploy.errors import InputError, Problem
+from airflow_jobdeploy.errors import Problem, nearest
 
 #: Larger files are not templates, specs or pools, but data given by mistake.
 MAX_BYTES = 1 << 20
@@ -18,29 +18,29 @@ MAX_BYTES = 1 << 20
 
 def read_source(
     source: str | os.PathLike[str] | Mapping[str, Any],
+    problems: list[Problem],
     *,
-    error: type[InputError],
     label: str,
     base: Path | None = None,
     search_path: Sequence[Path] = (),
-) -> Item:
+) -> Item | None:
     """Read a file or take a mapping; the result is the root Item, which holds a mapping.
 
     `label` names a mapping in problems ("<template>"). A relative path is looked for in `base`, then in each
-    folder of `search_path`, then in the current directory. Raises `error` with every problem found.
+    folder of `search_path`, then in the current directory. Appends to `problems`; None when there is nothing to go on
+    with (what can be read past, such as a key given twice, is reported and read past).
     """
-    problems: list[Problem] = []
     if isinstance(source, Mapping):
-        document: Document | None = from_mapping(source, label, problems)
+        document = from_mapping(source, label, problems)
     else:
         document = _from_file(os.fspath(source), label, problems, base=base, search_path=search_path)
-    if document is not None and not problems and not isinstance(document.value, dict):
-        problems.append(
-            Item(document.value, document).problem(f"expected a mapping, found {described(document.value)}.")
-        )
-    if problems or document is None:
-        raise error(problems)
-    return Item(document.value, document)
+    if document is None:
+        return None
+    item = Item(document.value, document)
+    if isinstance(item.value, dict):
+        return item
+    problems.append(item.problem(f"expected a mapping, found {described(item.value)}."))
+    return None
 
 
 def _from_file(
@@ -48,14 +48,27 @@ def _from_file(
 ) -> Document | None:
     if "\n" in name or "\0" in name:
         hint = "Give the path of a file, or the mapping itself."
-        problems.append(Problem(label, "", f"{shortened(name)!r} is not a path.", hint))
+        problems.append(Problem(label, "", f"{shortened(repr(name))} is not a path.", hint))
         return None
     path, tried = find_file(name, base=base, search_path=search_path)
     if path is None:
         looked = "".join(f"\n    {place}" for place in tried)
-        problems.append(Problem(label, "", f"there is no file {shortened(name, 200)!r}.", f"Looked for:{looked}"))
+        hint = f"{_nearest_file(tried)} Looked for:{looked}"
+        problems.append(Problem(label, "", f"there is no file {shortened(name, 200)!r}.", hint))
         return None
-    return parse_yaml(_read_bytes(path, problems), str(path), problems, path=path)
+    data = _read_bytes(path, problems)
+    return None if data is None else parse_yaml(data, str(path), problems, path=path)
+
+
+def _nearest_file(tried: Sequence[Path]) -> str:
+    """ " Did you mean ...?" with the nearest name in the folders that were looked in."""
+    names: list[str] = []
+    for folder in dict.fromkeys(path.parent for path in tried):
+        try:
+            names += [path.name for path in folder.iterdir() if path.suffix in (".yaml", ".yml")]
+        except OSError:
+            continue  # that the folder is not there is what the list of places says
+    return nearest(tried[0].name, names)
 
 
 def find_file(name: str, *, base: Path | None, search_path: Sequence[Path]) -> tuple[Path | None, list[Path]]:
@@ -64,21 +77,22 @@ def find_file(name: str, *, base: Path | None, search_path: Sequence[Path]) -> t
     folders = [Path()] if given.is_absolute() else [*([base] if base else []), *search_path, Path()]
     endings = ("",) if given.suffix in (".yaml", ".yml", ".json") else ("", ".yaml")
     tried = [Path(os.path.normpath(folder / f"{given}{ending}")) for folder in folders for ending in endings]
+    tried = list(dict.fromkeys(tried))
     return next((path for path in tried if os.path.lexists(path) and not path.is_dir()), None), tried
 
 
-def _read_bytes(path: Path, problems: list[Problem]) -> bytes:
-    """The file's bytes; b"" with a problem when it cannot be read. Never blocks on a pipe or device."""
+def _read_bytes(path: Path, problems: list[Problem]) -> bytes | None:
+    """The file's bytes; None, with a problem, when it cannot be read. Never blocks on a pipe or device."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             problems.append(Problem(str(path), "", "this is not a regular file."))
-            return b""
+            return None
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         problems.append(Problem(str(path), "", f"cannot be read: {error.strerror or error}."))
-        return b""
+        return None
     if len(data) > MAX_BYTES:
         problems.append(Problem(str(path), "", f"is larger than {MAX_BYTES >> 10} KiB.", "Is this the right file?"))
-        return b""
+        return None
     return data

@@ -16,7 +16,7 @@ from airflow_jobdeploy.core.params import ParamSpec, read_params
 from airflow_jobdeploy.core.sandbox import has_jinja
 from airflow_jobdeploy.core.source import Item, shortened
 from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
-from airflow_jobdeploy.errors import TemplateError, nearest
+from airflow_jobdeploy.errors import nearest
 
 SECTIONS = ("params", "values", "builds", "parent", "binds", "options")
 #: Longest chain of parents.
@@ -43,28 +43,26 @@ def read_chain(
     *,
     base: Path | None,
     search_path: Sequence[Path],
-) -> list[Item]:
-    """The template and its parents, child first. Empty when the first file cannot be read."""
+) -> tuple[list[Item], bool]:
+    """The template and its parents, child first, and whether all of them could be read."""
     chain: list[Item] = []
     seen: list[str] = []
     place: Item | None = None
     following: str | os.PathLike[str] | Mapping[str, Any] | None = source
     while following is not None:
         label = place.where if place is not None else "<template>"
-        try:
-            item = read_source(following, error=TemplateError, label=label, base=base, search_path=search_path)
-        except TemplateError as error:
-            problems.extend(error.problems)
-            break
+        item = read_source(following, problems, label=label, base=base, search_path=search_path)
+        if item is None:
+            return chain, False
         fault = _chain_fault(item, seen)
         if fault and place is not None:
             problems.append(place.problem(fault))
-            break
+            return chain, False
         base = item.document.path.parent if item.document.path is not None else base
         chain.append(item)
         place = item.child("parent") if "parent" in item.value else None
         following = _parent(place, problems)
-    return chain
+    return chain, place is None or place.value is None
 
 
 def _chain_fault(item: Item, seen: list[str]) -> str:

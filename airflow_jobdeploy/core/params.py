@@ -221,7 +221,7 @@ def gather(
         item = given.child(name) if name in given.value else binds.get(name)
         if name in FILLED and (name != "project" or (item is None and spec.required)):
             values[name] = filled.get(name)
-            if name not in filled:
+            if not filled.get(name):
                 problems.append(
                     Problem(spec.where, f"params.{name}", f"{name!r} is not known here.", _FILL_HINTS.get(name, ""))
                 )

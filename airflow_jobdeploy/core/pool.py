@@ -21,7 +21,7 @@ from airflow_jobdeploy.core.fields import Named, Record, declared, plain, read_r
 from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
 from airflow_jobdeploy.core.kinds import Flag, Many, Number, Problems, Schema, Size, Text, expected
-from airflow_jobdeploy.core.source import Item, described
+from airflow_jobdeploy.core.source import Item, described, in_order
 from airflow_jobdeploy.core.spec_fields import GB
 from airflow_jobdeploy.core.spec_kinds import GPUS, GpuType
 from airflow_jobdeploy.errors import PoolError
@@ -192,13 +192,19 @@ def load_pool(
     Raises PoolError with all problems.
     """
     label = f"<connection {name}>" if name else "<pool>"
-    item = read_source(source, error=PoolError, label=label, base=base, search_path=search_path)
     problems: Problems = []
-    attributes = read_record(WorkerPool, item, problems, what="a worker pool")
+    item = read_source(source, problems, label=label, base=base, search_path=search_path)
+    if item is None:
+        raise PoolError(problems)
+    attributes: dict[str, Any] = {}
+    if item.value.get("kind") in list(_LATER):  # whose other fields are not known yet
+        PoolKind().read(item.child("kind"), problems)
+    else:
+        attributes = read_record(WorkerPool, item, problems, what="a worker pool")
     if attributes.get("kind"):
         attributes["workers"] = _checked_workers(attributes, item, problems)
     if problems:
-        raise PoolError(problems)
+        raise PoolError(in_order(problems))
     stem = item.document.path.stem if item.document.path else ""
     return WorkerPool(**{**attributes, "name": name or stem, "where": item.where})
 

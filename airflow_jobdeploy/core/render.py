@@ -17,7 +17,7 @@ from airflow_jobdeploy.core.kinds import Problems
 from airflow_jobdeploy.core.layers import read_options
 from airflow_jobdeploy.core.params import ParamSpec, gather
 from airflow_jobdeploy.core.sandbox import Environment, RenderError
-from airflow_jobdeploy.core.source import Item
+from airflow_jobdeploy.core.source import Item, in_order
 from airflow_jobdeploy.core.spec import read_spec
 from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import TemplateError
@@ -90,7 +90,9 @@ def render(
 ) -> RenderedTemplate:
     """See `Template.render`."""
     problems: Problems = []
-    given_item = read_source(given, error=TemplateError, label="<template_params>")
+    given_item = read_source(given, problems, label="<template_params>")
+    if given_item is None:
+        raise TemplateError(problems)
     known = _filled(template, filled)
     params = gather(template.params, given_item, template.items["binds"], known, problems)
     _stop_at(problems)  # texts rendered without a param would only repeat what is wrong with it
@@ -111,7 +113,7 @@ def render(
 
 def _stop_at(problems: Problems) -> None:
     if problems:
-        raise TemplateError(problems)
+        raise TemplateError(in_order(problems))
 
 
 def _filled(template: Loaded, filled: Mapping[str, str]) -> dict[str, str]:

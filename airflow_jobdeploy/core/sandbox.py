@@ -23,6 +23,7 @@ from jinja2.visitor import NodeTransformer
 from airflow_jobdeploy.core.budget import (
     MAX_TEXT,
     Budget,
+    RefusedError,
     TooMuchError,
     check_power,
     check_product,
@@ -198,7 +199,7 @@ def _finalize(context: Context, value: Any) -> Any:
     if isinstance(value, range):
         value = list(value)
     if not isinstance(value, _PRINTABLE):
-        raise TypeError("a method or other object is not a value that can be printed")
+        raise RefusedError("a method or other object cannot be printed")
     environment.budget.pay(measured(value))
     return value
 
@@ -265,7 +266,7 @@ def guarded(function: Callable[[], Any]) -> Any:
         raise RenderError(_line(error), _sentence(error), "Is the name misspelt, or not declared?") from None
     except SecurityError as error:
         raise RenderError(_line(error), _sentence(error), "Templates reach values only, no internals.") from None
-    except TooMuchError as error:
+    except RefusedError as error:
         raise RenderError(_line(error), _sentence(error)) from None
     except (RecursionError, MemoryError) as error:
         raise RenderError(_line(error), "is nested too deeply, or too large.") from None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Union
@@ -25,7 +25,8 @@ MAX_DEPTH = 40
 MAX_NODES = 20_000
 
 Keys = tuple[Union[str, int], ...]
-_SIMPLE_KEY = re.compile(r"[\w./-]+")
+_SIMPLE_KEY = re.compile(r"[\w-]+")
+_PLACE = re.compile(r"(.*?):(\d+)(?::\d+)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,14 @@ def dotted(keys: Keys) -> str:
         else:
             path += f"[{shortened(repr(key))}]"
     return path
+
+
+def in_order(problems: Sequence[Problem]) -> list[Problem]:
+    """Problems by line, files in the order in which they first have one."""
+    places = [_PLACE.fullmatch(problem.where) for problem in problems]
+    files = [place[1] if place else problem.where for place, problem in zip(places, problems, strict=True)]
+    keys = [(files.index(file), int(place[2]) if place else 0) for file, place in zip(files, places, strict=True)]
+    return [problem for _, problem in sorted(zip(keys, problems, strict=True), key=lambda pair: pair[0])]
 
 
 def shortened(text: str, limit: int = 60) -> str:

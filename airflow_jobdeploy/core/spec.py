@@ -10,9 +10,10 @@ from typing import Any
 from airflow_jobdeploy.core.fields import read_fields
 from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.kinds import Problems, as_number
-from airflow_jobdeploy.core.source import Item
+from airflow_jobdeploy.core.source import Item, in_order
 from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.spec_rules import check_rules
+from airflow_jobdeploy.core.support import unsupported
 from airflow_jobdeploy.errors import SpecError
 
 __all__ = ["JobSpec", "TemplateOptions", "load_spec", "read_spec"]
@@ -51,20 +52,24 @@ def load_spec(
     overrides: Mapping[str, Any] | None = None,
     search_path: Sequence[Path] = (),
     base: Path | None = None,
+    kind: str | None = None,
 ) -> JobSpec:
     """Read a job spec from a file or mapping. `overrides` replace its fields, one by one; null resets one.
 
     A relative path is looked for in `base`, in each folder of `search_path`, in the current directory.
-    Raises SpecError with all problems of the spec and the overrides.
+    Raises SpecError with all problems of the spec and the overrides; with `kind` ("ssh") also for what a pool of that
+    kind cannot honour.
     """
-    item = read_source(source, error=SpecError, label="<job_spec>", base=base, search_path=search_path)
-    layers = [item]
-    if overrides:
-        layers.append(read_source(overrides, error=SpecError, label="<overrides>"))
     problems: Problems = []
-    spec = read_spec(layers, problems)
-    if problems:
-        raise SpecError(problems)
+    layers = [
+        read_source(source, problems, label="<job_spec>", base=base, search_path=search_path),
+        read_source(overrides or {}, problems, label="<overrides>"),
+    ]
+    spec = read_spec([layer for layer in layers if layer is not None], problems) if layers[0] else None
+    if spec is not None and kind is not None:
+        problems += unsupported(spec, kind=kind)
+    if problems or spec is None:
+        raise SpecError(in_order(problems))
     return spec
 
 

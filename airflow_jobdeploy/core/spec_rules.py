@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_jobdeploy.core.fields import fields_of
 from airflow_jobdeploy.core.kinds import Problems
 from airflow_jobdeploy.core.source import Item
+from airflow_jobdeploy.core.spec_fields import JobSpec
 
 #: The fields that say what to run.
 _WORK = ("entry_script", "args", "command")
@@ -20,7 +22,8 @@ def check_rules(
 ) -> None:
     """Check all rules. `items` are the fields as given, by present names; `root` is where missing ones belong."""
     given = {name: item for name, item in items.items() if item.value is not None}
-    _check_work(given, root, problems)
+    if not set(given) - set(fields_of(JobSpec)):  # else what is to run may stand there, misspelt
+        _check_work(given, root, problems)
     _check_deploy(attributes, given, root, problems)
     _check_folders(given, problems)
     _check_variables(attributes, given, problems)

@@ -6,6 +6,7 @@ The facts stand in the table of fields (`JobSpec`): a field that `needs` somethi
 from __future__ import annotations
 
 from airflow_jobdeploy.core.fields import Field, fields_of
+from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import Problem
 
@@ -15,7 +16,7 @@ def unsupported(spec: JobSpec | TemplateOptions, *, kind: str) -> list[Problem]:
 
     Values that ask for nothing (empty, null, 0 GPUs, the default) are fine.
     """
-    return [_problem(field, spec, kind) for field in fields_of(JobSpec).values() if _asks(field, spec)]
+    return in_order([_problem(field, spec, kind) for field in fields_of(JobSpec).values() if _asks(field, spec)])
 
 
 def _asks(field: Field, spec: JobSpec | TemplateOptions) -> bool:

@@ -22,7 +22,7 @@ from airflow_jobdeploy.core.names import Scope, check_text
 from airflow_jobdeploy.core.params import FILLED, ParamSpec
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate, project_name, render
 from airflow_jobdeploy.core.sandbox import Environment
-from airflow_jobdeploy.core.source import Item
+from airflow_jobdeploy.core.source import Item, in_order
 from airflow_jobdeploy.errors import Problem, TemplateError, nearest
 
 __all__ = ["ParamSpec", "RenderedBuild", "RenderedTemplate", "Template", "load_template", "project_name"]
@@ -82,14 +82,13 @@ def load_template(
     first beside the file that names it.
     """
     problems: list[Problem] = []
-    chain = read_chain(source, problems, base=base, search_path=search_path)
-    is_whole = not problems
+    chain, is_whole = read_chain(source, problems, base=base, search_path=search_path)
     layers = [read_layer(item, problems, is_child=item.value.get("parent") is not None) for item in chain]
     if is_whole:
         template = _merged(layers)
         _check(template, layers, problems)
     if problems:
-        raise TemplateError(problems)
+        raise TemplateError(in_order(problems))
     return template
 
 

@@ -91,12 +91,11 @@ class _Composer(Reader, Scanner, Parser, Composer, _Resolver):
 
 
 def parse_yaml(data: bytes | str, name: str, problems: list[Problem], *, path: Path | None = None) -> Document | None:
-    """Parse one YAML document; None when `problems` (appended to) make it unusable.
+    """Parse one YAML document; None when it is unusable. `problems` are appended to either way (duplicate keys).
 
     `name` is what problems call the file. Nothing is raised for any input.
     """
-    if problems:
-        return None
+    before = len(problems)
     text = data if isinstance(data, str) else _decoded(data, name, problems)
     if text is None:
         return None
@@ -108,7 +107,9 @@ def parse_yaml(data: bytes | str, name: str, problems: list[Problem], *, path: P
         value = walk.value(node, ())
     except TooLargeError as error:
         problems.append(error.problem)
-    return None if problems else Document(name=name, value=value, path=path, marks=walk.marks)
+    document = None if len(problems) > before else Document(name=name, value=value, path=path, marks=walk.marks)
+    problems.extend(walk.repeated)
+    return document
 
 
 def _decoded(data: bytes, name: str, problems: list[Problem]) -> str | None:
@@ -154,6 +155,8 @@ class _Walk:
     def __init__(self, name: str, problems: list[Problem]) -> None:
         self.document = Document(name=name, value=None)
         self.problems = problems
+        #: Keys given twice: the rest of the document can be looked at all the same.
+        self.repeated: list[Problem] = []
         self.marks: dict[Keys, Mark] = {}
         self.left = MAX_NODES
 
@@ -191,7 +194,8 @@ class _Walk:
             elif key_node.value in own:
                 first = own[key_node.value][0].start_mark.line + 1
                 message = f"the key {shortened(repr(key_node.value))} is given twice (first in line {first})."
-                self._problem(key_node, (*keys, key_node.value), message, "Remove one of them.")
+                place = self._item(key_node, (*keys, key_node.value))
+                self.repeated.append(place.problem(message, "Remove one of them."))
             else:
                 own[checked_text(self._item(key_node, keys), key_node.value, self.problems)] = (key_node, child)
         return {**merged, **own}
