@@ -28,6 +28,8 @@ MODELS = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "model
 with DAG(
     dag_id="train_on_demand",
     schedule=None,
+    # It runs only when asked: it need not be switched on first.
+    is_paused_upon_creation=False,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     params={
         **template_params(TEMPLATE),
