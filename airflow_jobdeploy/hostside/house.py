@@ -7,7 +7,7 @@ import resource
 import select
 import signal
 import subprocess
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List
 
 from airflow_jobdeploy.hostside import kernel
 
@@ -100,11 +100,7 @@ def cpu_s() -> float:
 
 
 def largest_child_bytes() -> int:
-    """The most memory that any one child held."""
+    """The most memory that any one child held; 0 where all stayed below what a fork of us begins with."""
     unit = 1024 if kernel.IS_LINUX else 1  # getrusage(2): kilobytes on Linux, bytes on macOS
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-
-
-def earliest(*times: Optional[float]) -> Optional[float]:
-    known = [time for time in times if time is not None]
-    return min(known) if known else None
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return most * unit if most > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else 0

@@ -21,12 +21,17 @@ class Judge:
     def __init__(self, host: HostPaths) -> None:
         self.host = host
         self._ended: Dict[str, Tuple[int, dict]] = {}
+        self._jobs: Dict[str, Job] = {}
         self._children: Set[int] = set()
         self._patience_s = _RECOVERY_WAIT_S
 
     def job(self, name: object) -> Job:
         """ValueError when that is no name of ours."""
-        return Job(self.host, layout.checked_name(name))
+        known = self._jobs.get(str(name))
+        if known is None or not known.exists:
+            known = Job(self.host, layout.checked_name(name))
+            self._jobs[known.id] = known
+        return known
 
     def views(self, names: Any) -> Dict[str, Optional[dict]]:
         """The states of many jobs; None where there is no such job."""
@@ -35,14 +40,14 @@ class Judge:
 
     def view(self, job: Job) -> Optional[dict]:
         """The state of one job."""
-        if not job.exists:
-            return None
         try:
+            job.plan()  # a newer layout is never touched: that is known before anything else is asked
             return self._ended_view(job) or self._live_view(job)
         except NewerLayout as error:
             return _unknown(job, "NewerLayout", str(error))
         except Damaged as error:
-            if not job.exists:  # forgotten by somebody else while we read
+            if not job.exists:  # never claimed, or forgotten by somebody else while we read
+                self._jobs.pop(job.id, None)
                 return None
             return _unknown(job, "RecordMissing", str(error))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -107,6 +112,9 @@ class Judge:
 
 def _recover_and_exit(job: Job) -> None:
     code = 1
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)  # else the client's channel stays open until we are done
+    os.dup2(null, 1)
     try:
         recover.recover(job)
         code = 0
@@ -175,6 +183,7 @@ def _history(entries: Any) -> list:
 def _unknown(job: Job, reason: str, message: str) -> Dict[str, Any]:
     return {
         "job_id": job.id,
+        "attempt": 0,  # not known: the near side keeps its own
         "status": "UNKNOWN",
         "reason": reason,
         "message": message,
@@ -198,8 +207,10 @@ def _setup_timeout(job: Job) -> Dict[str, Any]:
 class Watcher:
     """Notices which of a set of jobs have changed, at the price of two `stat` a job and look."""
 
-    #: Every so many looks also a supervisor's life is checked.
+    #: Every so many looks also the supervisors' locks are probed.
     _DEEP = 2
+    #: Times of directories are this coarse, in nanoseconds: within it a second change may not show.
+    _COARSE = 50_000_000
 
     def __init__(self, judge: Judge, names: Any) -> None:
         self._judge = judge
@@ -217,7 +228,7 @@ class Watcher:
         for name, (signs, essence) in self._seen.items():
             now = self._signs(name)
             ended = essence is not None and essence.get("phase") == "ended"
-            if now == signs and (not deep or ended or essence is None):
+            if now == signs and (not deep or ended or essence is None or self._is_quiet(name, essence)):
                 continue
             state = self._judge.views([name])[name]
             self._seen[name] = (now, _essence(state))
@@ -229,9 +240,15 @@ class Watcher:
         # Each rewrite of a record is a rename: it shows in the directory's time.
         paths = self._judge.job(name).paths
         try:
-            return os.stat(paths.dir).st_mtime_ns, logs.size(paths)
+            changed = os.stat(paths.dir).st_mtime_ns
         except OSError:
             return None
+        fresh = time.time_ns() if abs(time.time_ns() - changed) < self._COARSE else 0
+        return changed, logs.size(paths), fresh
+
+    def _is_quiet(self, name: str, essence: dict) -> bool:
+        # Not started, or held by a supervisor: nothing is to be found out.
+        return essence.get("phase") == "claimed" or files.is_locked(self._judge.job(name).paths.lock) is True
 
 
 def _essence(state: Optional[dict]) -> Any:

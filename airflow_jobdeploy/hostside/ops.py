@@ -162,11 +162,14 @@ class Ops:
         state = self._view(job)
         if state.get("phase") == "claimed":
             self._check_project(job)
+            trouble = ""
             try:
                 launch.start(job, self._env)
             except launch.NotStarted as error:
-                raise OpError("failed", str(error)) from None
+                trouble = str(error)
             state = self._view(job)
+            if trouble and state.get("phase") == "claimed":
+                raise OpError("failed", trouble)
         return Reply(state=state)
 
     def _check_project(self, job: Job) -> None:
@@ -181,6 +184,8 @@ class Ops:
     def stop(self, ask: dict) -> Reply:
         job = self._job(ask)
         order = {key: ask.get(key) for key in ("reason", "by", "grace_s")}
+        if not isinstance(order["grace_s"], (int, float, type(None))):
+            raise OpError("bad-request", "grace_s is %r, expected seconds or null" % order["grace_s"])
         state = self._view(job)
         if state.get("phase") in (None, "ended"):
             if state.get("reason") == "NewerLayout":
@@ -287,6 +292,9 @@ def _check_plan(plan: Any) -> None:
     layout.checked_name(plan["uid"])
     if plan.get("job_id") != layout.job_id(plan["uid"], plan["attempt"]):
         raise OpError("bad-request", "job id %r does not follow from uid and attempt" % plan.get("job_id"))
+    for key, value in (plan.get("limits") or {}).items():
+        if key.endswith(("_s", "_bytes")) and not isinstance(value, (int, float, type(None))):
+            raise OpError("bad-request", "limits.%s is %r, expected a number or null" % (key, value))
     if plan.get("resource_id"):
         layout.checked_name(plan["resource_id"])
     if plan.get("resource") and plan["resource"]["id"] != plan.get("resource_id"):

@@ -6,7 +6,7 @@ import os
 from typing import Any, Dict, Optional
 
 from airflow_jobdeploy.hostside import evidence, identity, logs, process
-from airflow_jobdeploy.hostside.files import Lock, is_locked
+from airflow_jobdeploy.hostside.files import Damaged, Lock, is_locked, read_json
 from airflow_jobdeploy.hostside.finish import finish
 from airflow_jobdeploy.hostside.jobdir import Job, age_s
 from airflow_jobdeploy.hostside.tree import Tree
@@ -46,6 +46,9 @@ def _lives(state: dict) -> bool:
 
 def _lost(job: Job, state: dict) -> Dict[str, Any]:
     rebooted = state.get("boot") != identity.boot()
+    order = _order(job)
+    if order is not None and not rebooted:  # the sweep has carried it out
+        return {**cancelled(order), "running_s": _running_s(job, state, rebooted), "step": state.get("step", "")}
     facts: Dict[str, Any] = {"last_lines": logs.last_lines(logs.tail(job.paths)), "swept": 0}
     complaint = _complaint(job)
     if complaint and not rebooted:
@@ -59,6 +62,13 @@ def _lost(job: Job, state: dict) -> Dict[str, Any]:
         "running_s": _running_s(job, state, rebooted),
         "usage": {},
     }
+
+
+def _order(job: Job) -> Optional[dict]:
+    try:
+        return read_json(job.paths.stop)
+    except Damaged:
+        return {}
 
 
 def _running_s(job: Job, state: dict, rebooted: bool) -> Optional[float]:

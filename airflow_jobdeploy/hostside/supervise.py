@@ -23,11 +23,12 @@ from airflow_jobdeploy.hostside import (
     kernel,
     logs,
     process,
-    resources,
+    stage,
     steps,
     takedown,
     verdict,
 )
+from airflow_jobdeploy.hostside.bounds import Bounds, Cut
 from airflow_jobdeploy.hostside.jobdir import Job, age_s, enter, stamp
 from airflow_jobdeploy.hostside.steps import SetupError
 from airflow_jobdeploy.hostside.tree import Tree
@@ -35,16 +36,8 @@ from airflow_jobdeploy.hostside.tree import Tree
 #: How long what a command left may take to end by itself before it is signalled: `> >(tee log)` still writes.
 SETTLE_S = 1.0
 _TICK_S = 0.5
-_SLOW_TICK_S = 2.0
-
-
-class Cut(Exception):
-    """The attempt ends now: by an order (`stop`) or a limit (`limit`)."""
-
-    def __init__(self, stop: Optional[dict] = None, limit: Optional[dict] = None) -> None:
-        super().__init__(stop or limit)
-        self.stop = stop
-        self.limit = limit
+_QUEUE_TICK_S = 0.25
+_SLOWEST_TICK_S = 5.0
 
 
 class Supervisor:
@@ -55,7 +48,9 @@ class Supervisor:
         self.plan = job.plan()
         self.state = state
         self.home = home
-        self.limits: Dict[str, Any] = self.plan.get("limits", {})
+        self.limits: Dict[str, Any] = self.plan.get("limits") or {}
+        self.bounds = Bounds(job, home)
+        self.slots = stage.Slots(job)
         self.tree = Tree(job.id, os.getpid())
         self.status: Optional[int] = None
         self.is_ok = False
@@ -67,9 +62,8 @@ class Supervisor:
         self.secrets: Dict[str, str] = {}
         self.workdir = job.paths.dir
         self._memory_before = evidence.memory_reading()
-        self._until: Optional[float] = None
-        self._slot: Optional[files.Lock] = None
-        self._checked = 0.0
+        self._looked = 0.0
+        self._ran_s: Optional[float] = None
         #: The command that runs, or ran last.
         self._pid = 0
 
@@ -78,7 +72,7 @@ class Supervisor:
         try:
             self._attempt()
         except Cut as cut:
-            self.cut = cut
+            self.cut, self._ran_s = cut, None
             self._end_tree()
         except (SetupError, environment.Refused, files.Damaged) as error:
             self.setup = str(error)
@@ -99,7 +93,7 @@ class Supervisor:
         if nothing:
             self.status, self.is_ok, self.facts["hint"] = 0, True, nothing
             return
-        todo = self._steps()
+        todo = stage.todo(self.job)
         self._queue()
         place = self._place()
         ends_resource = bool(self.plan.get("resource_id")) and self.plan.get("build") in takedown.ENDS
@@ -122,59 +116,21 @@ class Supervisor:
 
     # -- before the command ---------------------------------------------------------------------------------------
 
-    def _steps(self) -> List[dict]:
-        if not self.plan.get("resource_id"):
-            return list(self.plan.get("steps", ()))
-        stored = resources.builds(self.job.host, self.plan["resource_id"])
-        build = self.plan.get("build", "")
-        if build not in stored:
-            raise SetupError(
-                "resource %s has no build %r; it has: %s"
-                % (self.plan["resource_id"], build, ", ".join(sorted(stored)) or "none")
-            )
-        return stored[build]
-
     def _queue(self) -> None:
-        """Take one of the pool's slots, or wait. Builds of a standing resource need none: its `up` holds one."""
-        count = self.plan.get("slots")
-        if not count or (self.plan.get("resource_id") and not self.plan.get("resource")):
-            self._check()
-            return
-        folder = files.private_dir(self.job.host.pool_slots(self.plan.get("worker_pool") or "local"))
+        """Take one of the pool's slots, or wait for it."""
         bound = self.limits.get("schedule_timeout_s")
         until = kernel.boottime_s() + bound if bound else None
-        while not self._take_slot(folder, int(count)):
+        self.bounds.check()
+        while not self.slots.take():
             if self.state["phase"] != "waiting":
                 self._enter("waiting", "PENDING", "Queued")
-            self._pause(0.25, until, {"limit": "schedule_timeout", "limit_s": bound})
-
-    def _take_slot(self, folder: str, count: int) -> bool:
-        for number in range(count):
-            lock = files.Lock(os.path.join(folder, str(number)))
-            if lock.take():
-                self._slot = lock
-                return True
-        return False
+            self._pause(_QUEUE_TICK_S, until, {"limit": "schedule_timeout", "limit_s": bound})
 
     def _place(self) -> steps.Place:
-        paths, plan = self.job.paths, self.plan
-        environment.make_temporary(self.job.temporary())
-        files.private_dir(self.job.host.checkpoint(plan["uid"]))
-        self.secrets = files.read_json(paths.secrets) or {}
-        env = {key: value for key, value in os.environ.items() if not key.startswith("JOBDEPLOY_")}
-        env.update({**plan.get("env", {}), **self.secrets, **environment.own(self.job)})
-        own = paths.work
-        self.workdir = paths.work
-        if plan.get("resource_id"):
-            record = resources.record(self.job.host, plan["resource_id"]) or {}
-            own = self.job.host.resource(plan["resource_id"]).work
-            self.workdir = record.get("workdir") or own
-        elif plan.get("workdir"):
-            self.workdir = environment.expand(plan["workdir"], env.get("HOME", "/"))
-        if plan.get("ships_project") and self.workdir == own and not os.path.isdir(own):
-            raise SetupError("the project has not been sent to this worker")
-        steps.make_workdir(self.workdir, make=self.workdir == own)
-        return steps.Place(self.workdir, paths, env)
+        self.secrets = files.read_json(self.job.paths.secrets) or {}
+        place = stage.place(self.job, self.secrets)
+        self.workdir = place.workdir
+        return place
 
     # -- the command ----------------------------------------------------------------------------------------------
 
@@ -188,9 +144,8 @@ class Supervisor:
         if self.state.get("started") is None:
             self._memory_before = evidence.memory_reading()
             self.state["started"] = stamp()
-            bound = self.limits.get("timeout_s")
-            self._until = kernel.boottime_s() + bound if bound else None
-        self._check()
+            self.bounds.command_starts()
+        self.bounds.check()
         self._save()
         env = {**place.env, **step.get("env", {}), **environment.own(self.job)}
         try:
@@ -206,12 +161,13 @@ class Supervisor:
         until = kernel.boottime_s() + bound if bound else None
         while pid not in self.home.ended:
             try:
-                self._pause(_TICK_S, until, {"limit": "timeout", "limit_s": bound})
+                self._pause(self._tick_s(), until, {"limit": "timeout", "limit_s": bound})
             except Cut:
                 if pid not in self.home.ended:
                     raise
         self.status = self.home.ended[pid]
-        self.is_ok = _is_ok(self.status, step)
+        self.is_ok = verdict.is_ok(self.status, step)
+        self._ran_s = age_s(self.state["started"])
         self.disk = {} if self.is_ok else evidence.full_disk([self.job.paths.dir, self.workdir])
 
     def _settle(self) -> None:
@@ -222,7 +178,7 @@ class Supervisor:
             return
         if not self.tree.members():
             return
-        patience = kernel.boottime_s() + min(SETTLE_S, self._grace_s())
+        patience = kernel.boottime_s() + min(SETTLE_S, self.bounds.grace_s())
         while self.tree.members() and kernel.boottime_s() < patience:
             self.home.wait(0.05)
         left = self.tree.members()
@@ -241,9 +197,10 @@ class Supervisor:
                 self.facts["leftovers"] = len(left)
                 self.state["facts"] = self.facts
                 self._enter("leftovers", "RUNNING", "Leftovers")
-            self._pause(_SLOW_TICK_S)
+            self._pause(self._tick_s())
             left = self.tree.members(thorough=False) or self.tree.members()
         self.facts.pop("leftovers", None)
+        self._ran_s = age_s(self.state["started"]) if self.state.get("started") else None
         code = finish.exit_file_code(self.job)
         if code is not None:
             self.status, self.is_ok = code, code == 0 or code in self._last_ok_codes()
@@ -254,44 +211,31 @@ class Supervisor:
             self.facts["exit_unknown"] = True
 
     def _last_ok_codes(self) -> List[int]:
-        todo = self._steps()
+        todo = stage.todo(self.job)
         return list(todo[-1].get("ok_codes", ())) if todo else []
 
-    # -- waiting, and what may end it -----------------------------------------------------------------------------
+    # -- meanwhile ------------------------------------------------------------------------------------------------
 
     def _pause(self, seconds: float, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
         """Wait for a signal or `seconds`; Cut when an order has come or a deadline has passed."""
-        now = kernel.boottime_s()
-        first = house.earliest(until, self._until)
-        self.home.wait(seconds if first is None else min(seconds, first - now))
+        self.bounds.wait(seconds, until)
         self._look_around()
-        self._check(until, limit)
+        self.bounds.check(until, limit)
 
-    def _check(self, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
-        order = self._order()
-        if order is not None:
-            raise Cut(stop=order)
-        now = kernel.boottime_s()
-        if self._until is not None and now >= self._until:
-            raise Cut(limit={"limit": "timeout", "limit_s": self.limits["timeout_s"]})
-        if until is not None and now >= until:
-            raise Cut(limit=limit)
-
-    def _order(self) -> Optional[dict]:
-        if not self.home.terminated and not os.path.exists(self.job.paths.stop):
-            return None
-        try:
-            order = files.read_json(self.job.paths.stop)
-        except files.Damaged:
-            order = {}
-        return order if order is not None else {"reason": "the supervisor received SIGTERM", "by": ""}
+    def _tick_s(self) -> float:
+        """Long jobs are looked at less often: a thousand of them cost a host little. Signals wake us at once anyway."""
+        if self.limits.get("log_limit_bytes"):
+            return _TICK_S
+        return (
+            min(_SLOWEST_TICK_S, _TICK_S + age_s(self.state["started"]) / 60) if self.state.get("started") else _TICK_S
+        )
 
     def _look_around(self) -> None:
         """Now and then: how much memory the tree holds, and the cap of the log."""
         now = kernel.boottime_s()
-        if now - self._checked < _TICK_S:
+        if now - self._looked < _TICK_S:
             return
-        self._checked = now
+        self._looked = now
         if self.state.get("started") is not None:
             held = sum(member.rss_bytes for member in self.tree.members(thorough=False))
             self.peak_bytes = max(self.peak_bytes, held)
@@ -309,17 +253,12 @@ class Supervisor:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _grace_s(self) -> float:
-        order = self._order() or {}
-        given = order.get("grace_s")
-        return float(self.limits.get("grace_s", 10.0) if given is None else given)
-
     def _end_tree(self) -> None:
         self._note_last_lines()
         begun = kernel.boottime_s()
         number = verdict.signal_number(self.limits.get("signal", "SIGTERM"))
         wait: Callable[[float], None] = self.home.wait
-        self.tree.end(number, lambda: begun + self._grace_s() - kernel.boottime_s(), wait)
+        self.tree.end(number, lambda: begun + self.bounds.grace_s() - kernel.boottime_s(), wait)
         if self.status is None:
             self.status = self.home.ended.get(self._pid)
         if self.tree.beyond:
@@ -331,11 +270,10 @@ class Supervisor:
 
     def _outcome(self) -> Dict[str, Any]:
         self._cap_log()
-        if self.cut.stop is None and self.cut.limit is None:
-            self.facts.pop("last_lines", None) if "left_behind" not in self.facts else None
         self._note_last_lines()
         started = self.state.get("started")
         used = max(self.peak_bytes, house.largest_child_bytes()) if started else 0
+        ran_s = self._ran_s if self._ran_s is not None or not started else age_s(started)
         seen = verdict.Evidence(
             status=self.status,
             is_ok=self.is_ok,
@@ -348,8 +286,8 @@ class Supervisor:
             facts=self._hinted(),
         )
         outcome = verdict.judge(seen)
-        outcome["running_s"] = age_s(started) if started else None
-        outcome["usage"] = {"wall_s": outcome["running_s"] or 0.0, "cpu_s": house.cpu_s(), "peak_memory_bytes": used}
+        outcome["running_s"] = ran_s
+        outcome["usage"] = {"wall_s": ran_s or 0.0, "cpu_s": house.cpu_s(), "peak_memory_bytes": used}
         return outcome
 
     def _memory(self, used: int) -> Optional[Dict[str, Any]]:
@@ -379,12 +317,6 @@ class Supervisor:
             self.job.write_state(self.state)
         except OSError:  # its blocks are reserved: only a broken disk gets here, and exit.json tells the rest
             pass
-
-
-def _is_ok(status: int, step: dict) -> bool:
-    if status < 0:
-        return -status in step.get("ok_signals", ())
-    return status == 0 or status in step.get("ok_codes", ())
 
 
 def begin(job: Job, state: dict) -> None:

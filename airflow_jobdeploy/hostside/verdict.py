@@ -65,6 +65,13 @@ def _weigh(seen: Evidence) -> Any:
     return "FAILED", "ExitCode", {}
 
 
+def is_ok(status: int, step: dict) -> bool:
+    """Does the step count this exit status (>= 0 a code, < 0 minus a signal) as success?"""
+    if status < 0:
+        return -status in step.get("ok_signals", ())
+    return status == 0 or status in step.get("ok_codes", ())
+
+
 def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

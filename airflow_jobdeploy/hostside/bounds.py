@@ -1,0 +1,65 @@
+"""What may end an attempt before its command does: an order to stop (a file and SIGTERM), a limit of time."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, Optional
+
+from airflow_jobdeploy.hostside import files, house, kernel
+from airflow_jobdeploy.hostside.jobdir import Job
+
+
+class Cut(Exception):
+    """The attempt ends now: by an order (`stop`) or a limit (`limit`)."""
+
+    def __init__(self, stop: Optional[dict] = None, limit: Optional[dict] = None) -> None:
+        super().__init__(stop or limit)
+        self.stop = stop
+        self.limit = limit
+
+
+class Bounds:
+    """The limits of one attempt, counted on a clock that no change of the wall clock moves."""
+
+    def __init__(self, job: Job, home: house.House) -> None:
+        self._job = job
+        self._home = home
+        self._limits: Dict[str, Any] = job.plan().get("limits") or {}
+        self._until: Optional[float] = None
+
+    def command_starts(self) -> None:
+        """From now on the attempt's timeout runs."""
+        bound = self._limits.get("timeout_s")
+        self._until = kernel.boottime_s() + bound if bound else None
+
+    def wait(self, seconds: float, until: Optional[float] = None) -> None:
+        """Wait for a signal, a deadline or `seconds`, whichever is first; does not judge (see `check`)."""
+        known = [time for time in (until, self._until) if time is not None]
+        left = min(known) - kernel.boottime_s() if known else seconds
+        self._home.wait(min(seconds, left))
+
+    def check(self, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
+        """Cut when an order has come, or the attempt's deadline or `until` (whose name is `limit`) has passed."""
+        order = self.order()
+        if order is not None:
+            raise Cut(stop=order)
+        now = kernel.boottime_s()
+        if self._until is not None and now >= self._until:
+            raise Cut(limit={"limit": "timeout", "limit_s": self._limits["timeout_s"]})
+        if until is not None and now >= until:
+            raise Cut(limit=limit)
+
+    def order(self) -> Optional[dict]:
+        """The order to stop, when there is one. SIGTERM without a file (full disk, a shutdown) is one, too."""
+        if not self._home.terminated and not os.path.exists(self._job.paths.stop):
+            return None
+        try:
+            order = files.read_json(self._job.paths.stop)
+        except files.Damaged:
+            order = {}
+        return order if order is not None else {"reason": "its supervisor received SIGTERM", "by": ""}
+
+    def grace_s(self) -> float:
+        """Between signal and KILL: the order's, else the plan's."""
+        given = (self.order() or {}).get("grace_s")
+        return float(given if isinstance(given, (int, float)) else self._limits.get("grace_s", 10.0))

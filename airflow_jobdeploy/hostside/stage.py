@@ -1,0 +1,71 @@
+"""Before the command: which steps, where, with which environment, in which slot."""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, List, Optional
+
+from airflow_jobdeploy.hostside import environment, files, resources, steps
+from airflow_jobdeploy.hostside.jobdir import Job
+from airflow_jobdeploy.hostside.steps import SetupError
+
+
+def todo(job: Job) -> List[dict]:
+    """The steps of a job: its own, or those stored with its resource. SetupError when there are none of that name."""
+    plan = job.plan()
+    if not plan.get("resource_id"):
+        return list(plan.get("steps", ()))
+    stored = resources.builds(job.host, plan["resource_id"])
+    build = plan.get("build", "")
+    if build not in stored:
+        known = ", ".join(sorted(stored)) or "none"
+        raise SetupError("resource %s has no build %r; it has: %s" % (plan["resource_id"], build, known))
+    return stored[build]
+
+
+def place(job: Job, secrets: Dict[str, str]) -> steps.Place:
+    """Make the directories of a job; its place. SetupError, environment.Refused, OSError."""
+    environment.make_temporary(job.temporary())
+    files.private_dir(job.host.checkpoint(job.plan()["uid"]))
+    env = {key: value for key, value in os.environ.items() if not key.startswith("JOBDEPLOY_")}
+    env.update({**job.plan().get("env", {}), **secrets, **environment.own(job)})
+    workdir = _workdir(job, env.get("HOME", "/"))
+    return steps.Place(workdir, job.paths, env)
+
+
+def _workdir(job: Job, home: str) -> str:
+    plan, own = job.plan(), job.paths.work
+    found = own
+    if plan.get("resource_id"):
+        own = job.host.resource(plan["resource_id"]).work
+        found = (resources.record(job.host, plan["resource_id"]) or {}).get("workdir") or own
+    elif plan.get("workdir"):
+        found = environment.expand(plan["workdir"], home)
+    if plan.get("ships_project") and found == own and not os.path.isdir(own):
+        raise SetupError("the project has not been sent to this worker")
+    steps.make_workdir(found, make=found == own)
+    return found
+
+
+class Slots:
+    """The pool's places on this host, a lock file each. Builds of a standing resource need none: its `up` holds one."""
+
+    def __init__(self, job: Job) -> None:
+        plan = job.plan()
+        builds_on = plan.get("resource_id") and not plan.get("resource")
+        #: 0: no bound.
+        self.count = 0 if builds_on else int(plan.get("slots") or 0)
+        self._folder = job.host.pool_slots(plan.get("worker_pool") or "local")
+        self._held: Optional[files.Lock] = None
+
+    def take(self) -> bool:
+        """Take a free slot, to be held until we end; True also where none is needed."""
+        if self._held is not None or not self.count:
+            return True
+        files.private_dir(self._folder)
+        for number in range(self.count):
+            lock = files.Lock(os.path.join(self._folder, str(number)))
+            if lock.take():
+                self._held = lock
+                return True
+        return False
