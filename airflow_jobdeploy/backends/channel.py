@@ -214,11 +214,12 @@ class ParamikoClient:
     def _connected(self, connect: Callable[[], paramiko.SSHClient]) -> paramiko.SSHClient:
         errors = trouble.connect_errors()
         for pause_s in (*trouble.busy_pauses_s(), None):
+            began = time.monotonic()
             try:
                 with connecting(self.name):
                     return connect()
             except errors as error:
-                if pause_s is None or not trouble.is_busy(error):
+                if pause_s is None or not trouble.is_busy(error, time.monotonic() - began):
                     raise trouble.unreachable(self.name, error) from error
                 time.sleep(pause_s)  # nothing tells when the sshd has room again
         raise AssertionError("the last attempt returns or raises")

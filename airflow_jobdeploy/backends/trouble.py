@@ -18,16 +18,19 @@ def connect_errors() -> tuple[type[Exception], ...]:
     return (paramiko.SSHException, OSError, EOFError)
 
 
-def is_busy(error: Exception) -> bool:
-    """Did the sshd drop us before the handshake, as it does beyond MaxStartups? Worth another try."""
-    if isinstance(error, ConnectionResetError | EOFError):
-        return True
-    return "protocol banner" in str(error)
+def is_busy(error: Exception, after_s: float = 0.0) -> bool:
+    """Did the sshd drop us before the handshake, as it does beyond MaxStartups? Worth another try.
+
+    A host that hangs gives the same error, but late.
+    """
+    if after_s > 5.0:
+        return False
+    return isinstance(error, ConnectionResetError | EOFError) or "protocol banner" in str(error)
 
 
 def busy_pauses_s() -> Iterator[float]:
     """How long to wait before each further try, in seconds; at random, so that many do not come back together."""
-    return (random.uniform(0.5, 1.5) * pause for pause in (0.3, 1.0, 2.0))
+    return (random.uniform(0.5, 1.5) * pause for pause in (0.3, 1.0, 2.0, 4.0, 8.0))
 
 
 def unreachable(worker: str, error: Exception) -> WorkerUnreachable:
