@@ -196,8 +196,12 @@ class JobTrigger(BaseTrigger):
 
     async def cleanup(self) -> None:
         """Called at every end, also when the triggerer restarts: no job is touched."""
-        if not self._fired:
+        if self._fired:
+            return
+        try:
             await self._checkpoint()
+        except runtime.CANNOT_ASK as error:
+            self.log.warning("Cannot note how far the log was told (%s); some lines may be told twice.", error)
 
     async def on_kill(self) -> None:
         """A person acted on the deferred task: stop the jobs, unless the trigger was merely moved.
