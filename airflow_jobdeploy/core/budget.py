@@ -45,12 +45,12 @@ class Budget:
         if amount > MAX_TEXT or self.work < 0:
             raise TooMuchError(f"makes more than {MAX_TEXT >> 20} MiB of text, or works too long")
 
-    def round(self, cost: int = 0) -> None:
-        """One round of a loop, or one call, that makes `cost` characters."""
+    def round(self) -> None:
+        """One round of a loop, or one call."""
         self.rounds -= 1
         if self.rounds < 0:
             raise TooMuchError(f"loops more than {MAX_ROUNDS} times")
-        self.pay(1 + cost)
+        self.pay(1)
 
     def settle(self, value: Any) -> Any:
         """Pay for `value`, which has been made; generators and views become lists, so that they can be measured."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import yaml
 from yaml.error import MarkedYAMLError
 
 from airflow_jobdeploy.errors import Problem
 
+#: YAML 1.1's line breaks, which PyYAML counts.
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 #: PyYAML's words -> what the person can do.
 _HINTS = {
     "found character '\\t'": "YAML indents with spaces: replace the tab.",
@@ -44,7 +48,9 @@ def corrected_block(text: str, line: int) -> str:
 
     The mistake of the best known example: `content: |` indented below `type: script` instead of beside it.
     """
-    lines = text.splitlines()
+    lines = _BREAK.split(text)
+    if line >= len(lines):
+        return ""
     above = next((index for index in range(line - 1, -1, -1) if lines[index].strip()), None)
     if above is None or _indent(lines[above]) >= _indent(lines[line]):
         return ""
@@ -69,5 +75,5 @@ def _indent(line: str) -> int:
 def _is_yaml(text: str) -> bool:
     try:
         return all(token is not None for token in yaml.parse(text, Loader=yaml.SafeLoader))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, OverflowError):  # the latter for impossible escapes
         return False

@@ -100,7 +100,7 @@ class Environment(ImmutableSandboxedEnvironment):
         return made
 
     def _round(self, cost: int) -> str:
-        self.budget.round(cost)
+        self.budget.pay(cost)  # the round itself is paid by `call`
         return ""
 
     def getattr(self, obj: Any, attribute: str) -> Any:

@@ -186,7 +186,8 @@ class _Copy:
             )
         if isinstance(value, Mapping):
             self._check_keys(value, keys)
-            return {str(key): self.of(child, (*keys, str(key))) for key, child in value.items()}
+            pairs = [(str.__str__(key), child) for key, child in value.items() if isinstance(key, str)]
+            return {key: self.of(child, (*keys, key)) for key, child in pairs}
         if isinstance(value, (list, tuple)):
             return [self.of(child, (*keys, index)) for index, child in enumerate(value)]
         return self._scalar(Item(value, self.document, keys))
@@ -217,10 +218,9 @@ class _Copy:
 
 
 def checked_text(place: Item, text: str, problems: list[Problem]) -> str:
-    """`text` as a plain str; half surrogate pairs, which no file can hold, are a problem."""
+    """`text` as a plain str. Surrogate pairs (JSON's escapes) become their character; half a pair is a problem."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
         problems.append(place.problem("holds half of a surrogate pair, which is not a character."))
         return ""
-    return str.__str__(text)
