@@ -10,7 +10,6 @@ from typing import Any
 from airflow_jobdeploy.core.fields import declared, fields_of, read_record
 from airflow_jobdeploy.core.kinds import (
     CONTROL,
-    SECRET_REFERENCE,
     Anything,
     Flag,
     Many,
@@ -19,9 +18,9 @@ from airflow_jobdeploy.core.kinds import (
     Schema,
     Text,
     as_number,
-    secret_reference,
 )
 from airflow_jobdeploy.core.source import Item, described
+from airflow_jobdeploy.core.variables import SECRET_REFERENCE, secret_reference
 from airflow_jobdeploy.errors import Problem, nearest
 
 #: Params that are filled by us when declared. Only `project` may be given.

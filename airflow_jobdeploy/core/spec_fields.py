@@ -14,7 +14,6 @@ from typing import Any
 
 from airflow_jobdeploy.core.fields import declared, fields_of, plain
 from airflow_jobdeploy.core.kinds import (
-    SECRETS,
     Anything,
     Duration,
     Flag,
@@ -23,10 +22,10 @@ from airflow_jobdeploy.core.kinds import (
     ShellText,
     Size,
     Text,
-    Variables,
     Words,
 )
 from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, RelativePath
+from airflow_jobdeploy.core.variables import SECRETS, Variables
 from airflow_jobdeploy.errors import Problem, SpecError
 
 GB = 1 << 30

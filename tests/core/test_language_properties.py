@@ -137,7 +137,8 @@ FILLED = {"id": "k3x9", "project": "digits", "created": "2026-01-01", "user": "a
 def outcome(function: Any, *args: Any, error: type[InputError], **kwargs: Any) -> Any:
     """What `function` returns, or None when it raises `error` with problems that can be read."""
     started = time.monotonic()
-    made, found = None, ()
+    made: Any = None
+    found: tuple[Problem, ...] = ()
     try:
         made = function(*args, **kwargs)
     except error as caught:

@@ -321,7 +321,7 @@ def test_what_no_pool_honours_yet(field: str, value: Any) -> None:
 
 
 def test_values_that_ask_for_nothing_are_honoured() -> None:
-    nothing = {
+    nothing: dict[str, Any] = {
         "requirements": [],
         "gpu_types": [{"type": "A100", "count": 0}],
         "docker_image": None,
