@@ -12,7 +12,8 @@ from airflow_jobdeploy.service.asking import find, jobs, raise_for, status, stop
 from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
 from airflow_jobdeploy.service.preparing import Work, prepare_build, prepare_run, prepare_up
 from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit
-from airflow_jobdeploy.service.watching import Follower, Subscription, Update, Watch, Watcher
+from airflow_jobdeploy.service.watcher import Subscription, Watcher
+from airflow_jobdeploy.service.watching import Follower, Update, Watch
 from airflow_jobdeploy.service.workers import Workers
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Following jobs: one connection a worker, any number of jobs, for a task and for a triggerer alike.
 
 `Watch` drives `Follower`s over one backend, a pass at a time, in whichever thread calls it: a task
-calls it in its own; `Watcher` is a thread that does so for the triggerer's event loop. A pass asks
+calls it in its own; `watcher.Watcher` is a thread that does so for the triggerer's event loop. A pass asks
 for changes, reads logs in fair turns, and delivers `Update`s. A worker that cannot be asked is asked
 again with a growing, jittered delay; its jobs are UNKNOWN after a while, and back to the truth when it
 answers. What it does not do: decide what follows from an end (service, operators), or keep anything
@@ -14,9 +14,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Protocol
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.waker import Waker
@@ -30,11 +30,27 @@ log = logging.getLogger(__name__)
 #: A worker that has not answered for this many seconds makes its jobs UNKNOWN.
 UNKNOWN_AFTER_S = 60.0
 
-#: One turn of one job's log, in bytes.
-LOG_TURN = 256 * 1024
+#: One turn of one job's log, in bytes: on a slow wire turns become small, so that no news waits long for log.
+LOG_TURN_MIN, LOG_TURN_MAX = 4 * 1024, 256 * 1024
 
-#: A watcher without jobs keeps its connection for this many seconds.
-LINGER_S = 15.0
+#: A turn should not take longer than this many seconds.
+TURN_S = 0.5
+
+#: How often chores are done, beside once after each connect, in seconds.
+CHORES_EVERY_S = 60.0
+
+#: Something to be done on a worker now and then: given the backend and the ids of the jobs that are followed here.
+Chore = Callable[[Backend, frozenset[str]], None]
+
+
+class Budget(Protocol):
+    """A share of something that many take from."""
+
+    def allowed(self, now: float) -> int:
+        """How many bytes may be taken now."""
+
+    def take(self, count: int) -> None:
+        """`count` bytes were taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +108,10 @@ class Follower:
         if changed and not self._ends():
             self._give("")
 
-    def read(self, backend: Backend, now: float) -> int:
-        """Read one turn of the log; the bytes read."""
+    def read(self, backend: Backend, limit: int, now: float) -> int:
+        """Read one turn of the log, at most `limit` bytes; the bytes read."""
         assert self.state is not None
-        chunk = backend.read_log(self.job_id, self._next, LOG_TURN)
+        chunk = backend.read_log(self.job_id, self._next, limit)
         text = self._view.feed(chunk.data, now=now, offset=chunk.offset, dropped=chunk.dropped_bytes)
         self._next = chunk.next_offset
         if not chunk.data:  # shorter than its state said: nothing more will come of it
@@ -131,9 +147,21 @@ def _news(state: JobState) -> tuple[object, ...]:
 class Watch:
     """Drives followers over one backend. `run_pass` belongs to one thread; the rest may be called from any."""
 
-    def __init__(self, connect: Callable[[], Backend], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Backend],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        budget: Budget | None = None,
+        chores: Sequence[Chore] = (),
+    ) -> None:
         self._connect = connect
         self._clock = clock
+        #: Bounds the log that is read, where one process reads the logs of many.
+        self._budget = budget
+        self._chores = tuple(chores)
+        self._chores_due = 0.0
+        self._turn = LOG_TURN_MAX
         self._lock = threading.Lock()
         self._followers: dict[int, Follower] = {}
         self._orders: list[tuple[str, str, str]] = []
@@ -198,6 +226,7 @@ class Watch:
 
     def _open(self) -> Backend:
         self._backend = self._connect()
+        self._chores_due = 0.0
         return self._backend
 
     def _answered(self, backend: Backend) -> None:
@@ -220,17 +249,54 @@ class Watch:
         if not followers:
             self._waker.wait(timeout_s)
             return
-        hurry = any(follower.backlog for follower in followers)
-        states = backend.watch([f.job_id for f in followers], 0.0 if hurry else timeout_s)
+        states = backend.watch([f.job_id for f in followers], self._patience_s(followers, timeout_s))
         for follower in followers:
             if follower.job_id in states:
                 follower.tell(states[follower.job_id])
             elif follower.state is not None and follower.state.reason == Reason.UNREACHABLE:
                 follower.tell(backend.poll([follower.job_id])[follower.job_id])
+        self._read_logs(backend, followers)
         for follower in followers:
-            if follower.backlog:
-                follower.read(backend, self._clock())
             follower.settle()
+        self._do_chores(backend, followers)
+
+    def _patience_s(self, followers: Sequence[Follower], timeout_s: float) -> float:
+        """No waiting for news while log is there to be read, and may be."""
+        if not any(follower.backlog for follower in followers):
+            return timeout_s
+        if self._budget is None or self._budget.allowed(self._clock()) >= LOG_TURN_MIN:
+            return 0.0
+        return min(timeout_s, 0.05)
+
+    def _read_logs(self, backend: Backend, followers: Sequence[Follower]) -> None:
+        """One turn for each job that has log left; the first of this pass will be the last of the next."""
+        waiting = [follower for follower in followers if follower.backlog]
+        for follower in waiting:
+            begun = self._clock()
+            limit = self._turn if self._budget is None else min(self._turn, self._budget.allowed(begun))
+            if limit < min(LOG_TURN_MIN, follower.backlog):
+                break
+            count = follower.read(backend, limit, begun)
+            if self._budget is not None:
+                self._budget.take(count)
+            self._pace(count, self._clock() - begun)
+            with self._lock:  # to the end of the line
+                if self._followers.pop(id(follower), None) is not None:
+                    self._followers[id(follower)] = follower
+
+    def _pace(self, count: int, seconds: float) -> None:
+        if seconds > TURN_S:
+            self._turn = max(LOG_TURN_MIN, self._turn // 2)
+        elif count == self._turn and seconds < TURN_S / 4:
+            self._turn = min(LOG_TURN_MAX, self._turn * 2)
+
+    def _do_chores(self, backend: Backend, followers: Sequence[Follower]) -> None:
+        if not self._chores or self._clock() < self._chores_due:
+            return
+        self._chores_due = self._clock() + CHORES_EVERY_S
+        followed = frozenset(follower.job_id for follower in followers)
+        for chore in self._chores:
+            chore(backend, followed)
 
     def _carry_out_orders(self, backend: Backend) -> None:
         while self._orders:
@@ -267,83 +333,3 @@ def _unknown(follower: Follower, error: WorkerError, reason: Reason) -> JobState
 def backoff_s(failures: int, chance: float) -> float:
     """Seconds before the next connect: doubling from 0.5 to 30, and between half and all of it by chance (0..1)."""
     return min(30.0, 0.5 * 2 ** min(failures - 1, 10)) * (0.5 + chance / 2)
-
-
-class Watcher:
-    """A daemon thread that owns one `Watch`; one for each (event loop, worker), shared by all triggers."""
-
-    _all: ClassVar[dict[Hashable, Watcher]] = {}
-    _all_lock: ClassVar[threading.Lock] = threading.Lock()
-
-    def __init__(self, key: Hashable, connect: Callable[[], Backend]) -> None:
-        self._key = key
-        self._watch = Watch(connect)
-        self._idle_since: float | None = None
-        self._thread = threading.Thread(target=self._run, name=f"jobdeploy-watcher-{key}", daemon=True)
-
-    @classmethod
-    def get(cls, key: Hashable, connect: Callable[[], Backend]) -> Watcher:
-        """The watcher of `key`, started when there is none."""
-        with cls._all_lock:
-            watcher = cls._all.get(key)
-            if watcher is None:
-                watcher = cls._all[key] = cls(key, connect)
-                watcher._thread.start()
-            return watcher
-
-    def follow(self, follower: Follower) -> Subscription:
-        """Follow a job; `follower`'s `deliver` is called in the watcher's thread."""
-        with self._all_lock:
-            # a thread that was about to end for want of jobs sees this one, or another has taken its place
-            watcher = self if self._all.get(self._key) is self else None
-            if watcher is not None:
-                self._watch.add(follower)
-        if watcher is None:
-            return Watcher.get(self._key, self._watch._connect).follow(follower)
-        return Subscription(self._watch, follower)
-
-    def stop_job(self, job_id: str, *, reason: str, by: str) -> None:
-        """Hand a stop to the thread; returns at once."""
-        with self._all_lock:
-            alive = self._all.get(self._key) is self
-            if alive:
-                self._watch.stop_job(job_id, reason=reason, by=by)
-        if not alive:
-            Watcher.get(self._key, self._watch._connect).stop_job(job_id, reason=reason, by=by)
-
-    def _run(self) -> None:
-        while not self._retired():
-            try:
-                self._watch.run_pass(1.0)
-            except Exception:
-                # The thread serves every job of the worker: one bad answer must not end it for all.
-                log.exception("The watcher of %s met an error; it goes on", self._key)
-                self._watch.disconnect()
-                time.sleep(1.0)  # bounds the log of an error that comes back at once
-        self._watch.close()
-
-    def _retired(self) -> bool:
-        """Nothing to do for LINGER_S: leave the registry, under its lock, so that nobody is added meanwhile."""
-        if self._watch.is_busy():
-            self._idle_since = None
-            return False
-        now = time.monotonic()
-        self._idle_since = self._idle_since or now
-        if now - self._idle_since < LINGER_S:
-            return False
-        with self._all_lock:
-            if self._watch.is_busy():
-                return False
-            self._all.pop(self._key, None)
-            return True
-
-
-class Subscription:
-    """One followed job; `close` ends the following, not the job."""
-
-    def __init__(self, watch: Watch, follower: Follower) -> None:
-        self._watch = watch
-        self.follower = follower
-
-    def close(self) -> None:
-        self._watch.discard(self.follower)
