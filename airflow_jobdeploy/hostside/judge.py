@@ -248,7 +248,10 @@ class Watcher:
 
     def _is_quiet(self, name: str, essence: dict) -> bool:
         # Not started, or held by a supervisor: nothing is to be found out.
-        return essence.get("phase") == "claimed" or files.is_locked(self._judge.job(name).paths.lock) is True
+        job = self._judge.job(name)
+        if essence.get("phase") == "claimed":
+            return not (job.plan().get("limits") or {}).get("setup_timeout_s")
+        return files.is_locked(job.paths.lock) is True
 
 
 def _essence(state: Optional[dict]) -> Any:

@@ -40,7 +40,18 @@ def look(pid: int) -> Optional[Process]:
     if len(fields) < 22:
         return None
     comm = head.partition(b"(")[2].decode("utf-8", "replace")
-    return Process(pid, comm, fields[0].decode(), int(fields[1]), int(fields[19]), int(fields[21]) * _PAGE)
+    state = fields[0].decode()
+    if state == "Z" and _has_threads(pid):
+        state = "S"
+    return Process(pid, comm, state, int(fields[1]), int(fields[19]), int(fields[21]) * _PAGE)
+
+
+def _has_threads(pid: int) -> bool:
+    # A main thread that has ended shows as a zombie while others of its process run on.
+    try:
+        return len(os.listdir("/proc/%d/task" % pid)) > 1
+    except OSError:
+        return False
 
 
 def is_alive(pid: object, start: object) -> bool:

@@ -55,6 +55,7 @@ def prepare(step: dict, number: int, place: Place) -> Optional[List[str]]:
 
 def _entry(step: dict, place: Place) -> List[str]:
     path, args = step["path"], list(step.get("args", ()))
+    parts_of(path)
     full = os.path.join(place.workdir, path)
     if not os.path.isfile(full):
         raise SetupError("entry_script %r is not there: looked for %s%s" % (path, full, _nearest(full)))
@@ -154,7 +155,7 @@ def parts_of(path: str) -> Tuple[str, ...]:
     """The components of a relative path. SetupError for absolute ones, `..`, empty ones and NUL."""
     parts = tuple(part for part in path.split("/") if part not in ("", "."))
     if path.startswith("/") or ".." in parts or not parts or "\0" in path:
-        raise SetupError("%r is not a path below the working directory" % path)
+        raise SetupError("%r leads out of the working directory" % path)
     return parts
 
 

@@ -259,6 +259,7 @@ class Supervisor:
         number = verdict.signal_number(self.limits.get("signal", "SIGTERM"))
         wait: Callable[[float], None] = self.home.wait
         self.tree.end(number, lambda: begun + self.bounds.grace_s() - kernel.boottime_s(), wait)
+        self.home.wait(0)  # what has ended last may not be reaped yet
         if self.status is None:
             self.status = self.home.ended.get(self._pid)
         if self.tree.beyond:

@@ -61,7 +61,13 @@ class Serve:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass  # what it did not read before it ended
+        self.process.wait()
 
     def send(self, op: str, **params: Any) -> int:
         number = next(self._ids)
