@@ -35,6 +35,8 @@ class ManualClock:
         self._now = start
         self._waiting: set[threading.Condition] = set()
         self._lock = threading.Lock()
+        self._waiters = 0
+        self._waiters_changed = threading.Condition()
 
     def __call__(self) -> float:
         return self._now
@@ -51,9 +53,27 @@ class ManualClock:
             with condition:
                 condition.notify_all()
 
+    def await_waiters(self, count: int, timeout_s: float = 10.0) -> None:
+        """Return, in real time, once `count` threads wait by this clock: a running job is two, supervisor and program.
+
+        TimeoutError when they do not. Call it before `advance` where it matters since when they wait.
+        """
+        with self._waiters_changed:
+            if not self._waiters_changed.wait_for(lambda: self._waiters >= count, timeout_s):
+                raise TimeoutError(f"{self._waiters} threads wait by this clock, expected {count}")
+
     def wait(self, condition: threading.Condition, done: Callable[[], bool], timeout_s: float | None) -> bool:
         with self._lock:
             self._waiting.add(condition)
             end = None if timeout_s is None else self._now + timeout_s
-        condition.wait_for(lambda: done() or (end is not None and self._now >= end))
+        self._count(+1)
+        try:
+            condition.wait_for(lambda: done() or (end is not None and self._now >= end))
+        finally:
+            self._count(-1)
         return done()
+
+    def _count(self, change: int) -> None:
+        with self._waiters_changed:
+            self._waiters += change
+            self._waiters_changed.notify_all()
