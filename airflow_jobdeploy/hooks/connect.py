@@ -17,6 +17,7 @@ from airflow_jobdeploy.backends.channel import Client, LocalClient, ParamikoClie
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.errors import JobDeployError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.hooks import runtime
 
 if TYPE_CHECKING:
     import paramiko
@@ -62,8 +63,9 @@ def ssh_hook(worker: Worker) -> Any:
     from airflow.sdk.exceptions import AirflowException
 
     try:
-        # One attempt: ParamikoClient tries again where that helps, and lets others connect meanwhile.
-        hook = SSHHook(ssh_conn_id=worker.conn_id, remote_host=worker.host or "", conn_retry_attempts=1)
+        with runtime.lookup():
+            # One attempt: ParamikoClient tries again where that helps, and lets others connect meanwhile.
+            hook = SSHHook(ssh_conn_id=worker.conn_id, remote_host=worker.host or "", conn_retry_attempts=1)
     except (AirflowException, ValueError) as error:
         raise WorkerUnreachable(
             f"worker {worker.name}: connection {worker.conn_id!r} cannot be used: {error}. "
@@ -92,6 +94,24 @@ def proxy_command(host: str, port: int, config: Path | None = None) -> str | Non
     last, _, jump_port = last.partition(":")
     at_port = ["-p", jump_port] if jump_port else []
     return shlex.join(["ssh", "-o", "BatchMode=yes", "-W", f"{host}:{port}", *through, *at_port, last])
+
+
+def endpoint(pool_name: str, worker_name: str) -> tuple[object, ...]:
+    """What tells one worker from another, whatever pools and connections call it: account, host, port, root.
+
+    Two names of one endpoint share a watcher. A worker whose connection cannot be read is its name.
+    """
+    from airflow_jobdeploy.hooks.pools import worker_pool
+
+    try:
+        pool = worker_pool(pool_name)
+        worker = next(worker for worker in pool.workers if worker.name == worker_name)
+        if pool.kind == "local":
+            return ("local", pool.root)
+        hook = ssh_hook(worker)
+    except (JobDeployError, StopIteration):
+        return (pool_name, worker_name)
+    return (pool.kind, hook.username, hook.remote_host, int(hook.port or 22), pool.root, pool.login_path)
 
 
 def reconnecting(pool_name: str, worker_name: str) -> Callable[[], Backend]:

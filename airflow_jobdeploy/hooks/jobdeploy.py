@@ -107,7 +107,7 @@ class JobDeployHook(BaseHook):
         for warning in work.warnings:
             self.log.warning("%s", warning)
         with self.get_conn() as workers:
-            done = submit(work, workers, intents=_Forgetful(), epoch={}, say=self.log.info)
+            done = submit(work, workers, intents=Forgetful(), epoch={}, say=self.log.info)
         return done.handle.to_dict()
 
     def prepare_up(
@@ -225,7 +225,7 @@ class JobDeployHook(BaseHook):
             return jobs(workers, deployment=deployment, live_only=live_only)
 
 
-class _Forgetful:
+class Forgetful:
     """The intent of a caller that does not come back: outside a task nothing survives it."""
 
     def load(self) -> None:

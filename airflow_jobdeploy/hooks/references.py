@@ -27,7 +27,8 @@ def resolve_secret(reference: str) -> str:
 def _variable(key: str, reference: str) -> str:
     from airflow.sdk import Variable
 
-    value = Variable.get(key, default=None)
+    with runtime.lookup():
+        value = Variable.get(key, default=None)
     if value is None:
         raise JobDeployError(f"{reference}: there is no Airflow Variable {key!r}; add it under Admin, Variables")
     return str(value)
@@ -67,7 +68,8 @@ def get_connection(conn_id: str, wanted_by: str) -> Any:
     from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
     try:
-        return BaseHook.get_connection(conn_id)
+        with runtime.lookup():
+            return BaseHook.get_connection(conn_id)
     except (AirflowNotFoundException, AirflowRuntimeError) as error:
         raise JobDeployError(
             f"{wanted_by}: there is no Airflow connection {conn_id!r}; add it under Admin, Connections ({error})"

@@ -5,8 +5,11 @@ Each function says what it relies on, so that a new Airflow is met here and nowh
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout
@@ -57,11 +60,89 @@ def task_state(ti: Any) -> str | None:
     return str(getattr(state, "value", state)) if state is not None else None
 
 
+def states_of_runs(dag_id: str, run_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """run id -> task (`name`, `name_3` when mapped) -> state, for all tasks of some runs; unknown runs are missing.
+
+    For triggerers, from any thread. Raises one of CANNOT_ASK when Airflow cannot be asked.
+    """
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    return dict(RuntimeTaskInstance.get_task_states(dag_id=dag_id, run_ids=run_ids))
+
+
+def states_in_database(dag_id: str, run_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """The same for the command line, which may use the database (tasks and triggerers may not)."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    names: dict[str, dict[str, Any]] = {}
+    with create_session() as session:
+        rows = session.execute(
+            select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
+                TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids)
+            )
+        )
+        for run_id, task_id, map_index, state in rows:
+            names.setdefault(run_id, {})[f"{task_id}_{map_index}" if map_index >= 0 else task_id] = state
+    return names
+
+
 async def task_state_async(ti: Any) -> str | None:
     """The same, from a trigger, without holding its event loop."""
     from asgiref.sync import sync_to_async
 
     return await sync_to_async(task_state)(ti)
+
+
+_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
+_in_command = False
+_lookups = 0
+_lookups_lock = threading.Lock()
+
+
+def ask_the_database() -> None:
+    """From now on `lookup` finds connections and Variables of the metadata database, too: this process is a command."""
+    global _in_command
+    _in_command = True
+
+
+@contextmanager
+def lookup() -> Iterator[None]:
+    """Around each look-up of a connection or Variable. In a command Airflow asks its database only when told so.
+
+    Told by an environment variable, as Airflow's own commands do; ours is gone after the look-up, since jobs of
+    pool `local` inherit the environment.
+    """
+    global _lookups
+    if not _in_command or (_CONTEXT in os.environ and not _lookups):
+        yield
+        return
+    with _lookups_lock:
+        _lookups += 1
+        os.environ[_CONTEXT] = "server"
+    try:
+        yield
+    finally:
+        with _lookups_lock:
+            _lookups -= 1
+            if not _lookups:
+                os.environ.pop(_CONTEXT, None)
+
+
+def connections_of_type(*conn_types: str) -> dict[str, str]:
+    """Connection id -> type, of those in the metadata database. OSError when that cannot be read."""
+    from airflow.models.connection import Connection
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
+
+    wanted = select(Connection.conn_id, Connection.conn_type).where(Connection.conn_type.in_(conn_types))
+    try:
+        with create_session() as session:
+            return {str(conn_id): str(conn_type) for conn_id, conn_type in session.execute(wanted)}
+    except SQLAlchemyError as error:
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _xcom_place(ti: Any, key: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ TURN_S = 0.5
 CHORES_EVERY_S = 60.0
 
 #: Something to be done on a worker now and then: given the backend and the ids of the jobs that are followed here.
-Chore = Callable[[Backend, frozenset[str]], None]
+Chore = Callable[[Backend, frozenset[str]], object]
 
 
 class Budget(Protocol):

@@ -10,14 +10,15 @@ It never judges a job: it says what the worker said. It stops one only when a pe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_jobdeploy.core.status import JobHandle, JobState, Reason
 from airflow_jobdeploy.hooks import runtime
-from airflow_jobdeploy.hooks.connect import reconnecting
+from airflow_jobdeploy.hooks.connect import endpoint, reconnecting
+from airflow_jobdeploy.hooks.reaping import Reaper
 from airflow_jobdeploy.service import Follower, Subscription, Update, Watcher, narrated
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
@@ -61,6 +62,8 @@ class JobTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.checkpoint_interval = checkpoint_interval
         self._followed: dict[str, Followed] = {}
+        #: job id -> where its worker is: watchers are shared by place, whatever pools and connections call it.
+        self._places: dict[str, Hashable] = {}
         self._told: dict[str, tuple[str, str]] = {}
         self._saved_offset = -1
         self._saved_at = 0.0
@@ -99,8 +102,12 @@ class JobTrigger(BaseTrigger):
         return self._watcher(handle).follow(follower)
 
     def _watcher(self, handle: JobHandle) -> Watcher:
-        key = (id(asyncio.get_running_loop()), handle.worker_pool, handle.worker)
-        return Watcher.get(key, reconnecting(handle.worker_pool, handle.worker))
+        if handle.job_id not in self._places:
+            self._places[handle.job_id] = endpoint(handle.worker_pool, handle.worker)
+        key = (id(asyncio.get_running_loop()), self._places[handle.job_id])
+        # In dag.test there is no state of other runs to ask for, nor a deployment to reap for.
+        chores = [] if self.task_instance is None else [Reaper()]
+        return Watcher.get(key, reconnecting(handle.worker_pool, handle.worker), chores)
 
     async def _outcome(self, news: asyncio.Queue[Update]) -> JobEvent:
         waiting = set(self._followed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_jobdeploy.core.policy import Candidate, Intent, Verb, is_over, on_return, place
+from airflow_jobdeploy.core.policy import GONE, Candidate, Intent, Verb, is_over, on_return, place, reaping
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 
 EPOCH = {"max_tries": 2, "clear_number": 0}
@@ -63,3 +63,31 @@ def test_unknown_is_no_end_but_a_record_that_is_gone_is_nothing_to_wait_for() ->
     assert not is_over(state("UNKNOWN", reason=Reason.UNREACHABLE))
     assert is_over(state("UNKNOWN", reason=Reason.RECORD_MISSING))
     assert is_over(state("FAILED"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "first", "second"),
+    [
+        ("running", False, False),
+        ("deferred", False, False),
+        ("up_for_retry", False, False),
+        ("queued", False, False),
+        (None, False, False),
+        ("success", True, True),
+        ("failed", True, True),
+        ("removed", True, True),
+        (GONE, False, True),
+    ],
+)
+def test_a_live_job_is_reaped_when_its_owner_is_over_or_twice_not_there(
+    owner: str | None, first: bool, second: bool
+) -> None:
+    seen = reaping({"j1": owner}, frozenset())
+    assert ("j1" in seen.stop) is first
+    assert ("j1" in reaping({"j1": owner}, seen.suspects).stop) is second
+
+
+def test_an_owner_that_came_back_is_no_suspect_any_more() -> None:
+    seen = reaping({"j1": GONE}, frozenset())
+    seen = reaping({"j1": "running"}, seen.suspects)
+    assert reaping({"j1": GONE}, seen.suspects).stop == {}

@@ -1,0 +1,82 @@
+"""The reaper: a live job whose task is over, and for which nobody waits, is stopped.
+
+It is what is left when `on_kill` could not act: the triggerer was down, a process was killed, Airflow could
+not be asked. A watcher does it on connect and every minute; `airflow jobdeploy reap` by hand. Only jobs of
+this deployment whose record says `owner: task` are looked at, and those that somebody follows here are not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.plan import JobKey
+from airflow_jobdeploy.core.policy import GONE, reaping
+from airflow_jobdeploy.hooks import runtime
+from airflow_jobdeploy.hooks.deployment import deployment_id
+
+log = logging.getLogger(__name__)
+
+#: (dag id, run ids) -> run id -> name of a task instance ("train", "train_3" when mapped) -> state
+AskStates = Callable[[str, list[str]], Mapping[str, Mapping[str, Any]]]
+
+
+class Reaper:
+    """One worker's reaper: a chore of its watcher. Remembers whom it suspects from one look to the next."""
+
+    def __init__(self, ask: AskStates = runtime.states_of_runs, deployment: Callable[[], str] = deployment_id) -> None:
+        self._ask = ask
+        self._deployment = deployment
+        self._suspects: frozenset[str] = frozenset()
+
+    def __call__(self, backend: Backend, followed: frozenset[str]) -> list[str]:
+        """Look once; the ids of the jobs that were told to stop. When Airflow cannot be asked, none."""
+        try:
+            keys = self._unattended(backend, followed)
+            owners = owner_states(keys, self._ask)
+        except runtime.CANNOT_ASK as error:
+            log.warning("Airflow cannot be asked for the owners of live jobs (%s); looking again later.", error)
+            return []
+        found = reaping(owners, self._suspects)
+        self._suspects = found.suspects
+        for job_id, why in found.stop.items():
+            log.warning("Stopping job %s of %s: %s.", job_id, keys[job_id], why)
+            backend.stop(job_id, reason=why, by="the reaper")
+        return sorted(found.stop)
+
+    def _unattended(self, backend: Backend, followed: frozenset[str]) -> dict[str, JobKey]:
+        """Live jobs of ours that belong to tasks and are not followed here."""
+        jobs = backend.jobs(deployment=self._deployment(), live_only=True)
+        plans = [job["plan"] for job in jobs if job["plan"].get("owner") == "task"]
+        keys = {str(plan["job_id"]): JobKey(**plan["key"]) for plan in plans if plan["job_id"] not in followed}
+        return {job_id: key for job_id, key in keys.items() if key.run_id}
+
+
+def owner_states(keys: Mapping[str, JobKey], ask: AskStates) -> dict[str, str | None]:
+    """The state of each job's task instance: one question a DAG."""
+    runs: dict[str, set[str]] = defaultdict(set)
+    for key in keys.values():
+        runs[key.dag_id].add(key.run_id)
+    states = {dag_id: ask(dag_id, sorted(run_ids)) for dag_id, run_ids in runs.items()}
+    return {job_id: _state(key, states[key.dag_id]) for job_id, key in keys.items()}
+
+
+def _state(key: JobKey, states: Mapping[str, Mapping[str, Any]]) -> str | None:
+    run = states.get(key.run_id, {})
+    name = f"{key.task_id}_{key.map_index}" if key.map_index >= 0 else key.task_id
+    if name not in run:
+        return GONE
+    state = run[name]
+    return str(getattr(state, "value", state)) if state is not None else None
+
+
+def reap(backends: Iterable[Backend]) -> list[str]:
+    """Look once, from outside a task: Airflow's database itself is asked, so what is gone is gone."""
+    stopped: list[str] = []
+    for backend in backends:
+        reaper = Reaper(runtime.states_in_database)
+        stopped += reaper(backend, frozenset()) + reaper(backend, frozenset())
+    return stopped

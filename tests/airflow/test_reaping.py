@@ -1,0 +1,71 @@
+"""The reaper on a real worker: only what is ours, unattended and without an owner is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_jobdeploy.backends.hosted import HostedBackend, local_backend
+from airflow_jobdeploy.core.plan import JobKey, Plan, Step, new_uid
+from airflow_jobdeploy.hooks.reaping import Reaper
+
+SLEEP = (Step(name="job", kind="shell", content="sleep 60"),)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[HostedBackend]:
+    backend = local_backend(root=str(tmp_path / "root"))
+    yield backend
+    for job in backend.jobs(live_only=True):
+        backend.stop(job["plan"]["job_id"], reason="the test is over", grace_s=0)
+    backend.close()
+
+
+def started(worker: HostedBackend, *, owner: str = "task", deployment: str = "mine", map_index: int = -1) -> str:
+    key = JobKey(deployment=deployment, dag_id="dag", run_id="run 1", task_id="train", map_index=map_index)
+    plan = Plan(uid=new_uid(), key=key, owner=owner, steps=SLEEP)
+    worker.claim(plan)
+    worker.start(plan.job_id)
+    return plan.job_id
+
+
+def reaper(states: dict[str, Any]) -> Reaper:
+    return Reaper(ask=lambda dag_id, run_ids: states, deployment=lambda: "mine")
+
+
+def test_a_job_whose_task_is_over_is_stopped_and_the_others_live(worker: HostedBackend) -> None:
+    lost, mapped = started(worker), started(worker, map_index=3)
+    others = [started(worker, deployment="theirs"), started(worker, owner="none")]
+    look = reaper({"run 1": {"train": "failed", "train_3": "running"}})
+    assert look(worker, frozenset()) == [lost]
+    assert not worker.poll([mapped])[mapped].status.is_finished
+    assert not any(state.status.is_finished for state in worker.poll(others).values())
+    state = worker.poll([lost])[lost]
+    while not state.status.is_finished:
+        state = worker.watch([lost], 5.0).get(lost, state)
+    assert "the reaper" in state.message
+    assert "its task instance is failed" in state.message
+
+
+def test_a_job_that_is_followed_here_is_let_alone(worker: HostedBackend) -> None:
+    job = started(worker)
+    assert reaper({"run 1": {"train": "success"}})(worker, frozenset([job])) == []
+
+
+def test_a_deleted_run_is_believed_at_the_second_look(worker: HostedBackend) -> None:
+    job = started(worker)
+    look = reaper({})
+    assert look(worker, frozenset()) == []
+    assert look(worker, frozenset()) == [job]
+
+
+def test_when_airflow_cannot_be_asked_nothing_is_stopped(worker: HostedBackend) -> None:
+    started(worker)
+
+    def silent(dag_id: str, run_ids: list[str]) -> Any:
+        raise EOFError("Request socket closed before length")
+
+    assert Reaper(ask=silent, deployment=lambda: "mine")(worker, frozenset()) == []
