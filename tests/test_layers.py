@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 BELOW_THE_LINE = ("errors", "hostside", "core", "packing", "backends", "service", "testing")
 FACES = (
     "cli",
-    "cli_impl",
+    "commands",
     "decorators",
     "example_dags",
     "get_provider_info",
