@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,9 +59,16 @@ def host(client: Client, root: Path | str, *, kind: str = "ssh", **options: obje
         backend.close()
 
 
-def with_rc(home: Path, files: Mapping[str, str]) -> Path:
-    """A home directory with these start-up files."""
-    for name, text in files.items():
+#: Login shells that this machine has, and the file that each reads before a command.
+SHELLS = {
+    shell: rc
+    for shell, rc in (("sh", ""), ("bash", ".bashrc"), ("fish", ".config/fish/config.fish"), ("tcsh", ".tcshrc"))
+    if shutil.which(shell)
+}
+
+
+def with_rc(home: Path, name: str, text: str) -> None:
+    """Give a home directory a start-up file; `name` may be "": a shell that reads none."""
+    if name:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(text)
-    return home

@@ -14,18 +14,12 @@ import pytest
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.plan import Plan, new_uid
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
-from tests.backends.clients import with_rc
-from tests.contract.labs import ShellWords, wait_until
+from tests.backends.clients import SHELLS, with_rc
+from tests.contract.labs import ShellWords
+from tests.contract.steps import launch, log, outcome
 from tests.servers import sshd as servers
 
 pytestmark = pytest.mark.sshd
-
-#: Login shells of this machine, and the start-up file each reads under sshd.
-SHELLS = {
-    shell: rc
-    for shell, rc in (("sh", ""), ("bash", ".bashrc"), ("fish", ".config/fish/config.fish"), ("tcsh", ".tcshrc"))
-    if shutil.which(shell)
-}
 
 
 @pytest.fixture
@@ -63,15 +57,12 @@ def test_jobs_of_accounts_with_any_login_shell(place: Path, shell: str) -> None:
     with servers.running(place / "sshd", env={"HOME": str(home)}) as server:
         (place / "sshd").chmod(0o755)
         with account(server, place, shutil.which(shell) or shell) as user, backend(server, user) as worker:
-            with_rc(home, {SHELLS[shell]: "echo welcome\n"} if SHELLS[shell] else {})
+            with_rc(home, SHELLS[shell], "echo welcome\n")
             assert worker.facts().user == user
             assert worker.facts().root == str(home / ".jobdeploy")
             plan = Plan(uid=new_uid(), steps=(ShellWords().say("it's $HOME; `id`", 3),))
-            worker.claim(plan)
-            worker.start(plan.job_id)
-            states = wait_until(worker, [plan.job_id], lambda s: s[plan.job_id].status.is_finished)
-            assert states[plan.job_id].exit_code == 3
-            assert worker.read_log(plan.job_id, 0, 100).data == b"it's $HOME; `id`"
+            assert outcome(worker, launch(worker, plan)).exit_code == 3
+            assert log(worker, plan.job_id) == b"it's $HOME; `id`"
             assert (home / ".jobdeploy").stat().st_mode & 0o777 == 0o700
 
 

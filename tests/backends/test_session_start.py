@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,19 +15,8 @@ from airflow_jobdeploy.backends import session
 from airflow_jobdeploy.backends.channel import Client, LocalClient
 from airflow_jobdeploy.backends.payload import command, payload
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
-from tests.backends.clients import CommandClient, ShellClient, host, with_rc
-
-#: Shells that this machine has, and the file that each reads before a command.
-SHELLS = {
-    shell: rc
-    for shell, rc in (
-        ("sh", ".profile"),
-        ("bash", ".bashrc"),
-        ("fish", ".config/fish/config.fish"),
-        ("tcsh", ".tcshrc"),
-    )
-    if shutil.which(shell)
-}
+from tests.backends.clients import SHELLS, CommandClient, ShellClient, host, with_rc
+from tests.servers import disks
 
 
 @pytest.fixture
@@ -40,7 +28,7 @@ def home(tmp_path: Path) -> Path:
 
 def bash(home: Path, rc: str = "", **env: str) -> ShellClient:
     # bash -c reads BASH_ENV; under sshd it reads ~/.bashrc
-    with_rc(home, {".bashrc": rc})
+    with_rc(home, ".bashrc", rc)
     return ShellClient(shutil.which("bash") or "bash", home, BASH_ENV=str(home / ".bashrc"), **env)
 
 
@@ -53,7 +41,7 @@ def trouble(client: Client, root: Path, kind: type[WorkerError] = WorkerUnreacha
 
 @pytest.mark.parametrize("shell", sorted(SHELLS))
 def test_login_shells_pass_the_command_on(shell: str, home: Path, tmp_path: Path) -> None:
-    with_rc(home, {SHELLS[shell]: "echo welcome\n"})
+    with_rc(home, SHELLS[shell], "echo welcome\n")
     with host(ShellClient(shutil.which(shell) or shell, home), tmp_path / "root") as backend:
         assert backend.facts().root == str(tmp_path / "root")
 
@@ -165,14 +153,9 @@ def test_a_root_that_others_may_enter_is_closed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, too small for the runner."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    """Too small for the runner."""
+    with disks.small(tmp_path / "disk", "64k") as place:
+        yield place
 
 
 def test_a_full_disk(disk: Path) -> None:
@@ -181,7 +164,7 @@ def test_a_full_disk(disk: Path) -> None:
 
 
 def test_a_read_only_disk(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    disks.make_read_only(disk)
     assert "read-only file system: set another `root`" in refusal(disk / "root")
 
 

@@ -20,7 +20,8 @@ from airflow_jobdeploy.backends.hosted import HostedBackend, local_backend
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
 from tests.backends.clients import RecordingClient
-from tests.contract.labs import ShellWords, wait_until
+from tests.contract.labs import ShellWords
+from tests.contract.steps import launch, outcome, wait_ready, wait_until
 from tests.servers import sshd as servers
 
 WORDS = ShellWords()
@@ -58,16 +59,13 @@ def backend(connect: Reconnecting, tmp_path: Path) -> Iterator[HostedBackend]:
     made.close()
 
 
-def launch(backend: HostedBackend, *steps: Step) -> str:
-    plan = Plan(uid=new_uid(), steps=steps)
-    backend.claim(plan)
-    backend.start(plan.job_id)
-    return plan.job_id
+def begin(backend: HostedBackend, *steps: Step) -> str:
+    return launch(backend, Plan(uid=new_uid(), steps=steps))
 
 
 def test_a_killed_session_is_replaced_and_the_job_goes_on(backend: HostedBackend, connect: Reconnecting) -> None:
-    job_id = launch(backend, WORDS.block())
-    wait_until(backend, [job_id], lambda s: s[job_id].log_bytes == 6)
+    job_id = begin(backend, WORDS.block())
+    wait_ready(backend, job_id)
     connect.signal(signal.SIGKILL)
     with pytest.raises(WorkerUnreachable, match=r"this host cannot be asked: .*What runs there goes on"):
         backend.poll([job_id])
@@ -76,8 +74,8 @@ def test_a_killed_session_is_replaced_and_the_job_goes_on(backend: HostedBackend
 
 
 def test_a_watch_goes_on_over_a_reconnect_without_telling_twice(backend: HostedBackend, connect: Reconnecting) -> None:
-    job_id = launch(backend, WORDS.block())
-    wait_until(backend, [job_id], lambda s: s[job_id].log_bytes == 6)
+    job_id = begin(backend, WORDS.block())
+    wait_ready(backend, job_id)
     while backend.watch([job_id], 0.5):
         continue
     connect.signal(signal.SIGKILL)
@@ -105,7 +103,7 @@ def test_a_hung_worker_is_unreachable(
 def test_a_silent_session_is_asked_whether_it_lives(
     backend: HostedBackend, connect: Reconnecting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id = launch(backend, WORDS.block())
+    job_id = begin(backend, WORDS.block())
     while backend.watch([job_id], 0.7):
         continue
     monkeypatch.setattr(hosted, "SILENCE_S", 0.0)
@@ -118,8 +116,8 @@ def test_a_silent_session_is_asked_whether_it_lives(
 
 
 def test_logs_and_transfers_have_sessions_of_their_own(backend: HostedBackend, connect: Reconnecting) -> None:
-    job_id = launch(backend, WORDS.output({"a": "1", "b": "2"}))
-    wait_until(backend, [job_id], lambda s: s[job_id].status.is_finished)
+    job_id = begin(backend, WORDS.output({"a": "1", "b": "2"}))
+    outcome(backend, job_id)
     for _ in range(3):
         backend.read_log(job_id, 0, 10)
         list(backend.fetch(job_id, ["a", "b"]))
@@ -136,8 +134,8 @@ def test_logs_and_transfers_have_sessions_of_their_own(backend: HostedBackend, c
 def test_nothing_stays_open(tmp_path: Path) -> None:
     def use() -> None:
         backend = local_backend(root=tmp_path / "root")
-        job_id = launch(backend, WORDS.output({"a": "1"}))
-        wait_until(backend, [job_id], lambda s: s[job_id].status.is_finished)
+        job_id = begin(backend, WORDS.output({"a": "1"}))
+        outcome(backend, job_id)
         backend.read_log(job_id, 0, 10)
         list(backend.fetch(job_id, ["a"]))
         backend.close()
@@ -152,8 +150,8 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
 def test_nothing_stays_open_over_ssh(sshd: servers.Sshd, tmp_path: Path) -> None:
     def use() -> None:
         backend = HostedBackend(worker="h", kind="ssh", connect=sshd.client, root=str(tmp_path / "root"))
-        job_id = launch(backend, WORDS.say("hi"))
-        wait_until(backend, [job_id], lambda s: s[job_id].status.is_finished)
+        job_id = begin(backend, WORDS.say("hi"))
+        outcome(backend, job_id)
         assert backend.read_log(job_id, 0, 10).data == b"hi"
         backend.close()
 
@@ -253,8 +251,8 @@ def test_a_jump_host(sshd: servers.Sshd, tmp_path: Path) -> None:
             return ParamikoClient(lambda: inner.connect(sock=paramiko.ProxyCommand(jump)), name="behind the jump host")
 
         backend = HostedBackend(worker="h", kind="ssh", connect=through, root=str(tmp_path / "root"))
-        job_id = launch(backend, WORDS.emit(300_000))
-        wait_until(backend, [job_id], lambda s: s[job_id].status.is_finished)
+        job_id = begin(backend, WORDS.emit(300_000))
+        outcome(backend, job_id)
         assert len(backend.read_log(job_id, 0, 1_000_000).data) == 300_000
         backend.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from airflow_jobdeploy.backends.channel import Client, LocalChannel, LocalClient
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.testing import MemoryHost, Program, Run
+from tests.contract.steps import wait_until as wait_until
 from tests.servers import sshd as servers
 
 
@@ -174,16 +174,6 @@ class Lab:
         wait_until(last, live, lambda states: all(state.status.is_finished for state in states.values()))
         for backend in (*self._backends, last):
             backend.close()
-
-
-def wait_until(backend: Backend, job_ids: list[str], done: Any, timeout_s: float = 20.0) -> dict[str, Any]:
-    """Watch until `done(states)`; the states."""
-    until = time.monotonic() + timeout_s
-    states = backend.poll(job_ids)
-    while job_ids and not done(states):
-        assert time.monotonic() < until, f"not within {timeout_s} s: {states}"
-        states.update(backend.watch(job_ids, min(1.0, timeout_s)))
-    return states
 
 
 class MemoryLab(Lab):

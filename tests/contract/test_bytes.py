@@ -16,7 +16,7 @@ from airflow_jobdeploy.errors import StagingError, WorkerError
 from airflow_jobdeploy.packing.artifacts import download
 from airflow_jobdeploy.packing.project import archive
 from tests.contract.labs import Lab
-from tests.contract.test_life import launch, log, outcome, wait_ready
+from tests.contract.steps import launch, log, outcome, wait_ready
 
 HOSTILE = "a b; echo pwned > pwned\n'\"`$(id) ünïcødé \\ & | * ~"
 

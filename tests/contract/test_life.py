@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.core.plan import JobKey, Limits, Plan, ResourcePlan, Step, new_resource_id
-from airflow_jobdeploy.core.status import JobState, JobStatus
+from airflow_jobdeploy.core.plan import JobKey, Limits, Step
+from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerError
-from tests.contract.labs import Lab, wait_until
-
-
-def launch(backend: Backend, plan: Plan) -> str:
-    backend.claim(plan)
-    backend.start(plan.job_id)
-    return plan.job_id
-
-
-def outcome(backend: Backend, job_id: str, timeout_s: float = 20.0) -> JobState:
-    states = wait_until(backend, [job_id], lambda s: s[job_id].status.is_finished, timeout_s)
-    return states[job_id]
-
-
-def run(lab: Lab, plan: Plan) -> JobState:
-    backend = lab.backend()
-    return outcome(backend, launch(backend, plan))
-
-
-def log(backend: Backend, job_id: str) -> bytes:
-    data = b""
-    while (chunk := backend.read_log(job_id, len(data), 1 << 20)).data:
-        data += chunk.data
-    return data
-
-
-def wait_ready(backend: Backend, job_id: str) -> None:
-    wait_until(backend, [job_id], lambda _: b"ready" in log(backend, job_id))
-
-
-def at_once(*actions: Callable[[], object]) -> None:
-    """Run them in threads that start together; an error of theirs is raised here."""
-    barrier = threading.Barrier(len(actions))
-
-    def body(action: Callable[[], object]) -> None:
-        barrier.wait()
-        action()
-
-    with ThreadPoolExecutor(len(actions)) as pool:
-        for done in [pool.submit(body, action) for action in actions]:
-            done.result()
-
+from tests.contract.labs import Lab
+from tests.contract.steps import at_once, launch, log, outcome, wait_ready, wait_until
 
 # -- 1: claim -------------------------------------------------------------------------------------------------------
 
@@ -272,7 +231,8 @@ def test_5_deadlines_hold_without_us(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("code", "status"), [(0, "SUCCEEDED"), (3, "FAILED"), (255, "FAILED")])
 def test_6_the_exit_code_is_the_commands_own(lab: Lab, code: int, status: str) -> None:
-    state = run(lab, lab.plan(lab.words.say("before\n", code)))
+    backend = lab.backend()
+    state = outcome(backend, launch(backend, lab.plan(lab.words.say("before\n", code))))
     assert (state.status.value, state.exit_code) == (status, code)
     if code:
         assert state.reason == "ExitCode"
@@ -282,8 +242,9 @@ def test_6_the_exit_code_is_the_commands_own(lab: Lab, code: int, status: str) -
 
 def test_6_codes_that_a_step_allows_are_a_success(lab: Lab) -> None:
     step = lab.words.say("", 7)
-    allowed = Step(**{**{key: getattr(step, key) for key in step.__dataclass_fields__}, "ok_codes": (7,)})
-    assert run(lab, lab.plan(allowed)).status is JobStatus.SUCCEEDED
+    allowed = replace(step, ok_codes=(7,))
+    backend = lab.backend()
+    assert outcome(backend, launch(backend, lab.plan(allowed))).status is JobStatus.SUCCEEDED
 
 
 def test_6_the_state_of_an_ended_job_stays(lab: Lab) -> None:
@@ -313,69 +274,6 @@ def test_6_steps_run_in_order_until_one_fails(lab: Lab) -> None:
 
 
 def test_6_results_come_with_the_state(lab: Lab) -> None:
-    state = run(lab, lab.plan(lab.words.result('{"accuracy": 0.97, "name": "\\u00fc"}')))
+    backend = lab.backend()
+    state = outcome(backend, launch(backend, lab.plan(lab.words.result('{"accuracy": 0.97, "name": "\\u00fc"}'))))
     assert state.result == {"accuracy": 0.97, "name": "ü"}
-
-
-# -- resources ------------------------------------------------------------------------------------------------------
-
-
-def resource(lab: Lab, **builds: Step) -> ResourcePlan:
-    steps = {name: (Step(name=name, kind=step.kind, content=step.content),) for name, step in builds.items()}
-    return ResourcePlan(
-        id=new_resource_id(), template="t.yaml", digest="d", subdir="t-1", project="p", params={"n": 1}, builds=steps
-    )
-
-
-def test_a_resource_keeps_its_builds_on_the_worker(lab: Lab) -> None:
-    made = resource(lab, up=lab.words.say("up"), down=lab.words.say("down"), watch=lab.words.say("watching"))
-    backend = lab.backend()
-    up = lab.plan(build="up", resource_id=made.id, resource=made, leftovers="wait")
-    assert outcome(backend, launch(backend, up)).status is JobStatus.SUCCEEDED
-    other = lab.backend()
-    record = other.resource(made.id)
-    assert record is not None
-    assert (record["params"], record["digest"]) == ({"n": 1}, "d")
-    watch = launch(other, lab.plan(build="watch", resource_id=made.id))
-    assert outcome(other, watch).status is JobStatus.SUCCEEDED
-    assert log(other, watch) == b"watching"
-    assert other.resource("nosuch") is None
-
-
-def test_down_ends_an_up_that_still_runs(lab: Lab) -> None:
-    made = resource(lab, up=lab.words.block(), down=lab.words.say("down"))
-    backend = lab.backend()
-    up = launch(backend, lab.plan(build="up", resource_id=made.id, resource=made, limits=Limits(grace_s=1)))
-    wait_ready(backend, up)
-    down = launch(backend, lab.plan(build="down", resource_id=made.id, limits=Limits(grace_s=1)))
-    assert outcome(backend, down).status is JobStatus.SUCCEEDED
-    ended = outcome(backend, up)
-    assert ended.status is JobStatus.CANCELLED
-    assert "taken down" in ended.message
-    record = backend.resource(made.id)
-    assert record is not None
-    assert record["stopped"]
-
-
-# -- the rest of a job's life ---------------------------------------------------------------------------------------
-
-
-def test_an_owner_can_be_changed(lab: Lab) -> None:
-    backend = lab.backend()
-    plan = lab.plan(lab.words.say("x"), owner="task")
-    backend.claim(plan)
-    backend.set_owner(plan.job_id, "none")
-    [record] = lab.backend().jobs()
-    assert record["plan"]["owner"] == "none"
-
-
-def test_forget_removes_ended_jobs_only(lab: Lab) -> None:
-    backend = lab.backend()
-    ended, live = (launch(backend, lab.plan(step)) for step in (lab.words.say("x"), lab.words.block()))
-    outcome(backend, ended)
-    wait_ready(backend, live)
-    with pytest.raises(WorkerError, match=live):
-        backend.forget(live)
-    backend.forget(ended)
-    assert backend.poll([ended])[ended].reason == "RecordMissing"
-    assert [job["state"]["job_id"] for job in backend.jobs()] == [live]

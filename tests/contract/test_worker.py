@@ -8,7 +8,7 @@ from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerChanged, WorkerUnreachable
 from tests.contract.labs import Lab
-from tests.contract.test_life import launch, wait_ready
+from tests.contract.steps import launch, wait_ready
 
 
 def test_a_worker_says_who_it_is(lab: Lab) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.core.plan import Plan, Step
+from airflow_jobdeploy.core.plan import Step
 from airflow_jobdeploy.core.status import JobState
-from tests.contract.labs import HostedLab, wait_until
+from tests.contract.labs import HostedLab
+from tests.contract.steps import launch, log, outcome
 
 MIB = 1024 * 1024
 
@@ -21,33 +21,12 @@ def sh(text: str) -> Step:
     return Step(name="job", kind="shell", content=text)
 
 
-def launch(backend: Backend, plan: Plan) -> str:
-    backend.claim(plan)
-    backend.start(plan.job_id)
-    return plan.job_id
-
-
-def outcome(backend: Backend, job_id: str, timeout_s: float = 30.0) -> JobState:
-    states = wait_until(backend, [job_id], lambda s: s[job_id].status.is_finished, timeout_s)
-    state: JobState = states[job_id]
-    return state
-
-
 def run(lab: HostedLab, text: str, **options: Any) -> tuple[JobState, bytes]:
     """Run sh text to its end; its state and its log."""
     backend = lab.backend()
     job_id = launch(backend, lab.plan(sh(text), **options))
     state = outcome(backend, job_id)
     return state, log(backend, job_id)
-
-
-def log(backend: Backend, job_id: str, turn: int = 4 * MIB) -> bytes:
-    pieces, offset = [], 0
-    while (chunk := backend.read_log(job_id, offset, turn)).data:
-        assert chunk.offset == offset
-        pieces.append(chunk.data)
-        offset = chunk.next_offset
-    return b"".join(pieces)
 
 
 def job_dir(root: Path, job_id: str) -> Path:

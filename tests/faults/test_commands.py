@@ -10,7 +10,8 @@ import pytest
 
 from airflow_jobdeploy.core.logview import LogView
 from tests.contract.labs import HostedLab
-from tests.faults.processes import MIB, launch, log, outcome, run, sh
+from tests.contract.steps import launch, log, outcome
+from tests.faults.processes import MIB, run, sh
 
 
 def test_all_lines_of_a_command_count(lab: HostedLab) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +11,18 @@ import pytest
 
 from airflow_jobdeploy.errors import StagingError, WorkerError
 from tests.contract.labs import HostedLab, opened
-from tests.faults.processes import MIB, job_dir, launch, log, outcome, sh
+from tests.contract.steps import launch, log, outcome
+from tests.faults.processes import MIB, job_dir, sh
+from tests.servers import disks
 
 
 @pytest.fixture(params=["local", pytest.param("ssh", marks=pytest.mark.sshd)])
 def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HostedLab]:
     """A worker whose root has 3 MiB."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], check=True)
-    try:
-        server = request.getfixturevalue("sshd") if request.param == "ssh" else None
-        with opened(HostedLab(request.param, place / "root", server)) as lab:
-            assert isinstance(lab, HostedLab)
-            yield lab
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    server = request.getfixturevalue("sshd") if request.param == "ssh" else None
+    with disks.small(tmp_path / "disk", "3m") as place, opened(HostedLab(request.param, place / "root", server)) as lab:
+        assert isinstance(lab, HostedLab)
+        yield lab
 
 
 def test_the_disk_fills_while_the_job_logs(small: HostedLab) -> None:

@@ -6,27 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from airflow_jobdeploy.core.plan import Limits, Plan, new_uid
-from tests.contract.labs import HostedLab, Lab, wait_until
-from tests.faults.processes import (
-    cmdline,
-    descendants,
-    eventually,
-    is_alive,
-    job_dir,
-    launch,
-    log,
-    members,
-    outcome,
-    pids,
-    sh,
-    supervisor,
-)
+from tests.contract.labs import HostedLab, Lab
+from tests.contract.steps import at_once, launch, log, outcome, wait_ready
+from tests.faults.processes import cmdline, descendants, eventually, is_alive, job_dir, members, pids, sh, supervisor
 
 #: A command with a child, a grandchild in a session of its own, and a daemon.
 FAMILY = "sleep 1000 &\nsetsid sh -c 'sleep 1000 & sleep 1000' &\n(setsid sleep 1000 &)\necho ready\nsleep 1000"
@@ -35,7 +22,7 @@ FAMILY = "sleep 1000 &\nsetsid sh -c 'sleep 1000 & sleep 1000' &\n(setsid sleep 
 def start_family(lab: HostedLab, **options: object) -> tuple[str, set[int]]:
     backend = lab.backend()
     job_id = launch(backend, lab.plan(sh(FAMILY), **options))
-    wait_until(backend, [job_id], lambda s: s[job_id].log_bytes == 6)
+    wait_ready(backend, job_id)
     # The shell, three sleeps, the inner shell and its two.
     eventually(lambda: len(members(job_id) - {supervisor(lab.root, job_id)}) >= 6)
     return job_id, members(job_id) | {supervisor(lab.root, job_id)}
@@ -48,7 +35,7 @@ def nobody_left(family: set[int]) -> None:
 def test_a_killed_command_is_seen(lab: HostedLab) -> None:
     backend = lab.backend()
     job_id = launch(backend, lab.plan(sh("echo ready; exec sleep 1000")))
-    wait_until(backend, [job_id], lambda s: s[job_id].log_bytes == 6)
+    wait_ready(backend, job_id)
     eventually(lambda: any(b"sleep\0001000" in cmdline(pid) for pid in members(job_id)))
     for pid in members(job_id) - {supervisor(lab.root, job_id)}:
         os.kill(pid, signal.SIGKILL)
@@ -177,8 +164,7 @@ def test_two_submitters_of_one_intent_at_once(lab: HostedLab, tmp_path: Path) ->
     backends = [lab.backend() for _ in range(4)]
     for backend in backends:
         backend.facts()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda backend: launch(backend, plan), backends))
+    at_once(*[lambda b=backend: launch(b, plan) for backend in backends])
     eventually(counter.exists)
     backends[0].stop(plan.job_id, reason="seen", grace_s=1)
     outcome(backends[0], plan.job_id)
@@ -194,7 +180,7 @@ def test_secrets_are_in_no_command_line_and_gone_at_the_end(lab: HostedLab) -> N
     backend = lab.backend()
     plan = lab.plan(sh('test -n "$TOKEN" && echo ready; sleep 1000'), secret_env={"TOKEN": secret})
     job_id = launch(backend, plan)
-    wait_until(backend, [job_id], lambda s: s[job_id].log_bytes == 6)
+    wait_ready(backend, job_id)
     assert [pid for pid in pids() if secret.encode() in cmdline(pid)] == []
     holders = [path for path in _files(lab) if secret.encode() in path.read_bytes()]
     assert {path.stat().st_mode & 0o077 for path in (*holders, lab.root, job_dir(lab.root, job_id))} == {0}

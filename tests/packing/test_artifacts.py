@@ -19,6 +19,7 @@ import pytest
 from airflow_jobdeploy.backends.base import ArtifactFile
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing.artifacts import DownloadReport, download
+from tests.servers import disks
 
 
 class Store:
@@ -229,14 +230,8 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with disks.small(tmp_path / "small", "1m") as place:
+        yield place
 
 
 def test_a_full_disk_is_said_before_and_leaves_nothing(small_disk: Path) -> None:

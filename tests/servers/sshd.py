@@ -185,7 +185,7 @@ def temporary_user(shell: str, home: Path) -> Iterator[str]:
         yield name
     finally:
         _end_processes(name)
-        _account(["userdel", name])
+        _account(["userdel", "-f", name])  # a killed process counts as a user of it until it is reaped
 
 
 def _account(command: list[str]) -> None:
