@@ -1,21 +1,29 @@
-"""What may end an attempt before its command does: an order to stop (a file and SIGTERM), a limit of time."""
+"""What may end an attempt before its command does: an order (a file and SIGTERM), a limit of time, being forgotten."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, Dict, Optional
 
-from airflow_jobdeploy.hostside import files, house, kernel
+from airflow_jobdeploy.hostside import files, house, kernel, lease
 from airflow_jobdeploy.hostside.jobdir import Job
 
 
 class Cut(Exception):
-    """The attempt ends now: by an order (`stop`) or a limit (`limit`)."""
+    """The attempt ends now: by an order (`stop`, `preempt`), a limit, or because nobody asks for it (`orphan`)."""
 
-    def __init__(self, stop: Optional[dict] = None, limit: Optional[dict] = None) -> None:
-        super().__init__(stop or limit)
+    def __init__(
+        self,
+        stop: Optional[dict] = None,
+        limit: Optional[dict] = None,
+        preempt: Optional[dict] = None,
+        orphan: Optional[dict] = None,
+    ) -> None:
+        super().__init__(stop or limit or preempt or orphan)
         self.stop = stop
         self.limit = limit
+        self.preempt = preempt
+        self.orphan = orphan
 
 
 class Bounds:
@@ -26,6 +34,8 @@ class Bounds:
         self._home = home
         self._limits: Dict[str, Any] = job.plan().get("limits") or {}
         self._until: Optional[float] = None
+        self._begun = kernel.boottime_s()
+        self._orphan_after_s = lease.bound_s(job)
 
     def command_starts(self) -> None:
         """From now on the attempt's timeout runs."""
@@ -43,16 +53,31 @@ class Bounds:
         order = self.order()
         if order is not None:
             raise Cut(stop=order)
+        preempt = self.preempt()
+        if preempt is not None:
+            raise Cut(preempt=preempt)
         now = kernel.boottime_s()
         if self._until is not None and now >= self._until:
             raise Cut(limit={"limit": "timeout", "limit_s": self._limits["timeout_s"]})
         if until is not None and now >= until:
             raise Cut(limit=limit)
+        if self._orphan_after_s is not None:
+            silent = lease.silence_s(self._job, self._begun)
+            if silent > self._orphan_after_s:
+                raise Cut(orphan={"orphaned_s": round(silent, 1)})
+
+    def preempt(self) -> Optional[dict]:
+        """The order to make room, when there is one."""
+        try:
+            return files.read_json(self._job.paths.preempt)
+        except files.Damaged:
+            return {}
 
     def order(self) -> Optional[dict]:
         """The order to stop, when there is one. SIGTERM without a file (full disk, a shutdown) is one, too."""
-        if not self._home.terminated and not os.path.exists(self._job.paths.stop):
-            return None
+        if not os.path.exists(self._job.paths.stop):
+            if not self._home.terminated or os.path.exists(self._job.paths.preempt):
+                return None
         try:
             order = files.read_json(self._job.paths.stop)
         except files.Damaged:
@@ -61,5 +86,5 @@ class Bounds:
 
     def grace_s(self) -> float:
         """Between signal and KILL: the order's, else the plan's."""
-        given = (self.order() or {}).get("grace_s")
+        given = (self.order() or self.preempt() or {}).get("grace_s")
         return float(given if isinstance(given, (int, float)) else self._limits.get("grace_s", 10.0))

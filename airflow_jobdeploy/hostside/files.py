@@ -96,12 +96,13 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def reserve(path: str, size: int) -> None:
-    """Set aside the blocks of a record that must be written on a full disk, too."""
+def reserve(path: str, size: int, sync: bool = False) -> None:
+    """Set aside the blocks of a record that must be written on a full disk, too. `sync`: down to the disk."""
     with open(path, "wb", opener=_private) as file:
         file.write(b" " * size)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
 def write_reserved(path: str, reserved: str, value: Any) -> None:

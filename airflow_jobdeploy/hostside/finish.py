@@ -12,7 +12,7 @@ import stat
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from airflow_jobdeploy.hostside import files, resources
-from airflow_jobdeploy.hostside.jobdir import OUTCOME, Job, enter, stamp
+from airflow_jobdeploy.hostside.jobdir import OUTCOME, Job, NewerLayout, enter, stamp
 
 #: The most a result file may hold, in bytes: it travels through XCom.
 RESULT_LIMIT = 48 * 1024
@@ -62,7 +62,7 @@ def _clear_temporary(job: Job) -> None:
     if resource:
         try:
             known = resources.record(job.host, resource)
-        except files.Damaged:
+        except (files.Damaged, NewerLayout):
             return
         if known is not None and not known.get("stopped"):
             return

@@ -126,7 +126,7 @@ def build(host: HostPaths, plan: dict, secrets: Dict[str, str]) -> str:
             files.write_json(paths.secrets, secrets)
         state: Dict[str, Any] = {"layout": layout.LAYOUT, "claimed": stamp(), "machine": host.machine}
         enter(state, "claimed", "PENDING", "Staging")
-        files.reserve(paths.exit_reserve, files.EXIT_RESERVE)
+        files.reserve(paths.exit_reserve, files.EXIT_RESERVE, sync=True)
         files.reserve(paths.state_reserve, files.STATE_RESERVE)
         files.reserve(paths.state, files.STATE_RESERVE)
         files.write_swapped(paths.state, paths.state_reserve, state)

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any, Dict, Optional, Set, Tuple
 
-from airflow_jobdeploy.hostside import files, finish, layout, logs, recover
+from airflow_jobdeploy.hostside import files, finish, launch, layout, logs, recover
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, stamp
 from airflow_jobdeploy.hostside.layout import HostPaths
@@ -115,6 +115,7 @@ def _recover_and_exit(job: Job) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)  # else the client's channel stays open until we are done
     os.dup2(null, 1)
+    os.dup2(launch.complaints(job), 2)
     try:
         recover.recover(job)
         code = 0

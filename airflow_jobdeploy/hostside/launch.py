@@ -28,13 +28,13 @@ def start(job: Job, env: Dict[str, str]) -> bool:
     """Start a supervisor of this job; True once it holds the job, False when another one does."""
     command = [sys.executable or "python3", "-I", "-S", "-u", "-c", _PROGRAM, _PLACE, "supervise"]
     command += ["--root", job.host.root, "--machine", job.host.machine, "--job", job.id]
-    complaints = _complaints(job)
+    words = complaints(job)
     try:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=words,
             env=env,
             cwd="/",
             start_new_session=True,
@@ -42,7 +42,7 @@ def start(job: Job, env: Dict[str, str]) -> bool:
     except OSError as error:
         raise NotStarted("cannot run %s: %s" % (command[0], error)) from None
     finally:
-        os.close(complaints)
+        os.close(words)
     assert child.stdout is not None
     with child.stdout:
         ready = select.select([child.stdout], [], [], _ANSWER_S)[0]
@@ -54,7 +54,8 @@ def start(job: Job, env: Dict[str, str]) -> bool:
     raise NotStarted("the supervisor of %s did not start: %s" % (job.id, _last_words(job)))
 
 
-def _complaints(job: Job) -> int:
+def complaints(job: Job) -> int:
+    """A file descriptor for what the processes of a job's supervision have to say when they break."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     try:
         return os.open(job.paths.supervisor_log, flags, 0o600)

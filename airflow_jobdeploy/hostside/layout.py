@@ -111,6 +111,12 @@ class JobPaths:
         self.exit_reserve = join(directory, "exit.reserve")
         #: Order to stop: {"reason", "grace_s", "by"}.
         self.stop = join(directory, "stop.json")
+        #: Order to make room: {"reason", "by", "signal", "grace_s"}; the job is SUSPENDED, to go on as a later attempt.
+        self.preempt = join(directory, "preempt.json")
+        #: When somebody who waits for the job was last heard of (lease.py); only where `on_orphan: stop` was asked for.
+        self.lease = join(directory, "lease")
+        #: {"job_id", "attempt", "worker"} of the attempt that has taken this one's place.
+        self.moved = join(directory, "moved.json")
         #: {"job"}: a `down` is at work; an `up` that ends meanwhile, its exit unknown, was taken down.
         self.takedown = join(directory, "takedown.json")
         #: {"owner": "task" | "none"}; missing: what the plan says.

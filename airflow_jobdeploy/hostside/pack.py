@@ -194,6 +194,8 @@ def _opened(output: str, path: str) -> Any:
     if path.startswith("/") or ".." in parts or "\0" in path or not path:
         raise OSError(errno.EINVAL, "not a path below the output directory", path)
     try:
-        return open_inside(os.path.realpath(output), os.path.join(output, path))
+        # Only what lies above is resolved: a job may have put a link in place of the directory itself.
+        top = os.path.join(os.path.realpath(os.path.dirname(output)), os.path.basename(output))
+        return open_inside(top, os.path.join(top, path))
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), path) from None

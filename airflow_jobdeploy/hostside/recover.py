@@ -10,6 +10,7 @@ from airflow_jobdeploy.hostside.files import Damaged, Lock, is_locked, read_json
 from airflow_jobdeploy.hostside.finish import finish
 from airflow_jobdeploy.hostside.jobdir import Job, age_s
 from airflow_jobdeploy.hostside.tree import Tree
+from airflow_jobdeploy.hostside.verdict import preempted_facts
 
 
 def is_supervised(job: Job, state: dict) -> bool:
@@ -46,9 +47,12 @@ def _lives(state: dict) -> bool:
 
 def _lost(job: Job, state: dict) -> Dict[str, Any]:
     rebooted = state.get("boot") != identity.boot()
-    order = _order(job)
+    order = _read_order(job.paths.stop)
     if order is not None and not rebooted:  # the sweep has carried it out
         return {**cancelled(order), "running_s": _running_s(job, state, rebooted), "step": state.get("step", "")}
+    preempt = _read_order(job.paths.preempt)
+    if preempt is not None and not rebooted:
+        return {**suspended(preempt), "running_s": _running_s(job, state, rebooted), "step": state.get("step", "")}
     facts: Dict[str, Any] = {"last_lines": logs.last_lines(logs.tail(job.paths)), "swept": 0}
     complaint = _complaint(job)
     if complaint and not rebooted:
@@ -64,9 +68,9 @@ def _lost(job: Job, state: dict) -> Dict[str, Any]:
     }
 
 
-def _order(job: Job) -> Optional[dict]:
+def _read_order(path: str) -> Optional[dict]:
     try:
-        return read_json(job.paths.stop)
+        return read_json(path)
     except Damaged:
         return {}
 
@@ -106,6 +110,12 @@ def end_unstarted(job: Job, outcome: Dict[str, Any], wait_s: float = 0.0) -> boo
         return True
     finally:
         lock.release()
+
+
+def suspended(order: dict) -> Dict[str, Any]:
+    """The outcome of an order to make room, where no supervisor saw it through."""
+    kept = {key: value for key, value in preempted_facts(order).items() if value not in (None, "")}
+    return {"status": "SUSPENDED", "reason": "Preempted", "facts": kept, "step": "", "usage": {}}
 
 
 def cancelled(order: dict) -> Dict[str, Any]:

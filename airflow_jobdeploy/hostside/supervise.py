@@ -22,6 +22,7 @@ from airflow_jobdeploy.hostside import (
     identity,
     kernel,
     logs,
+    messages,
     process,
     stage,
     steps,
@@ -29,7 +30,7 @@ from airflow_jobdeploy.hostside import (
     verdict,
 )
 from airflow_jobdeploy.hostside.bounds import Bounds, Cut
-from airflow_jobdeploy.hostside.jobdir import Job, age_s, enter, stamp
+from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, enter, stamp
 from airflow_jobdeploy.hostside.steps import SetupError
 from airflow_jobdeploy.hostside.tree import Tree
 
@@ -74,7 +75,7 @@ class Supervisor:
         except Cut as cut:
             self.cut, self._ran_s = cut, None
             self._end_tree()
-        except (SetupError, environment.Refused, files.Damaged) as error:
+        except (SetupError, environment.Refused, files.Damaged, NewerLayout) as error:
             self.setup = str(error)
             self._end_tree()
         except OSError as error:
@@ -118,11 +119,17 @@ class Supervisor:
 
     def _queue(self) -> None:
         """Take one of the pool's slots, or wait for it."""
+        delay_s = float(self.plan.get("delay_s") or 0.0)
+        if delay_s:
+            self._enter("waiting", "PENDING", "Backoff")
+            ready = kernel.boottime_s() + delay_s
+            while kernel.boottime_s() < ready:
+                self._pause(ready - kernel.boottime_s())
         bound = self.limits.get("schedule_timeout_s")
         until = kernel.boottime_s() + bound if bound else None
         self.bounds.check()
         while not self.slots.take():
-            if self.state["phase"] != "waiting":
+            if self.state["reason"] != "Queued":
                 self._enter("waiting", "PENDING", "Queued")
             self._pause(_QUEUE_TICK_S, until, {"limit": "schedule_timeout", "limit_s": bound})
 
@@ -256,9 +263,22 @@ class Supervisor:
     def _end_tree(self) -> None:
         self._note_last_lines()
         begun = kernel.boottime_s()
-        number = verdict.signal_number(self.limits.get("signal", "SIGTERM"))
         wait: Callable[[float], None] = self.home.wait
-        self.tree.end(number, lambda: begun + self.bounds.grace_s() - kernel.boottime_s(), wait)
+        order = self.cut.preempt if self.cut.stop is None else None
+        if order is not None:
+            self._enter(self.state["phase"], "RUNNING", "Preempted")
+        number = verdict.signal_number((order or {}).get("signal") or self.limits.get("signal", "SIGTERM"))
+        news = messages.Checkpoints(self.job.paths.messages)
+
+        def left_s() -> float:
+            if order is not None and news.came():  # it has saved what it needs: no reason to wait for more
+                order["checkpointed"] = True
+                return 0.0
+            return begun + self.bounds.grace_s() - kernel.boottime_s()
+
+        self.tree.end(number, left_s, wait)
+        if order is not None and news.came():  # the last thing it did
+            order["checkpointed"] = True
         self.home.wait(0)  # what has ended last may not be reaped yet
         if self.status is None:
             self.status = self.home.ended.get(self._pid)
@@ -282,6 +302,8 @@ class Supervisor:
             setup=self.setup,
             limit=self.cut.limit,
             stop=self.cut.stop,
+            preempt=self.cut.preempt,
+            orphan=self.cut.orphan,
             memory=self._memory(used),
             disk=self.disk or None,
             facts=self._hinted(),

@@ -23,6 +23,10 @@ class Evidence(NamedTuple):
     limit: Optional[Dict[str, Any]] = None
     #: {"reason", "by"} of the order that ended it, given before the command ended.
     stop: Optional[Dict[str, Any]] = None
+    #: {"reason", "by", "checkpointed"} of the order to make room.
+    preempt: Optional[Dict[str, Any]] = None
+    #: {"orphaned_s"}: nobody had asked for the job for so long.
+    orphan: Optional[Dict[str, Any]] = None
     #: {"memory_used_bytes", "memory_limit_bytes"}: the kernel killed for memory meanwhile.
     memory: Optional[Dict[str, Any]] = None
     #: {"disk_free_bytes", "disk_path"}: a disk of the job was full at its end.
@@ -49,6 +53,10 @@ def judge(seen: Evidence) -> Dict[str, Any]:
 def _weigh(seen: Evidence) -> Any:
     if seen.stop is not None:
         return "CANCELLED", "Cancelled", {"stopped_by": seen.stop.get("by"), "stop_reason": seen.stop.get("reason")}
+    if seen.preempt is not None:
+        return "SUSPENDED", "Preempted", preempted_facts(seen.preempt)
+    if seen.orphan is not None:
+        return "FAILED", "WorkerLost", seen.orphan
     if seen.limit is not None:
         return "FAILED", "TimedOut", seen.limit
     if seen.setup:
@@ -63,6 +71,12 @@ def _weigh(seen: Evidence) -> Any:
     if seen.status is not None and seen.status < 0:
         return "FAILED", "Signal", {}
     return "FAILED", "ExitCode", {}
+
+
+def preempted_facts(order: Dict[str, Any]) -> Dict[str, Any]:
+    """What is worth knowing of a preemption. `checkpointed`: did the job write a checkpoint line after the signal?"""
+    facts = {"stopped_by": order.get("by"), "stop_reason": order.get("reason")}
+    return {**facts, "checkpointed": bool(order.get("checkpointed"))}
 
 
 def is_ok(status: int, step: dict) -> bool:
