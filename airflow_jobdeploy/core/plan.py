@@ -127,6 +127,10 @@ class Plan:
     leftovers: str = "stop"
     #: Jobs at once of this pool on the worker; None: no bound.
     slots: int | None = None
+    #: The job stops itself when nobody has asked for it for so many seconds; None: it goes on.
+    orphan_after_s: float | None = None
+    #: Seconds that the worker waits before it starts the job (a retry's delay).
+    delay_s: float = 0.0
     #: For people: what was asked for (spec or template params), without secrets.
     description: Mapping[str, Any] = field(default_factory=dict)
 

@@ -37,6 +37,7 @@ class Reason(str, Enum):
     """Why a job has its status: for programs. The sentence for people is `JobState.message`."""
 
     NONE = ""
+    BACKOFF = "Backoff"  #: waiting before it is tried again
     QUEUED = "Queued"  #: no free slot on the worker
     STAGING = "Staging"  #: code or data is on its way
     SETUP = "Setup"  #: staging or setting up failed
@@ -90,6 +91,8 @@ class JobState:
     #: Evidence behind the verdict, as the host gave it.
     facts: Mapping[str, Any] = field(default_factory=dict)
     machine: str = ""
+    #: {"job_id", "attempt", "worker"} of the attempt that has taken this one's place.
+    moved_to: Mapping[str, Any] | None = None
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> JobState:
@@ -281,7 +284,23 @@ def _cancelled(state: JobState) -> str:
     return "Stopped" + (f" by {by}" if by else "") + (f": {why}" if why else "") + _after(state)
 
 
+def _preempted(state: JobState) -> str:
+    by, why = state.facts.get("stopped_by"), state.facts.get("stop_reason")
+    told = (f" by {by}" if by else "") + (f": {why}" if why else "")
+    if state.status is JobStatus.RUNNING:
+        return "Making room; it was told to checkpoint"
+    saved = "a checkpoint was written" if state.facts.get("checkpointed") else "no new checkpoint was written"
+    return f"Preempted{told}{_after(state)}; {saved}"
+
+
+def _backoff(state: JobState) -> str:
+    return "Waiting before it is tried again"
+
+
 def _worker_lost(state: JobState) -> str:
+    if state.facts.get("orphaned_s"):
+        silence = duration(state.facts["orphaned_s"])
+        return f"Nobody asked for the job for {silence}, so it stopped itself (on_orphan: stop){_after(state)}"
     return f"The host rebooted while the job ran{_after(state)}; its processes are gone"
 
 
@@ -310,5 +329,7 @@ _SENTENCES = {
     "WorkerLost": _worker_lost,
     "ProcessLost": _process_lost,
     "Queued": _queued,
+    "Backoff": _backoff,
+    "Preempted": _preempted,
     "Leftovers": _leftovers,
 }

@@ -61,10 +61,14 @@ class Bounds:
             raise Cut(limit={"limit": "timeout", "limit_s": self._limits["timeout_s"]})
         if until is not None and now >= until:
             raise Cut(limit=limit)
-        if self._orphan_after_s is not None:
-            silent = lease.silence_s(self._job, self._begun)
-            if silent > self._orphan_after_s:
-                raise Cut(orphan={"orphaned_s": round(silent, 1)})
+        self._check_lease()
+
+    def _check_lease(self) -> None:
+        if self._orphan_after_s is None:
+            return
+        silent = lease.silence_s(self._job, self._begun)
+        if silent > self._orphan_after_s:
+            raise Cut(orphan={"orphaned_s": round(silent, 1)})
 
     def preempt(self) -> Optional[dict]:
         """The order to make room, when there is one."""
@@ -75,9 +79,9 @@ class Bounds:
 
     def order(self) -> Optional[dict]:
         """The order to stop, when there is one. SIGTERM without a file (full disk, a shutdown) is one, too."""
-        if not os.path.exists(self._job.paths.stop):
-            if not self._home.terminated or os.path.exists(self._job.paths.preempt):
-                return None
+        was_told = self._home.terminated and not os.path.exists(self._job.paths.preempt)
+        if not was_told and not os.path.exists(self._job.paths.stop):
+            return None
         try:
             order = files.read_json(self._job.paths.stop)
         except files.Damaged:

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any, Dict, Optional, Set, Tuple
 
-from airflow_jobdeploy.hostside import files, finish, launch, layout, logs, recover
+from airflow_jobdeploy.hostside import files, finish, launch, layout, logs, moves, recover
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, stamp
 from airflow_jobdeploy.hostside.layout import HostPaths
@@ -66,7 +66,7 @@ class Judge:
                 return None
             known = (inode, {**_base(job), **_of_record(job, record)})
             self._ended[job.id] = known
-        state = dict(known[1])
+        state = {**known[1], "moved_to": moves.moved_to(job)}
         state["history"] = _history(state["history"])
         return state
 
@@ -137,6 +137,7 @@ def _base(job: Job) -> Dict[str, Any]:
         "artifacts": {},
         "usage": {},
         "facts": {},
+        "moved_to": moves.moved_to(job),
     }
 
 

@@ -15,7 +15,9 @@ from airflow_jobdeploy.hostside import (
     jobdir,
     launch,
     layout,
+    lease,
     logs,
+    moves,
     pack,
     recover,
     resources,
@@ -104,6 +106,8 @@ class Ops:
             if plan.get("resource"):
                 self._make_resource(plan, directory)
             new = jobdir.publish(self.host, job.id, directory)
+        moves.supersede(self.host, plan)
+        lease.renew(job)
         return Reply(new=new, state=self._view(job))
 
     def _make_resource(self, plan: dict, directory: str) -> None:
@@ -138,10 +142,7 @@ class Ops:
 
     def _put(self, ask: dict, stream: pack.Stream) -> Reply:
         job = self._job(ask)
-        if ask.get("into") != "work":
-            raise OpError("bad-request", "put into %r: only work is known" % ask.get("into"))
-        resource = job.plan().get("resource_id")
-        target = self.host.resource(resource).work if resource else job.paths.work
+        target = self._target(job, ask.get("into"))
         fresh = os.path.join(files.private_dir(self.host.incoming), uuid.uuid4().hex)
         try:
             total = pack.unpack(stream, fresh)
@@ -154,6 +155,14 @@ class Ops:
                 files.remove_tree(fresh)
         return Reply(total)
 
+    def _target(self, job: Job, into: object) -> str:
+        resource = job.plan().get("resource_id")
+        if into == "checkpoint":
+            return self.host.checkpoint(job.plan()["uid"])
+        if into == "work":
+            return self.host.resource(resource).work if resource else job.paths.work
+        raise OpError("bad-request", "put into %r: work and checkpoint are known" % (into,))
+
     def _is_unstarted(self, job: Job) -> bool:
         return not job.has_ended and job.state().get("pid") is None
 
@@ -161,6 +170,10 @@ class Ops:
         job = self._job(ask)
         state = self._view(job)
         if state.get("phase") == "claimed":
+            successor = moves.moved_to(job)
+            if successor is not None:
+                text = "attempt %(attempt)s on %(worker)s has taken the place of" % successor
+                raise OpError("moved", "%s job %s: it is not started again" % (text, job.id))
             self._check_project(job)
             trouble = ""
             try:
@@ -194,6 +207,29 @@ class Ops:
         if state["phase"] != "claimed" or not recover.end_unstarted(job, recover.cancelled(order)):
             takedown.send_order(job, order)
         return Reply(state=self._view(job))
+
+    def preempt(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        order = {key: ask.get(key) for key in ("reason", "by", "grace_s", "signal")}
+        if not isinstance(order["grace_s"], (int, float, type(None))):
+            raise OpError("bad-request", "grace_s is %r, expected seconds or null" % order["grace_s"])
+        state = self._view(job)
+        if state.get("phase") in (None, "ended"):
+            return Reply(state=state)
+        if state["phase"] != "claimed" or not recover.end_unstarted(job, recover.suspended(order)):
+            takedown.send_preempt(job, order)
+        return Reply(state=self._view(job))
+
+    def renew(self, ask: dict) -> Reply:
+        for name in ask["jobs"]:
+            job = Job(self.host, layout.checked_name(name))
+            if job.exists:
+                lease.renew(job)
+        return Reply()
+
+    def move(self, ask: dict) -> Reply:
+        moves.note(self._job(ask), {key: ask[key] for key in ("job_id", "attempt", "worker")})
+        return Reply()
 
     def own(self, ask: dict) -> Reply:
         job = self._job(ask)
@@ -272,6 +308,14 @@ class Ops:
         known = files.read_json(job.paths.manifest) if job.has_ended else None
         listed = known["files"] if known else finish.manifest(job.paths.output)[0]
         return Reply(files=listed)
+
+    def checkpoint(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        folder = self.host.checkpoint(job.plan()["uid"])
+        paths = [entry["path"] for entry in finish.manifest(folder)[0]]
+        reply = Reply(files=len(paths))
+        reply.after = lambda send: pack.send_files(folder, paths, send)
+        return reply
 
     def get(self, ask: dict) -> Reply:
         job = self._job(ask)

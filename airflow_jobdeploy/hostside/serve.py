@@ -5,28 +5,32 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     op        asks for                       answers
     hello     client, env_mode, path         identity and size of the host, live_jobs, warnings, extra (capabilities)
     claim     plan, secrets                  new, state; an `up` also makes its resource's record
-    put       job, into="work", then tar     files, bytes; published by rename
+    put       job, into, then tar            files, bytes; published by rename. into: "work", "checkpoint"
     start     job                            state
     poll      jobs                           states: {id: state or null}
     watch     jobs                           states; from then on {"event": "state", "job", "state"} at each change
     stop      job, reason, by, grace_s       state; the worker carries it through alone
+    preempt   job, reason, by, signal, grace_s   state; SUSPENDED in the end, its checkpoint directory kept
+    renew     jobs                           {}; those that stop when nobody asks for them are being asked for
+    move      job, job_id, attempt, worker   {}; another attempt has taken the place of `job`
     own       job, owner                     {}
     log       job, offset, limit             offset, dropped, size, bytes, then the bytes
     jobs      deployment, live_only          jobs: [{"plan", "state"}], newest first
     resource  resource                       record or null
     manifest  job                            files: [{"path", "size", "sha256", "mode"}]
     get       job, paths                     files, then a tar stream of them in order
+    checkpoint  job                          files, then a tar stream of its checkpoint directory
     forget    job                            {}; the record of an ended job is gone
     bye                                      {}; the session ends
 
 `env_mode` is "login" or "inherit" (environment.py). A no is {"ok": false, "error": code, "message": sentence}, with one
-of the codes no-such-job, active, bad-request, disk-full, read-only, newer-layout, no-such-resource, no-such-build,
-failed; after the answer to `log` or `get` it takes the place of the last bytes.
+of the codes no-such-job, active, moved, bad-request, disk-full, read-only, newer-layout, no-such-resource,
+no-such-build, failed; after the answer to `log` or `get` it takes the place of the last bytes.
 
 A state has the fields of core.status.JobState. `message` is empty where the near side can say it from status, reason
 and facts; a Setup failure and an UNKNOWN bring their own. Facts, each only where there is something to say: last_lines,
-stopped_by, stop_reason, limit, limit_s, memory_used_bytes, memory_limit_bytes, disk_free_bytes, disk_path, swept,
-leftovers, left_behind, hint, exit_unknown, result_error, manifest_error, log_cap_error.
+stopped_by, stop_reason, checkpointed, orphaned_s, limit, limit_s, memory_used_bytes, memory_limit_bytes,
+disk_free_bytes, disk_path, swept, leftovers, left_behind, hint, exit_unknown, result_error, manifest_error, log_cap_error.
 """
 
 from __future__ import annotations
@@ -45,8 +49,8 @@ from airflow_jobdeploy.hostside.ops import OpError, Ops, Reply
 from airflow_jobdeploy.hostside.protocol import MAX_FRAME
 
 _OPS = (
-    *("hello", "claim", "put", "start", "poll", "watch", "stop", "own", "log"),
-    *("jobs", "resource", "manifest", "get", "forget", "bye"),
+    *("hello", "claim", "put", "start", "poll", "watch", "stop", "preempt", "renew", "move", "own", "log"),
+    *("jobs", "resource", "manifest", "get", "checkpoint", "forget", "bye"),
 )
 #: How often watched jobs are looked at, in seconds.
 LOOK_S = 0.25

@@ -86,6 +86,12 @@ def close(host: HostPaths, plan: dict) -> None:
         resources.mark_stopped(host, plan["resource_id"])
 
 
+def send_preempt(job: Job, order: dict) -> None:
+    """Leave an order to make room with a job, and wake its supervisor. OSError where it cannot be left."""
+    files.write_json(job.paths.preempt, order)
+    _wake(job)
+
+
 def send_order(job: Job, order: dict) -> None:
     """Leave an order to stop with a job, and wake its supervisor. OSError only when neither was possible."""
     trouble: Optional[OSError] = None
@@ -93,9 +99,15 @@ def send_order(job: Job, order: dict) -> None:
         files.write_json(job.paths.stop, order)
     except OSError as error:  # a full disk: SIGTERM alone means stop, too
         trouble = error
+    if not _wake(job) and trouble is not None:
+        raise trouble
+
+
+def _wake(job: Job) -> bool:
+    """SIGTERM to the supervisor, if it lives."""
     state = job.state()
     pid = state.get("pid")
     if pid is not None and process.is_alive(pid, state.get("pid_start")):
         os.kill(pid, signal.SIGTERM)
-    elif trouble is not None:
-        raise trouble
+        return True
+    return False
