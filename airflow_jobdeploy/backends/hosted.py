@@ -297,12 +297,12 @@ class HostedBackend:
         return self._extra()
 
     def _give_back(self, session: Session) -> None:
-        if session is self._control:
-            return
-        if session.idle and len(self._transfers) < _TRANSFERS:
-            self._transfers.append(session)
-        else:
+        """After a transfer. A session whose transfer was given up half-way is of no more use, whichever it is."""
+        keeps = session is self._control or len(self._transfers) < _TRANSFERS
+        if not (session.idle and keeps):
             session.close()
+        elif session is not self._control:
+            self._transfers.append(session)
 
     def _drop(self) -> None:
         for session in (self._control, self._logs, *self._transfers):

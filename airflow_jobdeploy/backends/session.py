@@ -95,7 +95,8 @@ class Session:
     # -- asking --------------------------------------------------------------------------------------------------
 
     def request(self, op: str, **params: Any) -> dict[str, Any]:
-        """Ask and wait for the answer. Refusal when it is no."""
+        """Ask and wait for the answer. Refusal when it is no; WorkerError when a transfer is under way here."""
+        self._check_free(op)
         return self._guarded(lambda: self._answer_to(self._send(op, params), REPLY_TIMEOUT_S))
 
     def request_bytes(self, op: str, **params: Any) -> tuple[dict[str, Any], Iterator[bytes]]:
@@ -120,6 +121,7 @@ class Session:
 
     def send_bytes(self, op: str, data: Iterable[bytes], **params: Any) -> dict[str, Any]:
         """Ask, send bytes, and wait for the answer. An answer that comes before the end ends the sending."""
+        self._check_free(op)
         request_id = self._guarded(lambda: self._send(op, params))
         self._streaming = True  # if `data` raises, the far side still waits for more: the session is of no use
         for piece in data:
@@ -132,11 +134,12 @@ class Session:
         self._streaming = False
         return self._guarded(lambda: self._answer_to(request_id, STALL_TIMEOUT_S))
 
-    def _send(self, op: str, params: dict[str, Any]) -> int:
+    def _check_free(self, op: str) -> None:
         if self._streaming:
-            raise WorkerError(
-                f"{self._worker}: {op!r} cannot be asked while a transfer is under way on its one session"
-            )
+            text = f"{self._worker} cannot be asked {op!r} while a transfer is under way on its one session"
+            raise WorkerError(f"{text}: finish that first, or let sshd allow more (MaxSessions)")
+
+    def _send(self, op: str, params: dict[str, Any]) -> int:
         if not self.alive:
             raise EOFError("the session has ended")
         self._last_id += 1

@@ -18,7 +18,7 @@ from airflow_jobdeploy.backends import hosted, session
 from airflow_jobdeploy.backends.channel import LocalClient, ParamikoClient
 from airflow_jobdeploy.backends.hosted import HostedBackend, local_backend
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
-from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
+from airflow_jobdeploy.errors import StagingError, WorkerError, WorkerUnreachable
 from tests.backends.clients import RecordingClient
 from tests.contract.labs import ShellWords
 from tests.contract.steps import launch, outcome, wait_ready, wait_until
@@ -228,9 +228,20 @@ def test_a_host_that_allows_one_session_does_all_on_it(tmp_path: Path) -> None:
         next(half)
         with pytest.raises(WorkerError, match="while a transfer is under way on its one session"):
             backend.poll([plan.job_id])
+        assert [file.path for file, _ in half] == ["b"]
+        half = backend.fetch(plan.job_id, ["a", "b"])
+        next(half)
         half.close()  # type: ignore[attr-defined]
         assert backend.poll([plan.job_id])[plan.job_id].exit_code == 0
+        with pytest.raises(StagingError, match="it shrank"):
+            backend.send_project(plan.job_id, _shrinking())
+        assert backend.poll([plan.job_id])[plan.job_id].exit_code == 0
         backend.close()
+
+
+def _shrinking() -> Iterator[bytes]:
+    yield bytes(10240)
+    raise StagingError("it shrank")
 
 
 @pytest.mark.sshd

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -181,10 +182,12 @@ def temporary_user(shell: str, home: Path) -> Iterator[str]:
     # useradd gives up at once while another one holds its lock.
     _account(["useradd", "-M", "-d", str(home), "-s", shell, "-p", "*", name])
     shutil.chown(home, name, name)
+    uid = pwd.getpwnam(name).pw_uid
     try:
         yield name
     finally:
-        _end_processes(name)
+        _end_processes(uid)
+        shutil.rmtree(f"/tmp/jd-{uid}", ignore_errors=True)  # the TMPDIRs of its jobs
         _account(["userdel", "-f", name])  # a killed process counts as a user of it until it is reaped
 
 
@@ -199,8 +202,7 @@ def _account(command: list[str]) -> None:
     raise AssertionError(f"{' '.join(command)}: {done.stderr}")
 
 
-def _end_processes(user: str) -> None:
-    uid = int(subprocess.run(["id", "-u", user], capture_output=True, text=True, check=True).stdout)
+def _end_processes(uid: int) -> None:
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if path.stat().st_uid == uid:
