@@ -8,6 +8,8 @@ from itertools import islice
 from string import Formatter
 from typing import Any
 
+from jinja2 import Undefined
+
 #: Longest text that one operation, or one whole template text, may make.
 MAX_TEXT = 1 << 20
 #: Work of one rendering: characters made or read, list items, loop rounds.
@@ -20,7 +22,7 @@ MAX_WIDTH = 1000
 MAX_BITS = 4096
 
 #: A conversion of `%`: its width and precision (stdtypes, "printf-style String Formatting").
-_CONVERSION = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(\*|\d*)(?:\.(\*|\d*))?")
+_CONVERSION = re.compile(r"%(?:\([^)]{0,100}\))?[#0 +-]*(\*|\d*)(?:\.(\*|\d*))?")
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict, range)
 
 
@@ -54,6 +56,8 @@ class Budget:
 
     def settle(self, value: Any) -> Any:
         """Pay for `value`, which has been made; generators and views become lists, so that they can be measured."""
+        if isinstance(value, Undefined):
+            return value  # whoever uses it says what is missing
         if not isinstance(value, _PLAIN) and isinstance(value, Iterable) and not hasattr(value, "__html__"):
             value = list(islice(value, MAX_TEXT))
         self.pay(measured(value))
@@ -73,6 +77,8 @@ def measured(value: Any) -> int:
         elif isinstance(part, (list, tuple)):
             total += len(part)
             queue.extend(part)
+        elif isinstance(part, Undefined) and part is not value:
+            part._fail_with_undefined_error()  # its repr() would be printed otherwise
         else:
             total += 1 + (part.bit_length() // 3 if isinstance(part, int) else 0)
     return total

@@ -8,9 +8,8 @@ from typing import Any
 
 from airflow_jobdeploy.core.fields import declared, read_record
 from airflow_jobdeploy.core.kinds import CONTROL, Anything, Problems, Schema, Text, as_number, expected
-from airflow_jobdeploy.core.source import Item, described, shortened
+from airflow_jobdeploy.core.source import Item, described, shortened, suggestion
 from airflow_jobdeploy.core.spec_kinds import path_fault, signal_number
-from airflow_jobdeploy.errors import nearest
 
 TYPES = ("script", "file", "sequence", "job")
 #: Builds that every template has.
@@ -158,13 +157,13 @@ def check_builds(builds: Mapping[str, Build], root: Item, broken: set[str], prob
     """
     for name in NEEDED:
         if name not in builds and name not in broken:
-            hint = nearest(name, builds) or "Every template says how to bring its work up, and down again."
+            hint = suggestion(name, builds) or "Every template says how to bring its work up, and down again."
             problems.append(root.problem(f"the build {name!r} is missing.", hint))
     for build in builds.values():
         for element in build.content_item.elements() if build.type == "sequence" else ():
             if element.value not in builds and element.value not in broken:
                 problems.append(
-                    element.problem(f"there is no build {element.value!r}.", nearest(element.value, builds))
+                    element.problem(f"there is no build {element.value!r}.", suggestion(element.value, builds))
                 )
     before = len(problems)
     _check_cycles(builds, problems)
@@ -182,17 +181,18 @@ def _check_cycles(builds: Mapping[str, Build], problems: Problems) -> None:
     """Report each cycle once, at its first build. Iterative: sequences may be nested as deep as they like."""
     done: set[str] = set()
     for start in builds:
-        path: list[str] = []
+        path: dict[str, None] = {}  # an ordered set
         stack: list[tuple[str, bool]] = [(start, True)]
         while stack:
             name, entering = stack.pop()
             if not entering:
-                done.add(path.pop())
+                path.popitem()
+                done.add(name)
             elif name in path:
-                cycle = " -> ".join([*path[path.index(name) :], name])
+                cycle = " -> ".join([*list(path)[list(path).index(name) :], name])
                 problems.append(builds[name].item.problem(f"the sequence runs itself: {shortened(cycle, 200)}."))
             elif name not in done:
-                path.append(name)
+                path[name] = None
                 stack.append((name, False))
                 stack.extend((step, True) for step in reversed(_steps(builds, name)))
 
@@ -215,13 +215,13 @@ def _check_sizes(builds: Mapping[str, Build], problems: Problems) -> None:
     counts: dict[str, int] = {}
     stack = [name for name, build in builds.items() if build.type == "sequence"]
     while stack:
-        name = stack[-1]
-        missing = [step for step in _steps(builds, name) if step not in counts]
-        if missing:
-            stack.extend(missing)
+        name = stack.pop()
+        if name in counts:
             continue
-        stack.pop()
-        if name not in counts:
+        missing = dict.fromkeys(step for step in _steps(builds, name) if step not in counts)
+        if missing:
+            stack.extend((name, *missing))
+        else:
             counts[name] = 1 + sum(counts[step] for step in _steps(builds, name))
             if counts[name] > MAX_STEPS:
                 problems.append(builds[name].item.problem(f"the sequence runs more than {MAX_STEPS} builds."))

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_jobdeploy.core.kinds import Kind, Problems, Schema, expected
-from airflow_jobdeploy.core.source import Item, shortened
-from airflow_jobdeploy.errors import nearest
+from airflow_jobdeploy.core.source import Item, shortened, suggestion
 
 _UNITS = ("_s", "_bytes")
 
@@ -85,7 +84,7 @@ def read_fields(
     for name, item in items.items():
         field = known.get(name)
         if field is None:
-            hint = (hints or {}).get(name) or nearest(name, known)
+            hint = (hints or {}).get(name) or suggestion(name, known)
             problems.append(item.problem(f"{what} has no field {shortened(repr(name))}.", hint))
         elif item.value is not None:
             value = field.kind.read(item, problems)

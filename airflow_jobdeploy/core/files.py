@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow_jobdeploy.core.source import Document, Item, described, from_mapping, shortened
+from airflow_jobdeploy.core.source import Document, Item, described, from_mapping, shortened, suggestion
 from airflow_jobdeploy.core.yaml_text import parse_yaml
-from airflow_jobdeploy.errors import Problem, nearest
+from airflow_jobdeploy.errors import Problem
 
 #: Larger files are not templates, specs or pools, but data given by mistake.
 MAX_BYTES = 1 << 20
@@ -68,7 +68,7 @@ def _nearest_file(tried: Sequence[Path]) -> str:
             names += [path.name for path in folder.iterdir() if path.suffix in (".yaml", ".yml")]
         except OSError:
             continue  # that the folder is not there is what the list of places says
-    return nearest(tried[0].name, names)
+    return suggestion(tried[0].name, names)
 
 
 def find_file(name: str, *, base: Path | None, search_path: Sequence[Path]) -> tuple[Path | None, list[Path]]:

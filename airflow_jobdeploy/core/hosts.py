@@ -9,6 +9,8 @@ from airflow_jobdeploy.core.source import Item, shortened
 
 #: Most hosts of one pool.
 MAX_HOSTS = 2_000
+#: Longest range.
+MAX_LENGTH = 1_000
 
 _RANGE = re.compile(r"(.*?)\[([^\[\]]*)\](.*)", re.DOTALL)
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.:-]{0,252})")
@@ -21,6 +23,9 @@ def is_host(text: str) -> bool:
 
 def expand_hosts(text: str, item: Item, problems: Problems) -> list[str]:
     """`gpu[01-03,7]` -> gpu01, gpu02, gpu03, gpu7; several brackets multiply. Reports what is no range."""
+    if len(text) > MAX_LENGTH:
+        problems.append(item.problem(f"is longer than {MAX_LENGTH} characters."))
+        return []
     found = [""]
     rest = text
     while (match := _RANGE.fullmatch(rest)) is not None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from airflow_jobdeploy.core.source import Item, described, shortened
-from airflow_jobdeploy.errors import Problem, nearest
+from airflow_jobdeploy.core.source import Item, described, shortened, suggestion
+from airflow_jobdeploy.errors import Problem
 
 Schema = dict[str, Any]
 Problems = list[Problem]
@@ -58,7 +58,7 @@ class Text:
         value = (self.spellings or {}).get(value, value)
         if self.choices and value not in self.choices:
             known = ", ".join(self.choices)
-            problems.append(item.problem(f"{described(value)} is none of {known}.", nearest(value, self.choices)))
+            problems.append(item.problem(f"{described(value)} is none of {known}.", suggestion(value, self.choices)))
         elif not value.strip() and not self.empty:
             problems.append(item.problem("must not be empty."))
         elif "\0" in value or (not self.lines and CONTROL.search(value)):

@@ -14,9 +14,8 @@ from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.kinds import Problems, expected
 from airflow_jobdeploy.core.params import ParamSpec, read_params
 from airflow_jobdeploy.core.sandbox import has_jinja
-from airflow_jobdeploy.core.source import Item, shortened
+from airflow_jobdeploy.core.source import Item, shortened, suggestion
 from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
-from airflow_jobdeploy.errors import nearest
 
 SECTIONS = ("params", "values", "builds", "parent", "binds", "options")
 #: Longest chain of parents.
@@ -119,7 +118,7 @@ def _outer_build(
     elif is_build:
         return read_build(name, item, problems)
     else:
-        hint = nearest(name, SECTIONS) or f"A template has {', '.join(SECTIONS)}."
+        hint = suggestion(name, SECTIONS) or f"A template has {', '.join(SECTIONS)}."
         problems.append(item.problem(f"a template has no section {shortened(repr(name))}.", hint))
     return None
 
@@ -149,7 +148,7 @@ def read_options(items: Mapping[str, Item], problems: Problems, *, rendered: boo
     for name, item in items.items():
         if name not in known:
             is_spec = name in fields_of(JobSpec)
-            hint = nearest(name, known) or f"Options are {', '.join(known)}."
+            hint = suggestion(name, known) or f"Options are {', '.join(known)}."
             message = (
                 f"{name!r} is a field of job specs, not an option of templates." if is_spec else f"no option {name!r}."
             )

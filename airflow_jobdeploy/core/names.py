@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from jinja2 import meta, nodes
 
 from airflow_jobdeploy.core.filters import FORGIVING
-from airflow_jobdeploy.core.sandbox import Environment, RenderError, TextProblem, guarded, has_jinja
-from airflow_jobdeploy.errors import nearest
+from airflow_jobdeploy.core.sandbox import ASKING, Environment, RenderError, TextProblem, guarded, has_jinja
+from airflow_jobdeploy.core.source import suggestion
 
+#: Most problems that are reported of one text.
+MAX_PROBLEMS = 100
 _MAPPING_METHODS = ("get", "items", "keys", "values")
 
 
@@ -41,7 +44,8 @@ def check_text(environment: Environment, text: str, scope: Scope) -> list[TextPr
 
 def _certain(environment: Environment, tree: nodes.Template, scope: Scope) -> list[TextProblem]:
     unknown = list(_unknown_filters(environment, tree))
-    return [*unknown, *_bare_names(environment, tree, scope), *_members(tree, scope)]
+    found = chain(unknown, _bare_names(environment, tree, scope), _members(tree, scope))
+    return list(islice(found, MAX_PROBLEMS))
 
 
 def _unknown_filters(environment: Environment, tree: nodes.Template) -> Iterator[TextProblem]:
@@ -49,17 +53,17 @@ def _unknown_filters(environment: Environment, tree: nodes.Template) -> Iterator
         for node in tree.find_all(nodes.Filter if kind == "filter" else nodes.Test):
             name = node.name
             if name not in known or name.startswith("_"):
-                yield TextProblem(node.lineno, f"there is no {kind} {name!r}.", nearest(name, known))
+                yield TextProblem(node.lineno, f"there is no {kind} {name!r}.", suggestion(name, known))
                 node.name = "string"  # a filter and a test that exist: jinja2.meta refuses the tree otherwise
 
 
 def _bare_names(environment: Environment, tree: nodes.Template, scope: Scope) -> Iterator[TextProblem]:
     missing = meta.find_undeclared_variables(tree) - {"params", "values"} - set(environment.globals)
-    asked = {node.name for node in _asked_nodes(tree) if isinstance(node, nodes.Name)}
+    missing -= {node.name for node in _asked_nodes(tree) if isinstance(node, nodes.Name)}
     for node in tree.find_all(nodes.Name):
         if node.ctx == "store" and node.name in ("params", "values"):
             yield TextProblem(node.lineno, f"{node.name!r} cannot be set.", "Choose another name.")
-        elif node.name in missing - asked:
+        elif node.name in missing:
             yield TextProblem(node.lineno, f"{node.name!r} is undefined.", _bare_hint(node.name, scope))
 
 
@@ -67,7 +71,7 @@ def _bare_hint(name: str, scope: Scope) -> str:
     for place, names in (("params", scope.params), ("values", scope.values)):
         if name in names:
             return f"Write {place}.{name}."
-    near = nearest(name, scope.params)
+    near = suggestion(name, scope.params)
     return near or "Texts see `params` and `values` only."
 
 
@@ -86,11 +90,11 @@ def _members(tree: nodes.Template, scope: Scope) -> Iterator[TextProblem]:
 
 def _missing(place: str, name: str, scope: Scope) -> tuple[str, str]:
     if place == "params":
-        hint = nearest(name, scope.params) or f"Declare it: add {name!r} to `params`."
+        hint = suggestion(name, scope.params) or f"Declare it: add {name!r} to `params`."
         return f"the param {name!r} is not declared.", hint
     if name in scope.later:
         return f"the value {name!r} is not there yet.", "Values see the values above them: move it up."
-    hint = nearest(name, scope.values) or "Add it to `values`."
+    hint = suggestion(name, scope.values) or "Add it to `values`."
     return f"the value {name!r} is not defined.", hint
 
 
@@ -109,7 +113,7 @@ def _member(node: nodes.Node) -> tuple[str, str] | None:
 def _asked_nodes(tree: nodes.Template) -> Iterator[nodes.Node]:
     """What the text asks about before it uses it."""
     for test in tree.find_all(nodes.Test):
-        if test.name in ("defined", "undefined"):
+        if test.name in ASKING:
             yield test.node
     for used in tree.find_all(nodes.Filter):
         if used.name in FORGIVING and used.node is not None:

@@ -19,13 +19,15 @@ from airflow_jobdeploy.core.kinds import (
     Text,
     as_number,
 )
-from airflow_jobdeploy.core.source import Item, described
+from airflow_jobdeploy.core.source import Item, described, suggestion
 from airflow_jobdeploy.core.variables import SECRET_REFERENCE, secret_reference
-from airflow_jobdeploy.errors import Problem, nearest
+from airflow_jobdeploy.errors import Problem
 
 #: Params that are filled by us when declared. Only `project` may be given.
 FILLED = ("id", "subdir", "project", "created", "commit", "user")
 
+#: Longest regular expression of a param.
+MAX_PATTERN = 1_000
 _SPELLINGS = {"str": "string", "text": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _SPELLINGS |= {"list": "array", "dict": "object", "mapping": "object"}
 _TYPES = {"string": str, "boolean": bool, "array": list, "object": dict}
@@ -90,7 +92,7 @@ class ParamSpec:
     def _check_limits(self, item: Item, value: Any, problems: Problems) -> None:
         if self.enum is not None and not any(_same(value, choice) for choice in self.enum):
             choices = ", ".join(str(choice) for choice in self.enum)
-            hint = nearest(str(value), [str(choice) for choice in self.enum])
+            hint = suggestion(str(value), [str(choice) for choice in self.enum])
             problems.append(item.problem(f"{described(value)} is none of {choices}.", hint))
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if self.minimum is not None and value < self.minimum:
@@ -198,6 +200,8 @@ def _check_declaration(spec: ParamSpec, item: Item, problems: Problems) -> None:
 
 def pattern_fault(pattern: str) -> str:
     """Why `pattern` cannot be used; "" when it can."""
+    if len(pattern) > MAX_PATTERN:
+        return f"is longer than {MAX_PATTERN} characters."
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
@@ -243,7 +247,7 @@ def _check_given(
     if name in FILLED and name != "project":
         problems.append(item.problem(f"{name!r} is filled for every job and cannot be given.", "Leave it out."))
     elif name not in known:
-        problems.append(item.problem(f"the template has no param {name!r}.", nearest(name, known)))
+        problems.append(item.problem(f"the template has no param {name!r}.", suggestion(name, known)))
     elif name in binds:
         hint = "Leave it out, or use the parent template."
         problems.append(item.problem(f"{name!r} is fixed by `binds` at {binds[name].where}.", hint))

@@ -116,15 +116,18 @@ class _Workers:
             expected(item, "a list of workers", problems)
             return None
         found: dict[str, Worker] = {}
+        written = 0
         for element in item.elements():
             entry = _ENTRY.read(element, problems)
-            for worker in _written_out(entry, element, problems) if entry is not None else ():
-                if worker.name in found:
-                    problems.append(element.problem(f"the worker {worker.name!r} is listed twice."))
-                found[worker.name] = worker
-            if len(found) > MAX_HOSTS:
+            workers = _written_out(entry, element, problems) if entry is not None else []
+            written += len(workers)
+            if written > MAX_HOSTS:
                 problems.append(element.problem(f"more than {MAX_HOSTS} workers."))
                 break
+            twice = next((worker.name for worker in workers if worker.name in found), None)
+            if twice is not None:
+                problems.append(element.problem(f"the worker {twice!r} is listed twice."))
+            found.update((worker.name, worker) for worker in workers)
         return tuple(found.values())
 
     def schema(self) -> Schema:

@@ -36,9 +36,10 @@ from airflow_jobdeploy.core.budget import (
 from airflow_jobdeploy.core.filters import filters
 from airflow_jobdeploy.core.source import shortened
 
-#: Longest text with Jinja in it, and most tags in one template: what is longer takes too long to compile.
+#: Longest text with Jinja in it, most tags, and most parts of all expressions: more takes too long to compile.
 MAX_SOURCE = 256 << 10
 MAX_TAGS = 5_000
+MAX_PARTS = 50_000
 
 
 def _words(text: str) -> frozenset[str]:
@@ -55,6 +56,8 @@ _METHODS: dict[type, frozenset[str]] = {
     list: _words("count index"),
     tuple: _words("count index"),
 }
+#: Tests that take a name that is not there.
+ASKING = ("defined", "undefined")
 _UNSUPPORTED = (nodes.Import, nodes.FromImport, nodes.Include, nodes.Extends, nodes.Block)
 _PRINTABLE = (str, int, float, bool, type(None), list, tuple, dict)
 
@@ -90,6 +93,7 @@ class Environment(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_finalize)
         self.budget = Budget()
         self.tags_left = MAX_TAGS
+        self.nodes_left = MAX_PARTS
         self.filters = filters(lambda: self.budget)
         self.filters["_settled"] = lambda value: self.budget.settle(value)
         self.globals = {"range": self._range, "dict": dict, "namespace": Namespace, "_round": self._round}
@@ -161,6 +165,9 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def _parsed(self, text: str) -> nodes.Template:
         tree = self.parse(text)
+        self.nodes_left -= sum(1 for _ in tree.find_all(nodes.Node))
+        if self.nodes_left < 0:
+            raise RenderError(1, f"the template's Jinja holds more than {MAX_PARTS} names, constants and operators.")
         for node in tree.find_all(_UNSUPPORTED):
             name = type(node).__name__.lower()
             raise RenderError(node.lineno, f"Jinja's {name} is not available in templates.", "Use parent and binds.")
@@ -240,6 +247,20 @@ class _Metered(NodeTransformer):
         made = self.generic_visit(node)
         return _settled(made) if isinstance(node.arg, nodes.Slice) else made
 
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        node.expr = _settled(node.expr)
+        for operand in node.ops:
+            operand.expr = _settled(operand.expr)
+        return node
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        node.args = [_settled(part) for part in node.args]
+        if node.name not in ASKING:
+            node.node = _settled(node.node)
+        return node
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         parts = [self.visit(part) for part in node.nodes]
         return nodes.Filter(nodes.List(parts, lineno=node.lineno), "join", [], [], None, None, lineno=node.lineno)
@@ -250,7 +271,7 @@ def _data(node: nodes.Node) -> list[nodes.TemplateData]:
     return [*own, *node.find_all(nodes.TemplateData)]
 
 
-def _settled(node: nodes.Node) -> nodes.Node:
+def _settled(node: nodes.Node) -> nodes.Filter:
     return nodes.Filter(node, "_settled", [], [], None, None, lineno=node.lineno)
 
 

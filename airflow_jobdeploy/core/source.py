@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Union
 
-from airflow_jobdeploy.errors import Problem
+from airflow_jobdeploy.errors import Problem, nearest
 
 #: Deepest nesting of lists and mappings.
 MAX_DEPTH = 40
@@ -131,6 +132,11 @@ def in_order(problems: Sequence[Problem]) -> list[Problem]:
     files = [place[1] if place else problem.where for place, problem in zip(places, problems, strict=True)]
     keys = [(files.index(file), int(place[2]) if place else 0) for file, place in zip(files, places, strict=True)]
     return [problem for _, problem in sorted(zip(keys, problems, strict=True), key=lambda pair: pair[0])]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """ "Did you mean 'x'?" or "". Bounded: thousands of misspelt names among thousands must not take minutes."""
+    return nearest(name, islice(known, 200)) if len(name) <= 100 else ""
 
 
 def shortened(text: str, limit: int = 60) -> str:

@@ -170,9 +170,12 @@ class JobSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:
         """The spec of a `to_dict`. Raises SpecError for what no `to_dict` gives."""
+        # What is not read yet is kept as it is; all other lists were made tuples.
+        free = [field.attribute for field in fields_of(JobSpec).values() if isinstance(field.kind, Anything)]
         try:
             values: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+                name: tuple(value) if isinstance(value, list) and name not in free else value
+                for name, value in data.items()
             }
             values["gpu_types"] = tuple(GpuType(**gpu) for gpu in values.get("gpu_types", ()))
             return cls(**values)

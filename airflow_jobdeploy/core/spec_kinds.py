@@ -9,8 +9,7 @@ from typing import Any
 
 from airflow_jobdeploy.core.fields import declared, read_record, record_schema
 from airflow_jobdeploy.core.kinds import Number, Problems, Schema, Size, Text, expected
-from airflow_jobdeploy.core.source import Item, described
-from airflow_jobdeploy.errors import nearest
+from airflow_jobdeploy.core.source import Item, described, suggestion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ class SignalName:
     def read(self, item: Item, problems: Problems) -> str | None:
         number = signal_number(item.value) if isinstance(item.value, str) else None
         if number is None:
-            hint = nearest(item.value.upper(), signal.Signals.__members__) if isinstance(item.value, str) else ""
+            hint = suggestion(item.value.upper(), signal.Signals.__members__) if isinstance(item.value, str) else ""
             expected(item, "a signal's name such as SIGINT", problems, hint)
             return None
         if number in (signal.SIGKILL, signal.SIGSTOP):

@@ -22,8 +22,8 @@ from airflow_jobdeploy.core.names import Scope, check_text
 from airflow_jobdeploy.core.params import FILLED, ParamSpec
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate, project_name, render
 from airflow_jobdeploy.core.sandbox import Environment
-from airflow_jobdeploy.core.source import Item, in_order
-from airflow_jobdeploy.errors import Problem, TemplateError, nearest
+from airflow_jobdeploy.core.source import Item, in_order, suggestion
+from airflow_jobdeploy.errors import Problem, TemplateError
 
 __all__ = ["ParamSpec", "RenderedBuild", "RenderedTemplate", "Template", "load_template", "project_name"]
 
@@ -141,7 +141,7 @@ def _check_binds(template: Template, problems: list[Problem]) -> None:
     for name, item in template.items["binds"].items():
         spec = template.params.get(name)
         if spec is None:
-            problems.append(item.problem(f"there is no param {name!r} to bind.", nearest(name, template.params)))
+            problems.append(item.problem(f"there is no param {name!r} to bind.", suggestion(name, template.params)))
         elif name in FILLED and name != "project":
             problems.append(item.problem(f"{name!r} is filled for every job and cannot be bound."))
         else:

@@ -81,6 +81,12 @@ def test_what_is_no_host_range(text: str) -> None:
         hosts(text)
 
 
+def test_huge_pools_are_refused_at_once() -> None:
+    with pytest.raises(PoolError) as caught:
+        pool(workers=[{"conn_id": f"a{n}", "hosts": "b[1-1000]"} for n in range(4000)])
+    assert len(caught.value.problems) < 5
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

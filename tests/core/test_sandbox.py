@@ -47,6 +47,12 @@ def rendered(text: str) -> str:
             "['A', 'B'] bc ['a', 'b']",
         ),
         ("{{ params.zz | default('d') }}{% if params.zz is defined %}x{% endif %}", "d"),
+        ("{{ params['zz'] | default('d') }}{% if params['zz'] is defined %}x{% endif %}", "d"),
+        (
+            "{{ 'b' in params.name }} {{ 1 in params.list }} {{ 5 is odd }} {{ 1 is in [1] }} {{ 1 < 2 <= 2 }}",
+            "False True True True True",
+        ),
+        ("{% set x = 'X' * 3 %}{{ x[::2] }} {{ (1, 2)[0] }} {{ {'a': 1}.a }}", "XX 1 1"),
         ("{{ values.folder | replace('r', 'R') | indent(2) }}", "Runs"),
     ],
 )
@@ -76,6 +82,11 @@ def test_what_texts_give(text: str, result: str) -> None:
         "{% set n.a = n.a.replace('a', 'a' * 1000) %}{% endfor %}",
         "{% set n = namespace(a='a' * 1000) %}{% for i in range(9) %}"
         "{% set n.a = n.a | replace('a', 'a' * 1000) %}{% endfor %}",
+        "{% set a = 'a' * 500000 %}{% for i in range(40000) %}{% if 'b' in a %}{% endif %}{% endfor %}",
+        "{% set a = 'a' * 500000 %}{% for i in range(40000) %}{% if 'b' is in a %}{% endif %}{% endfor %}",
+        "{% set a = 'a' * 500000 %}{% for i in range(40000) %}{% set b = a[1:] %}{% endfor %}",
+        "{% set a = 'a' * 500000 %}{% for i in range(40000) %}{% set b = a.upper() %}{% endfor %}",
+        "{{ [" + "1," * 120_000 + "] }}",
         "{{ ('a' * 1000).join(['b'] * 100000) }}",
         "{{ (['b'] * 100000) | join('a' * 1000) }}",
         "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
