@@ -43,7 +43,7 @@ def follow(
     """
     teller = _Teller(say_log, say)
     follower = Follower(handle.job_id, deliver=teller, offset=offset, machine=handle.machine, until=until)
-    watch = workers.watch = Watch(lambda: workers.connect(handle.worker))
+    watch = workers.watch = Watch(lambda: workers.lend(handle.worker))
     watch.add(follower)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
@@ -54,6 +54,7 @@ def follow(
             watch.run_pass(min(1.0, left))
     finally:
         workers.watch = None
+        workers.give_back(handle.worker, watch.release())
         watch.close()
     state = follower.state or handle_state(handle)
     return Followed(state=state, offset=follower.offset, over=follower.over, interrupted=interrupted())

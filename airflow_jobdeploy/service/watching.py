@@ -91,6 +91,10 @@ class Follower:
         self._next = offset
         self._view = LogView()
 
+    def is_of(self, machine: str) -> bool:
+        """Is the job on this machine, as far as we know?"""
+        return not self.machine or self.machine == machine
+
     @property
     def offset(self) -> int:
         """The first byte of the log that was not given out."""
@@ -218,6 +222,11 @@ class Watch:
         self.disconnect()
         self._waker.close()
 
+    def release(self) -> Backend | None:
+        """Give the connection out of hand, open, for another use; None when there is none."""
+        backend, self._backend = self._backend, None
+        return backend
+
     def disconnect(self) -> None:
         """Drop the connection; the next pass connects anew."""
         backend, self._backend = self._backend, None
@@ -230,11 +239,16 @@ class Watch:
         return self._backend
 
     def _answered(self, backend: Backend) -> None:
+        """Whose machine is it? Jobs of another one are told so; when there are no others, it is asked for anew."""
         facts = backend.facts()
-        for follower in self._all():
-            if follower.machine and facts.machine != follower.machine:
-                expected = f"{facts.machine}, expected {follower.machine}"
-                raise WorkerChanged(f"another machine answers as worker {facts.worker}: {expected}")
+        strangers = [f for f in self._all() if not f.is_of(facts.machine)]
+        for stranger in strangers:
+            error = WorkerChanged(
+                f"another machine answers as worker {facts.worker}: {facts.machine}, expected {stranger.machine}"
+            )
+            if len(strangers) == len(self._all()):
+                raise error
+            stranger.tell(_unknown(stranger, error, Reason.WORKER_CHANGED))
         self._failures, self._silent_since = 0, None
 
     def _all(self) -> list[Follower]:
@@ -245,7 +259,8 @@ class Watch:
         backend = self._backend
         assert backend is not None
         self._carry_out_orders(backend)
-        followers = self._all()
+        machine = backend.facts().machine
+        followers = [follower for follower in self._all() if follower.is_of(machine)]
         if not followers:
             self._waker.wait(timeout_s)
             return
@@ -253,7 +268,8 @@ class Watch:
         for follower in followers:
             if follower.job_id in states:
                 follower.tell(states[follower.job_id])
-            elif follower.state is not None and follower.state.reason == Reason.UNREACHABLE:
+            elif follower.state is None or follower.state.reason == Reason.UNREACHABLE:
+                # A lent connection may have told this state to somebody before us.
                 follower.tell(backend.poll([follower.job_id])[follower.job_id])
         self._read_logs(backend, followers)
         for follower in followers:

@@ -38,6 +38,17 @@ class Workers(AbstractContextManager["Workers"]):
         names = ", ".join(worker.name for worker in self.pool.workers)
         raise PlacementError(f"worker {name!r} is not in pool {self.pool.name!r} (it has {names}); was it renamed?")
 
+    def lend(self, name: str) -> Backend:
+        """The open connection to a worker, else a new one: the caller's, until it is closed or given back."""
+        backend = self._open.pop(name, None)
+        return self.connect(name) if backend is None else backend
+
+    def give_back(self, name: str, backend: Backend | None) -> None:
+        """Keep a connection for the next who asks."""
+        self.drop(name)
+        if backend is not None:
+            self._open[name] = backend
+
     def drop(self, name: str) -> None:
         """Forget a connection that failed."""
         backend = self._open.pop(name, None)

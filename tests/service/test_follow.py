@@ -145,3 +145,32 @@ def test_a_watcher_thread_follows_many_jobs_over_one_connection(desk: Desk) -> N
     assert [texts[h.job_id] for h in handles] == [f"job {n}\n" for n in range(5)]
     assert [ends[h.job_id] for h in handles] == list(range(5))
     assert len(connects) == 1
+
+
+def test_a_task_holds_one_connection_from_submit_to_stop(desk: Desk) -> None:
+    connect, opened = desk.connect, []
+    desk.connect = lambda worker: opened.append(worker) or connect(worker)
+    work = desk.run_spec({"command": "sleep 60", "grace": 1})
+    with desk.workers() as workers:
+        store = {"intents": desk.notebook, "epoch": desk.epoch, "say": desk.said.append}
+        handle = service.submit(work, workers, **store).handle
+        for _ in range(2):
+            said = {"say_log": desk.log.append, "say": desk.said.append}
+            followed = service.follow(workers, handle, timeout_s=0.5, **said)
+            assert followed.state.status is JobStatus.RUNNING
+        service.stop(workers, handle, reason="enough", by="pytest", wait_s=15)
+    assert len(opened) == 1
+
+
+def test_a_job_of_another_machine_does_not_trouble_the_others(desk: Desk) -> None:
+    handle = desk.submit(desk.run_spec({"command": "sleep 1; echo end"})).handle
+    watch = service.Watch(lambda: desk.connect(desk.pool.workers[0]))
+    news: dict[str, list[service.Update]] = {"here": [], "elsewhere": []}
+    watch.add(service.Follower(handle.job_id, deliver=news["here"].append, machine=handle.machine))
+    watch.add(service.Follower("j" + "a" * 20, deliver=news["elsewhere"].append, machine="another"))
+    until = time.monotonic() + 30
+    while not (news["here"] and news["here"][-1].over) and time.monotonic() < until:
+        watch.run_pass(1.0)
+    watch.close()
+    assert news["here"][-1].state.status is JobStatus.SUCCEEDED
+    assert [update.state.reason for update in news["elsewhere"]] == ["WorkerChanged"]
