@@ -176,7 +176,7 @@ class Environment(ImmutableSandboxedEnvironment):
     def rendered(self, text: str, context: Mapping[str, Any]) -> str:
         """`text` rendered with the names in `context`. Raises RenderError."""
         if not has_jinja(text):
-            return text.removesuffix("\n")  # as Jinja does
+            return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")  # as Jinja does
         tree = self.parsed(text)
 
         def run() -> str:

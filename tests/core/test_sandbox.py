@@ -35,6 +35,8 @@ def rendered(text: str) -> str:
         ("a\n\n", "a\n"),
         ("{{ 'a' }}\n", "a"),
         ("no jinja\n", "no jinja"),
+        ("a\r\nb\r\n", "a\nb"),
+        ("{{ 1 }}\r\nb\r\n", "1\nb"),
         ("<&> {{ '<&>' }}", "<&> <&>"),
         ("{{ 'a' ~ 1 ~ none }} {{ [1, 2] | join(',') }} {{ 'x' * 3 }} {{ 2 ** 10 }}", "a1None 1,2 xxx 1024"),
         ("{{ 'run-%03d' | format(7) }} {{ 'run-%03d' % 7 }} {{ '{:03d}'.format(7) }}", "run-007 run-007 007"),
