@@ -1,32 +1,30 @@
 """Entry of the far side.
 
-runner.main(["serve", "--root", ROOT])            one session on stdin and stdout (serve.py)
-runner.main(["supervise", "--root", ROOT, "--machine", M, "--job", ID])    one attempt (supervise.py)
+main(["serve", "--root", ROOT])                                    one session on stdin and stdout (serve.py)
+main(["supervise", "--root", ROOT, "--machine", M, "--job", ID])   one attempt (supervise.py)
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import List
 
-from airflow_jobdeploy.hostside import layout, serve, supervise
+from airflow_jobdeploy.hostside import layout
 from airflow_jobdeploy.hostside.jobdir import Job
 
 
 def main(arguments: List[str]) -> int:
     """Run one role; the exit status of the process."""
-    parser = argparse.ArgumentParser(prog="runner.py", description=__doc__)
-    parser.add_argument("role", choices=("serve", "supervise"))
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--machine", default="")
-    parser.add_argument("--job", default="")
-    given = parser.parse_args(arguments)
     os.umask(0o077)
-    if given.role == "serve":
-        return serve.serve(os.path.expanduser(given.root), 0, 1)
-    return _supervise(Job(layout.HostPaths(given.root, given.machine), given.job))
+    role, options = arguments[0], dict(zip(arguments[1::2], arguments[2::2]))
+    if role == "serve":
+        from airflow_jobdeploy.hostside import serve
+
+        return serve.serve(os.path.expanduser(options["--root"]), 0, 1)
+    if role == "supervise":
+        return _supervise(Job(layout.HostPaths(options["--root"], options["--machine"]), options["--job"]))
+    raise SystemExit("no role %r: serve or supervise" % role)
 
 
 def _supervise(job: Job) -> int:
@@ -34,6 +32,9 @@ def _supervise(job: Job) -> int:
     if os.fork():
         os._exit(0)
     os.chdir("/")
+    # Each role imports its own: a supervisor starts sooner without what serve needs, and a host may have many.
+    from airflow_jobdeploy.hostside import supervise
+
     supervise.run(job, _tell)
     return 0
 

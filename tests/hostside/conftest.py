@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,19 @@ def connect(root: Path) -> Iterator[Open]:
     yield make
     for session in opened:
         session.close()
-    for jobs in root.glob("hosts/*/jobs/*"):
-        Tree(jobs.name, None).kill()
+    _clear(root)
+    for inner in (path for path in root.parent.iterdir() if path != root):
+        _clear(inner / "root")
+
+
+def _clear(root: Path) -> None:
+    """End what jobs of this root have left, and remove their temporary directories."""
+    for folder in root.glob("hosts/*"):
+        host = HostPaths(str(root), folder.name)
+        names = [path.name for path in [*folder.glob("jobs/*"), *folder.glob("resources/*")]]
+        for name in names:
+            Tree(name, None).kill()
+            shutil.rmtree(host.temporary(os.geteuid(), name), ignore_errors=True)
 
 
 @pytest.fixture
