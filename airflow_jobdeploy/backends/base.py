@@ -16,7 +16,10 @@ Clauses that every implementation keeps (tests/contract/ holds one test for each
  7. A method that cannot ask the worker raises WorkerUnreachable and says nothing about jobs; one whose
     answer comes from another machine than `machine` raises WorkerChanged naming both.
  8. Nothing given by a user becomes shell text or a path outside the job's own directories.
- 9. `close` stops no job. A closed backend is not used again; `connect` is called anew for the next.
+ 9. `preempt` returns when the order lies on the worker: the job is signalled, has its grace to write a
+    checkpoint (ended early by a checkpoint message), and ends SUSPENDED/Preempted. A claim of attempt n+1
+    makes attempt n answer `moved_to`.
+10. `close` stops no job. A closed backend is not used again; `connect` is called anew for the next.
 """
 
 from __future__ import annotations
@@ -123,6 +126,23 @@ class Backend(Protocol):
 
     def stop(self, job_id: str, *, reason: str, by: str = "", grace_s: float | None = None) -> JobState:
         """Order the end of a job (clause 5). `grace_s`: None is the plan's own."""
+
+    def preempt(
+        self, job_id: str, *, reason: str, by: str = "", signal: str | None = None, grace_s: float | None = None
+    ) -> JobState:
+        """Order a job to make room (clause 10). `signal`, `grace_s`: None is the plan's own."""
+
+    def renew(self, job_ids: Sequence[str]) -> None:
+        """Somebody waits for these jobs: those of them that stop when nobody asks go on (`orphan_after_s`)."""
+
+    def set_moved(self, job_id: str, successor: Plan) -> None:
+        """Another attempt takes the place of `job_id`: it will say so (`moved_to`), and never start again."""
+
+    def checkpoint(self, job_id: str) -> Iterator[bytes]:
+        """The checkpoint directory of a job as a tar stream, for `send_checkpoint` elsewhere."""
+
+    def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
+        """Unpack a tar stream as the checkpoint directory of a claimed job, published by rename."""
 
     def set_owner(self, job_id: str, owner: str) -> None:
         """ "task" or "none": may the reaper stop the job when its task is over?"""

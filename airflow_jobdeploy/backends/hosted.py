@@ -128,6 +128,20 @@ class HostedBackend:
         answer = self._session().request("stop", job=job_id, reason=reason, by=by, grace_s=grace_s)
         return JobState.from_wire(answer["state"])
 
+    def preempt(
+        self, job_id: str, *, reason: str, by: str = "", signal: str | None = None, grace_s: float | None = None
+    ) -> JobState:
+        session = self._session()
+        answer = session.request("preempt", job=job_id, reason=reason, by=by, signal=signal, grace_s=grace_s)
+        return JobState.from_wire(answer["state"])
+
+    def renew(self, job_ids: Sequence[str]) -> None:
+        self._session().request("renew", jobs=list(job_ids))
+
+    def set_moved(self, job_id: str, successor: Plan) -> None:
+        to = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
+        self._session().request("move", job=job_id, **to)
+
     def set_owner(self, job_id: str, owner: str) -> None:
         self._session().request("own", job=job_id, owner=owner)
 
@@ -192,11 +206,25 @@ class HostedBackend:
         return LogChunk(offset=answer["offset"], data=b"".join(pieces), dropped_bytes=answer.get("dropped", 0))
 
     def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
+        self._put(job_id, archive, into="work", what="project")
+
+    def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
+        self._put(job_id, archive, into="checkpoint", what="checkpoint")
+
+    def _put(self, job_id: str, archive: Iterable[bytes], *, into: str, what: str) -> None:
         session = self._take_transfer()
         try:
-            session.send_bytes("put", archive, job=job_id, into="work")
+            session.send_bytes("put", archive, job=job_id, into=into)
         except Refusal as error:
-            raise StagingError(f"the project could not be brought to {error}") from error
+            raise StagingError(f"the {what} could not be brought to {error}") from error
+        finally:
+            self._give_back(session)
+
+    def checkpoint(self, job_id: str) -> Iterator[bytes]:
+        session = self._take_transfer()
+        try:
+            _, pieces = session.request_bytes("checkpoint", job=job_id)
+            yield from pieces
         finally:
             self._give_back(session)
 

@@ -30,7 +30,8 @@ no-such-build, failed; after the answer to `log` or `get` it takes the place of 
 A state has the fields of core.status.JobState. `message` is empty where the near side can say it from status, reason
 and facts; a Setup failure and an UNKNOWN bring their own. Facts, each only where there is something to say: last_lines,
 stopped_by, stop_reason, checkpointed, orphaned_s, limit, limit_s, memory_used_bytes, memory_limit_bytes,
-disk_free_bytes, disk_path, swept, leftovers, left_behind, hint, exit_unknown, result_error, manifest_error, log_cap_error.
+disk_free_bytes, disk_path, swept, leftovers, left_behind, hint, exit_unknown, result_error, manifest_error,
+log_cap_error.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ class MemoryHost:
         self.changed = threading.Condition(threading.RLock())
         self.jobs: dict[str, MemoryJob] = {}
         self.resources: dict[str, dict[str, Any]] = {}
+        self._checkpoints: dict[str, dict[str, bytes]] = {}
 
     def backend(self, *, machine: str | None = None) -> MemoryBackend:
         """A new connection."""
@@ -100,6 +101,9 @@ class MemoryHost:
             elif plan.resource_id and plan.resource_id not in self.resources:
                 raise WorkerError(f"{self.name} has no resource {plan.resource_id}")
             self.jobs[plan.job_id] = MemoryJob(self, plan)
+            for job in self.jobs.values():
+                if job.plan.uid == plan.uid and job.plan.attempt < plan.attempt:
+                    job.moved_to = {"job_id": plan.job_id, "attempt": plan.attempt, "worker": plan.worker}
             self.changed.notify_all()
         return self.jobs[plan.job_id]
 
@@ -127,6 +131,10 @@ class MemoryHost:
         files: dict[str, bytes] = resource["files"] if resource else self.jobs[plan.job_id].own_files
         return files
 
+    def checkpoint(self, uid: str) -> dict[str, bytes]:
+        """The checkpoint directory of a job: all its attempts share it."""
+        return self._checkpoints.setdefault(uid, {})
+
     def program(self, step: Step) -> Program | None:
         line = " ".join([step.path, *step.args]).strip() if step.kind in ("entry", "argv") else ""
         names = (step.content.strip(), line, step.path, step.name)
@@ -138,6 +146,17 @@ class MemoryHost:
         for job in self.jobs.values():
             if job.is_live and job.plan.build == "up" and job.resource_id == resource_id:
                 job.order_stop(reason="taken down", by="", grace_s=None)
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Files as a tar stream."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:") as tar:
+        for path, data in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return archive.getvalue()
 
 
 def unpack(archive: bytes) -> dict[str, bytes]:

@@ -47,8 +47,13 @@ class MemoryJob:
         self._step_began = 0.0
         self._ended_at: float | None = None
         self._step = ""
+        #: {"reason", "by", "grace_s"} of an order to end, and whether it is one to make room.
         self._stop: dict[str, Any] | None = None
+        self._is_preempted = False
+        self._checkpointed = False
         self._stopping = False
+        self.moved_to: dict[str, Any] | None = None
+        self.renewed_at = host.clock.now()
         self._killed = False
         #: Threads of the command and of what it left; and how the command ended.
         self._busy = 0
@@ -83,6 +88,7 @@ class MemoryJob:
             "result": self._result if self.has_ended else None,
             "history": [{"status": s, "reason": r, "ago_s": now - at} for at, s, r in self._history],
             "machine": self._host.machine,
+            "moved_to": self.moved_to,
             **self._end,
         }
         return JobState.from_wire(json.loads(json.dumps(data)))
@@ -92,6 +98,8 @@ class MemoryJob:
     def start(self) -> None:
         if self._started or self.has_ended:
             return
+        if self.moved_to is not None:
+            raise WorkerError(f"another attempt has taken the place of job {self.job_id}: it is not started again")
         self._started = True
         threading.Thread(target=self._supervise, name=f"supervisor-{self.job_id}", daemon=True).start()
 
@@ -102,7 +110,18 @@ class MemoryJob:
         if self._started:
             self._host.changed.notify_all()
         else:
-            self._finish(Evidence(stop=self._stop))
+            self._finish(self._ordered(Evidence()))
+
+    def order_preempt(self, *, reason: str, by: str, grace_s: float | None) -> None:
+        if not self.has_ended and self._stop is None:
+            self._is_preempted = True
+            self.order_stop(reason=reason, by=by, grace_s=grace_s)
+
+    def _ordered(self, seen: Evidence) -> Evidence:
+        """The evidence with the order to end, when there was one."""
+        if self._is_preempted:
+            return seen._replace(preempt={**(self._stop or {}), "checkpointed": self._checkpointed})
+        return seen._replace(stop=self._stop)
 
     def kill(self, status: JobStatus, reason: Reason, *, signal: str | None = None) -> None:
         """Its processes are gone, whoever did it. A job that does not run is untouched."""
@@ -135,7 +154,9 @@ class MemoryJob:
             if limit is None and self._stop is None:
                 self._await_leftovers()
             self._end_all()
-            seen = (self._seen or Evidence(status=_KILLED, step=self._step))._replace(limit=limit, stop=self._stop)
+            seen = self._seen or Evidence(status=_KILLED, step=self._step)
+            orphan = limit if limit and "orphaned_s" in limit else None
+            seen = self._ordered(seen._replace(limit=None if orphan else limit, orphan=orphan))
             if not self.has_ended:
                 self._take_down(seen)
                 self._finish(seen)
@@ -157,7 +178,7 @@ class MemoryJob:
         if not free:
             self._finish(Evidence(limit={"limit": "schedule_timeout", "limit_s": limit_s}))
         elif self._stop is not None:
-            self._finish(Evidence(stop=self._stop))
+            self._finish(self._ordered(Evidence()))
         return not self.has_ended
 
     def _await_command(self) -> dict[str, Any] | None:
@@ -165,7 +186,10 @@ class MemoryJob:
         while self._seen is None and self._stop is None and not self.has_ended:
             name, limit_s, left_s = self._nearest_limit()
             if not self._wait(self._step_is_over(self._step), left_s):
-                return {"limit": name, "limit_s": limit_s}
+                if name != "lease":
+                    return {"limit": name, "limit_s": limit_s}
+                if (silent := self._host.clock.now() - self.renewed_at) >= (limit_s or 0.0):
+                    return {"orphaned_s": silent}
         return None
 
     def _step_is_over(self, step: str) -> Callable[[], bool]:
@@ -177,6 +201,8 @@ class MemoryJob:
         limits = [("timeout", whole, self._began + whole - now)] if whole is not None else []
         steps = [step.timeout_s for step in self._host.steps(self.plan) if step.name == self._step]
         limits += [("timeout", one, self._step_began + one - now) for one in steps if one is not None]
+        lease_s = self.plan.orphan_after_s
+        limits += [("lease", lease_s, self.renewed_at + lease_s - now)] if lease_s is not None else []
         return min(limits, key=lambda limit: limit[2]) if limits else ("", None, None)
 
     def _await_leftovers(self) -> None:
@@ -190,9 +216,12 @@ class MemoryJob:
         self._stopping = True
         self._host.changed.notify_all()
         wait_s = self.plan.limits.grace_s if grace_s is None else grace_s
-        self._host.clock.wait(self._host.changed, lambda: self._busy == 0 or self._killed, wait_s)
+        self._host.clock.wait(self._host.changed, self._is_settled, wait_s)
         self._killed = True
         self._host.changed.notify_all()
+
+    def _is_settled(self) -> bool:
+        return self._busy == 0 or self._killed or (self._is_preempted and self._checkpointed)
 
     def _take_down(self, seen: Evidence) -> None:
         if self.plan.build == "down" and seen.is_ok and self._stop is None:
@@ -286,6 +315,16 @@ class MemoryJob:
     def put_output(self, path: str, data: bytes) -> None:
         with self._alive():
             self.outputs[path] = data
+
+    def put_checkpoint(self, path: str, data: bytes) -> None:
+        with self._alive():
+            self._host.checkpoint(self.plan.uid)[path] = data
+            self._checkpointed = self._stopping
+            self._host.changed.notify_all()
+
+    def get_checkpoint(self) -> dict[str, bytes]:
+        with self._alive():
+            return dict(self._host.checkpoint(self.plan.uid))
 
     def put_result(self, value: Any) -> None:
         with self._alive():

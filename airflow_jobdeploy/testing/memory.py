@@ -11,7 +11,7 @@ from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
 from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, WorkerUnreachable, nearest
-from airflow_jobdeploy.testing.host import MemoryHost, unpack
+from airflow_jobdeploy.testing.host import MemoryHost, pack, unpack
 from airflow_jobdeploy.testing.job import MemoryJob
 
 
@@ -79,6 +79,38 @@ class MemoryBackend:
             job = self._job(job_id)
             job.order_stop(reason=reason, by=by, grace_s=grace_s)
             return job.state()
+
+    def preempt(
+        self, job_id: str, *, reason: str, by: str = "", signal: str | None = None, grace_s: float | None = None
+    ) -> JobState:
+        with self._host.changed:
+            job = self._job(job_id)
+            job.order_preempt(reason=reason, by=by, grace_s=grace_s)
+            return job.state()
+
+    def renew(self, job_ids: Sequence[str]) -> None:
+        with self._host.changed:
+            host = self._ask()
+            for job_id in job_ids:
+                if job_id in host.jobs:
+                    host.jobs[job_id].renewed_at = host.clock.now()
+
+    def set_moved(self, job_id: str, successor: Plan) -> None:
+        with self._host.changed:
+            to = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
+            self._job(job_id).moved_to = to
+
+    def checkpoint(self, job_id: str) -> Iterator[bytes]:
+        with self._host.changed:
+            files = dict(self._host.checkpoint(self._job(job_id).plan.uid))
+        yield pack(files)
+
+    def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
+        files = unpack(b"".join(archive))
+        with self._host.changed:
+            place = self._host.checkpoint(self._job(job_id).plan.uid)
+            place.clear()
+            place.update(files)
 
     def set_owner(self, job_id: str, owner: str) -> None:
         with self._host.changed:

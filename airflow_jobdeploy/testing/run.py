@@ -21,6 +21,8 @@ class _Job(Protocol):
     def wait(self, timeout_s: float | None, *, deaf: bool) -> None: ...
     def put_output(self, path: str, data: bytes) -> None: ...
     def put_result(self, value: Any) -> None: ...
+    def put_checkpoint(self, path: str, data: bytes) -> None: ...
+    def get_checkpoint(self) -> dict[str, bytes]: ...
     def leave(self, program: Program) -> None: ...
 
 
@@ -60,6 +62,14 @@ class Run:
     def result(self, value: Any) -> None:
         """Write the result file (any JSON value)."""
         self._job.put_result(value)
+
+    def checkpoint(self, path: str, data: bytes | str) -> None:
+        """Write a file to the checkpoint directory, and say that a checkpoint is complete."""
+        self._job.put_checkpoint(path, data.encode() if isinstance(data, str) else data)
+
+    def checkpointed(self) -> dict[str, bytes]:
+        """The files of the checkpoint directory, also those of earlier attempts."""
+        return self._job.get_checkpoint()
 
     def leave(self, program: Program) -> None:
         """Leave something running in the background, as `tmux new -d` does."""

@@ -14,7 +14,7 @@ from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.channel import Client, LocalChannel, LocalClient, ParamikoClient
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
-from airflow_jobdeploy.testing import MemoryHost, Program, Run
+from airflow_jobdeploy.testing import MemoryHost, Program, Run, Stopped
 from tests.contract.steps import wait_until as wait_until
 from tests.servers import sshd as servers
 
@@ -42,6 +42,12 @@ class Vocabulary(Protocol):
 
     def cat(self, path: str) -> Step:
         """Print a file of the working directory."""
+
+    def save_when_told(self, text: str) -> Step:
+        """Print "ready" and wait; when signalled, write a checkpoint, say so, and wait for ever."""
+
+    def restore(self) -> Step:
+        """Print the checkpoint."""
 
     def count_start(self, counter: Path) -> Step:
         """Add one byte to a file that outlives the job, and wait for ever."""
@@ -79,6 +85,15 @@ class ShellWords:
 
     def cat(self, path: str) -> Step:
         return _step(f"cat -- {shlex.quote('./' + path)}")
+
+    def save_when_told(self, text: str) -> Step:
+        save = f'printf %s {shlex.quote(text)} > "$JOBDEPLOY_CHECKPOINT_DIR/state"'
+        tell = """printf '{"type": "checkpoint"}\\n' >> "$JOBDEPLOY_MESSAGES_FILE\""""
+        handler = f"save() {{\n{save}\n{tell}\n}}\ntrap save TERM"
+        return _step(f"{handler}\necho ready\nwhile :; do sleep 0.1; done")
+
+    def restore(self) -> Step:
+        return _step('cat "$JOBDEPLOY_CHECKPOINT_DIR/state"')
 
     def count_start(self, counter: Path) -> Step:
         return _step(f"printf x >> {shlex.quote(str(counter))}\nwhile :; do sleep 300; done")
@@ -129,6 +144,21 @@ class MemoryWords:
 
     def cat(self, path: str) -> Step:
         return self._known(lambda run: run.write(run.files[path]))
+
+    def save_when_told(self, text: str) -> Step:
+        def program(run: Run) -> int:
+            run.say("ready")
+            try:
+                run.wait()
+            except Stopped:
+                run.checkpoint("state", text)
+                run.wait_deaf()
+            return 0
+
+        return self._known(program)
+
+    def restore(self) -> Step:
+        return self._known(lambda run: run.write(run.checkpointed()["state"]))
 
     def count_start(self, counter: Path) -> Step:
         def program(run: Run) -> int:
