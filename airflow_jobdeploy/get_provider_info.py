@@ -109,6 +109,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": _FORM,
             }
         ],
+        "cli": ["airflow_jobdeploy.cli.get_cli_commands"],
         "config": {
             "jobdeploy": {
                 "description": "Jobs on worker pools: where files are looked up, and how tasks wait.",

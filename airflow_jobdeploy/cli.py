@@ -1,0 +1,205 @@
+"""The definitions of `airflow jobdeploy ...`, read on every `airflow` command: what runs is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+
+_ID = "the beginning of a job's or resource's id (at least 4 characters)"
+_PARAMS = (
+    "k=v, as often as needed or several with commas (a=1,b=2); a value in double quotes may hold commas; "
+    "@file.yaml takes all from a file"
+)
+
+
+def get_cli_commands() -> list[GroupCommand]:
+    """For Airflow: the group `jobdeploy`."""
+    from airflow.cli.cli_config import GroupCommand
+
+    pools = GroupCommand(name="pools", help="Worker pools", subcommands=tuple(_pool_commands()))
+    commands = (*_file_commands(), *_starting_commands(), *_job_commands(), *_ending_commands(), pools)
+    return [
+        GroupCommand(
+            name="jobdeploy",
+            help="Run jobs on worker pools, and look after them",
+            description="Run templates and job specs on this machine or on any SSH host, and look after them.",
+            subcommands=commands,
+        )
+    ]
+
+
+def _arg(*flags: str, **facts: Any) -> Arg:
+    from airflow.cli.cli_config import Arg
+
+    return Arg(flags, **{**facts, "help": facts["help"][0].upper() + facts["help"][1:]})
+
+
+def _command(name: str, where: str, help_text: str, *args: Arg, output: bool = True) -> ActionCommand:
+    """A command of ours; `where` is the module and function in `commands`."""
+    from airflow.cli.cli_config import ARG_OUTPUT, ActionCommand, lazy_load_command
+
+    verbose = _arg("-v", "--verbose", help="show what libraries log, and tracebacks", action="store_true")
+    return ActionCommand(
+        name=name,
+        help=help_text,
+        func=lazy_load_command(f"airflow_jobdeploy.commands.{where}"),
+        args=(*args, *([ARG_OUTPUT] if output else []), verbose),
+    )
+
+
+def _pool() -> Arg:
+    return _arg(
+        "--worker-pool",
+        metavar="NAME",
+        help="`local` (the default), or the id of a connection of type jobdeploy or ssh",
+    )
+
+
+def _params() -> Arg:
+    return _arg("--params", "--set", dest="params", action="append", metavar="K=V", help=_PARAMS)
+
+
+def _places() -> tuple[Arg, Arg]:
+    return (
+        _arg("--project-dir", metavar="DIR", help="a folder of this machine, sent to the worker to run in"),
+        _arg("--workdir", metavar="DIR", help="a folder that is on the worker already, to run in"),
+    )
+
+
+def _detach() -> Arg:
+    return _arg("-d", "--detach", action="store_true", help="print the job's id as soon as it has started, do not wait")
+
+
+def _file_commands() -> list[ActionCommand]:
+    return [
+        _command(
+            "validate",
+            "checking.validate",
+            "Check templates, job specs and worker pools; all problems at once",
+            _arg("files", nargs="+", metavar="FILE", help="a template, job spec or worker pool (told by its content)"),
+            _arg("--worker-pool", metavar="NAME", help="check for this pool; by default the spec's own, else `local`"),
+        ),
+        _command(
+            "render",
+            "checking.render",
+            "Show what would run, secrets as references",
+            _arg("file", metavar="FILE", help="a template, job spec or worker pool"),
+            _params(),
+            *_places(),
+            _arg("--build", metavar="NAME", help="only this build, and those that it runs"),
+        ),
+    ]
+
+
+def _starting_commands() -> list[ActionCommand]:
+    pool_of_spec = _arg("--worker-pool", metavar="NAME", help="by default the spec's own, else `local`")
+    spec = _arg("file", metavar="SPEC", help="a job spec")
+    template = _arg("file", metavar="TEMPLATE", help="a template")
+    of_id, name = _arg("id", metavar="ID", help=_ID), _arg("build", metavar="NAME", help="the build, as watch or purge")
+    return [
+        _command(
+            "run",
+            "starting.run",
+            "Run a job spec, and show its log",
+            spec,
+            _params(),
+            pool_of_spec,
+            *_places(),
+            _detach(),
+        ),
+        _command(
+            "up",
+            "starting.up",
+            "Bring a template up, and show its log",
+            template,
+            _params(),
+            _pool(),
+            *_places(),
+            _detach(),
+        ),
+        _command("down", "starting.down", "Take down what `up` made", of_id, _pool(), _detach()),
+        _command("build", "starting.build", "Run a build of what `up` made", name, of_id, _pool(), _detach()),
+        _command(
+            "rm",
+            "starting.rm",
+            "Take down if that was not done, then forget",
+            of_id,
+            _pool(),
+            _arg("--purge", action="store_true", help="run the build `purge` before"),
+            output=False,
+        ),
+    ]
+
+
+def _job_commands() -> list[ActionCommand]:
+    of_id = _arg("id", metavar="ID", help=_ID)
+    return [
+        _command(
+            "ls",
+            "showing.ls",
+            "List live jobs and active resources",
+            _pool(),
+            _arg("-a", "--all", action="store_true", help="those that have ended, too"),
+            _arg("--status", action="append", metavar="STATUS", help="only jobs of this status; may be given again"),
+        ),
+        _command(
+            "status",
+            "showing.status",
+            "Show how a job is",
+            of_id,
+            _pool(),
+            _arg("-w", "--wait", action="store_true", help="wait for its end; the exit code is the job's"),
+        ),
+        _command("view", "showing.view", "Show all that is recorded of a job", of_id, _pool()),
+        _command(
+            "logs",
+            "fetching.logs",
+            "Show a job's log",
+            of_id,
+            _pool(),
+            _arg("-f", "--follow", action="store_true", help="go on until the job ends; the exit code is the job's"),
+            _arg("-n", "--tail", type=int, metavar="N", help="only the last N lines"),
+            output=False,
+        ),
+        _command(
+            "download",
+            "fetching.download",
+            "Fetch a job's output files; those that are here already are left alone",
+            of_id,
+            _pool(),
+            _arg("--dest", required=True, metavar="DIR", help="a folder of this machine"),
+            _arg(
+                "--patterns",
+                action="append",
+                metavar="P",
+                help="which files: *.json, checkpoints/**; may be given again",
+            ),
+        ),
+    ]
+
+
+def _ending_commands() -> list[ActionCommand]:
+    ids = _arg("ids", nargs="+", metavar="ID", help=_ID)
+    return [
+        _command(
+            "stop",
+            "ending.stop",
+            "Stop jobs: signal, grace, KILL, until no process is left",
+            ids,
+            _pool(),
+            _arg("--reason", metavar="TEXT", help="what their records say"),
+            _arg("--no-wait", action="store_true", help="do not wait for the end"),
+            output=False,
+        ),
+        _command("forget", "ending.forget", "Remove the records of ended jobs", ids, _pool(), output=False),
+    ]
+
+
+def _pool_commands() -> list[ActionCommand]:
+    name = _arg("worker_pool", metavar="NAME", help="`local`, or the id of a connection of type jobdeploy or ssh")
+    return [
+        _command("ls", "pools.ls", "List the worker pools"),
+        _command("test", "pools.test", "Ask every worker of a pool who it is", name),
+    ]

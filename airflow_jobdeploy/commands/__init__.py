@@ -1,0 +1,3 @@
+"""What `airflow jobdeploy ...` does. Imported when a command runs; the definitions alone are in `cli`."""
+
+from __future__ import annotations

@@ -1,0 +1,261 @@
+"""`validate` and `render`: what is in a file, before anything runs. Neither needs a metadata database."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from airflow_jobdeploy import service
+from airflow_jobdeploy.commands.frame import PROBLEM, command
+from airflow_jobdeploy.commands.screen import complain, harmless, painted, print_data, with_word
+from airflow_jobdeploy.commands.starting import check_one_place, found_file, given_overrides, given_params
+from airflow_jobdeploy.commands.values import UsageError
+from airflow_jobdeploy.core.files import read_source
+from airflow_jobdeploy.core.pool import WorkerPool, load_pool
+from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
+from airflow_jobdeploy.core.spec import JobSpec, load_spec
+from airflow_jobdeploy.core.support import unsupported
+from airflow_jobdeploy.core.template import Template, load_template
+from airflow_jobdeploy.errors import InputError, JobDeployError, Problem, SpecError, TemplateError, nearest
+from airflow_jobdeploy.hooks import files
+from airflow_jobdeploy.operators.arguments import looks_like_template
+
+#: Stands for the id that `up` will choose.
+_TRIAL = "00000000"
+_POOL_KEYS = {"workers", "kind", "presets", "storage"}
+
+
+def kind_of(path: Path) -> str:
+    """What a file is, by its content: "template", "worker pool" or "job spec". InputError when it is no mapping."""
+    problems: list[Problem] = []
+    item = read_source(path, problems, label="FILE")
+    if item is None:
+        raise InputError(problems)
+    if looks_like_template(item.value) or {"params", "options"} & set(item.value):
+        return "template"
+    return "worker pool" if _POOL_KEYS & set(item.value) else "job spec"
+
+
+# -- validate -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What became of checking one file."""
+
+    file: str
+    kind: str
+    summary: str = ""
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        problems = [{name: getattr(p, name) for name in ("where", "path", "message", "hint")} for p in self.problems]
+        return {
+            "file": self.file,
+            "kind": self.kind,
+            "ok": not self.problems,
+            "summary": self.summary,
+            "problems": problems,
+            "warnings": list(self.warnings),
+        }
+
+
+@command
+def validate(args: Namespace) -> int:
+    """Check files."""
+    checked = [_checked(name, args.worker_pool) for name in args.files]
+    if args.output in ("json", "yaml"):
+        print_data([one.to_dict() for one in checked], args.output)
+    else:
+        for one in checked:
+            _tell(one)
+    return PROBLEM if any(one.problems for one in checked) else 0
+
+
+def _tell(one: Checked) -> None:
+    word = "wrong" if one.problems else "ok"
+    count = f"{len(one.problems)} problem{'s' * (len(one.problems) != 1)}" if one.problems else one.summary
+    print(f"{with_word(word, sys.stdout)}{' ' * (7 - len(word))}{one.file}: {one.kind}{', ' * bool(count)}{count}")
+    for problem in one.problems:
+        print("       " + harmless(str(problem)).replace("\n", "\n       "))
+    for warning in one.warnings:
+        complain(harmless(warning), "warning")
+
+
+def _checked(name: str, pool_name: str | None) -> Checked:
+    kind = "file"
+    try:
+        path = found_file(name, InputError)
+        kind = kind_of(path)
+        summary, warnings = _CHECKS[kind](path, pool_name)
+    except InputError as error:
+        return Checked(file=name, kind=kind, problems=error.problems)
+    return Checked(file=name, kind=kind, summary=summary, warnings=warnings)
+
+
+def _pool(name: str | None, default: str | None = None) -> tuple[WorkerPool, tuple[str, ...]]:
+    """The pool to check against, and a warning when the file's own pool is not known here."""
+    from airflow_jobdeploy.commands.lookup import pool_named
+
+    if name:
+        return pool_named(name), ()
+    try:
+        return pool_named(default or "local"), ()
+    except JobDeployError:
+        return WorkerPool.local(), (f"The worker pool {default!r} is not known here: checked for pool 'local'.",)
+
+
+def _check_template(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
+    template = load_template(path, search_path=files.folders())
+    pool, _ = _pool(pool_name)
+    asked = template.asked
+    missing = [name for name, spec in asked.items() if spec.required and name != "project"]
+    warnings: tuple[str, ...] = ()
+    if not missing:  # everything can be rendered, so everything can be checked
+        warnings = service.prepare_up(template, {}, pool=pool, resolve_secret=_refuse, commit=_TRIAL).warnings
+    needs = f", of which {', '.join(missing)} must be given" if missing else ""
+    return f"{_count(asked, 'param')}{needs}; {_count(template.builds, 'build')}", warnings
+
+
+def _refuse(reference: str) -> str:
+    raise JobDeployError(f"{reference} is not looked up while a file is checked")
+
+
+def _count(things: Any, noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+
+
+def _check_spec(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
+    spec = load_spec(path, search_path=files.folders())
+    pool, warnings = _pool(pool_name, spec.worker_pool)
+    problems = unsupported(spec, kind=pool.kind)
+    if problems:
+        raise SpecError(problems)
+    return spec.job_name or "", (*spec.warnings, *warnings)
+
+
+def _check_pool(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
+    pool = load_pool(path)
+    return f"{pool.kind}, {_count(pool.workers, 'worker')}", ()
+
+
+_CHECKS: Mapping[str, Callable[[Path, str | None], tuple[str, tuple[str, ...]]]] = {
+    "template": _check_template,
+    "job spec": _check_spec,
+    "worker pool": _check_pool,
+}
+
+
+# -- render ---------------------------------------------------------------------------------------------------------
+
+
+@command
+def render(args: Namespace) -> int:
+    """Show what would run."""
+    check_one_place(args)
+    path = found_file(args.file, InputError)
+    _RENDERERS[kind_of(path)](args, path)
+    return 0
+
+
+def _render_template(args: Namespace, path: Path) -> None:
+    template = load_template(path, search_path=files.folders())
+    rendered = template.render(given_params(args, template), filled=_filled(args, template))
+    for warning in rendered.warnings:
+        complain(harmless(warning), "warning")
+    names = [args.build] if args.build else list(rendered.builds)
+    if args.build and args.build not in rendered.builds:
+        hint = nearest(args.build, rendered.builds) or f"It has {', '.join(rendered.builds)}."
+        raise TemplateError([Problem(str(path), "builds", f"the template has no build {args.build!r}.", hint)])
+    if args.output in ("json", "yaml"):
+        print_data(_as_data(rendered, names), args.output)
+        return
+    steps = rendered.steps(args.build) if args.build else tuple(rendered.builds.values())
+    is_alone = len(steps) == 1
+    for step in steps:
+        _print_build(rendered, step, with_head=not is_alone)
+
+
+def _filled(args: Namespace, template: Template) -> dict[str, str]:
+    """What `up` fills in; the id is chosen then."""
+    import getpass
+
+    project = Path(args.project_dir).expanduser().resolve() if args.project_dir else None
+    return {
+        "id": _TRIAL,
+        "project": str(project or args.workdir or template.name),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": files.commit_of(project) or ("" if project else _TRIAL),
+        "user": getpass.getuser(),
+    }
+
+
+def _as_data(rendered: RenderedTemplate, names: list[str]) -> dict[str, Any]:
+    builds = {name: {"type": rendered.builds[name].type, "content": _content(rendered.builds[name])} for name in names}
+    steps = {name: [step.name for step in rendered.steps(name)] for name in names}
+    return {
+        "params": dict(rendered.params),
+        "values": dict(rendered.values),
+        "options": rendered.options.to_dict(),
+        "secrets": list(rendered.secrets),
+        "builds": {name: {**build, "steps": steps[name]} for name, build in builds.items()},
+    }
+
+
+def _content(build: RenderedBuild) -> Any:
+    if isinstance(build.content, JobSpec):
+        return build.content.to_dict()
+    return list(build.content) if isinstance(build.content, tuple) else build.content
+
+
+def _print_build(rendered: RenderedTemplate, build: RenderedBuild, *, with_head: bool) -> None:
+    """A heading (a comment, as the texts are mostly scripts), then the text."""
+    content = _content(build)
+    if with_head:
+        what = f": {', '.join(step.name for step in rendered.steps(build.name))}" if build.type == "sequence" else ""
+        print(painted(f"# -- {build.name} ({build.type}{what})", "cyan", sys.stdout))
+    if isinstance(content, str):
+        print(harmless_text(content))
+    elif isinstance(content, dict):
+        print_data(content, "yaml")
+    if with_head:
+        print()
+
+
+def harmless_text(text: str) -> str:
+    """A script as it is where it goes to a pipe or file; on a terminal nothing that it would obey."""
+    text = text.removesuffix("\n")
+    return "\n".join(harmless(line.expandtabs()) for line in text.split("\n")) if sys.stdout.isatty() else text
+
+
+def _render_spec(args: Namespace, path: Path) -> None:
+    _refuse_build(args, path)
+    spec = load_spec(path, overrides=given_overrides(args) or None, search_path=files.folders())
+    for warning in spec.warnings:
+        complain(harmless(warning), "warning")
+    print_data(spec.to_dict(), "json" if args.output == "json" else "yaml")
+
+
+def _render_pool(args: Namespace, path: Path) -> None:
+    _refuse_build(args, path)
+    if args.params:
+        raise UsageError(f"{path} is a worker pool: it takes no params")
+    print_data(load_pool(path).to_dict(), "json" if args.output == "json" else "yaml")
+
+
+def _refuse_build(args: Namespace, path: Path) -> None:
+    if args.build:
+        raise UsageError(f"{path} is no template: it has no builds")
+
+
+_RENDERERS: Mapping[str, Callable[[Namespace, Path], None]] = {
+    "template": _render_template,
+    "job spec": _render_spec,
+    "worker pool": _render_pool,
+}

@@ -1,0 +1,95 @@
+"""`stop`, `forget`, `reap`: commands that end jobs or what is kept of them."""
+
+from __future__ import annotations
+
+import getpass
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from airflow_jobdeploy import service
+from airflow_jobdeploy.commands.attending import short
+from airflow_jobdeploy.commands.frame import PROBLEM, command
+from airflow_jobdeploy.commands.lookup import Found, listing, locate, open_pool
+from airflow_jobdeploy.commands.screen import WORDS, complain, harmless, say
+from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.status import JobState, duration
+from airflow_jobdeploy.errors import JobDeployError, WorkerError
+from airflow_jobdeploy.service import Workers
+
+T = TypeVar("T")
+
+#: How long the end of a job is waited for beyond its grace.
+STOP_MARGIN_S = 20.0
+
+
+@command
+def stop(args: Namespace) -> int:
+    """Stop jobs."""
+    reason = args.reason or "stopped by hand"
+    with open_pool(args.worker_pool or "local") as workers:
+        founds, wrong = _located(workers, args.ids)
+        # All orders go out before the first end is waited for.
+        wrong += _each(founds, partial(_order, workers, reason))
+        if not args.no_wait:
+            wrong += _each(founds, lambda found: _tell(stop_and_see(workers, found, reason)))
+    return PROBLEM if wrong else 0
+
+
+def _each(things: Iterable[T], act: Callable[[T], object]) -> int:
+    """Do the same to each thing; what is wrong with one is said, and the others follow. How many went wrong."""
+    wrong = 0
+    for thing in things:
+        try:
+            act(thing)
+        except JobDeployError as error:
+            complain(harmless(str(error)))
+            wrong += 1
+    return wrong
+
+
+def _located(workers: Workers, ids: Sequence[str]) -> tuple[list[Found], int]:
+    """The jobs, and how many ids named none."""
+    known = listing(workers)
+    founds: list[Found] = []
+    wrong = _each(ids, lambda given: founds.append(locate(workers, given, known)))
+    return founds, wrong
+
+
+def _order(workers: Workers, reason: str, found: Found) -> None:
+    state = service.stop(workers, found.handle, reason=reason, by=getpass.getuser())
+    if not is_over(state):
+        say(f"Job {state.job_id} is told to stop.")
+
+
+def stop_and_see(workers: Workers, found: Found, reason: str) -> JobState:
+    """Stop a job that lives, and see it ended. WorkerError when it does not end."""
+    wait_s = found.grace_s + STOP_MARGIN_S
+    state = service.stop(workers, found.handle, reason=reason, by=getpass.getuser(), wait_s=wait_s)
+    if not is_over(state):
+        raise WorkerError(
+            f"job {state.job_id} was told to stop and is still {state.status} after {duration(wait_s)}; "
+            "its worker goes on ending it"
+        )
+    return state
+
+
+def _tell(state: JobState) -> None:
+    word = state.status.value
+    say(f"Job {state.job_id} {word}: {short(state)}", WORDS.get(word, ""))
+
+
+@command
+def forget(args: Namespace) -> int:
+    """Remove the records of ended jobs."""
+    with open_pool(args.worker_pool or "local") as workers:
+        founds, wrong = _located(workers, args.ids)
+        wrong += _each(founds, lambda found: forget_job(workers, found.handle.worker, found.handle.job_id))
+    return PROBLEM if wrong else 0
+
+
+def forget_job(workers: Workers, worker: str, job_id: str) -> None:
+    """Remove the record of one job. WorkerError while it lives."""
+    workers.backend(worker).forget(job_id)
+    say(f"Forgot job {job_id}.")

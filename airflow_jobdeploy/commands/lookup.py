@@ -1,0 +1,196 @@
+"""From what a person types to a job: a pool by name, a job or resource by the beginning of its id.
+
+A resource id stands for the `up` job that made it; commands that are about the resource take either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airflow_jobdeploy import service
+from airflow_jobdeploy.core.plan import JobKey, Limits
+from airflow_jobdeploy.core.pool import Worker, WorkerPool
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
+from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.service import Workers
+
+#: The shortest beginning of an id that is looked for.
+LEAST = 4
+#: Workers asked at once.
+_AT_ONCE = 16
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What the workers of a pool know: rows {"worker", "plan", "state"}, newest first; those that did not answer."""
+
+    rows: tuple[Row, ...]
+    #: worker -> why
+    silent: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A job that was looked for. `row`: as its worker listed it; empty when only its resource is still known."""
+
+    handle: JobHandle
+    row: Row = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        plan: Mapping[str, Any] = self.row.get("plan", {})
+        return plan
+
+    @property
+    def grace_s(self) -> float:
+        """From the order to stop to KILL."""
+        return float(self.plan.get("limits", {}).get("grace_s") or Limits.grace_s)
+
+
+def pool_named(name: str) -> WorkerPool:
+    """The pool, read from its connection. PoolError."""
+    from airflow_jobdeploy.hooks.pools import worker_pool
+
+    return worker_pool(name)
+
+
+def open_pool(pool: WorkerPool | str) -> Workers:
+    """A pool's workers; a context manager."""
+    from airflow_jobdeploy.hooks.connect import backend
+
+    known = pool_named(pool) if isinstance(pool, str) else pool
+    return Workers(known, lambda worker: backend(known, worker))
+
+
+def listing(workers: Workers) -> Listing:
+    """The records of all workers of a pool, which are asked at the same time."""
+    pool = workers.pool
+    if len(pool.workers) == 1:
+        answers = [service.jobs(workers)]
+    else:
+        with ThreadPoolExecutor(_AT_ONCE) as executor:
+            answers = list(executor.map(lambda worker: _of_one(pool, worker), pool.workers))
+    rows = [row for answer in answers for row in answer]
+    silent = {row["worker"]: row["error"] for row in rows if "error" in row}
+    return Listing(rows=tuple(sorted((row for row in rows if "plan" in row), key=age_s)), silent=silent)
+
+
+def _of_one(pool: WorkerPool, worker: Worker) -> list[dict[str, Any]]:
+    with open_pool(replace(pool, workers=(worker,))) as workers:
+        return service.jobs(workers)
+
+
+def age_s(row: Row) -> float:
+    """Seconds since the job was accepted."""
+    return max((float(entry.get("ago_s") or 0) for entry in row["state"].get("history", ())), default=0.0)
+
+
+def job_id(row: Row) -> str:
+    return str(row["plan"].get("job_id") or row["state"].get("job_id"))
+
+
+def resource_id(row: Row) -> str:
+    """The resource that a job belongs to, or ""."""
+    return str(row["plan"].get("resource_id") or "")
+
+
+def handle_of(row: Row, pool: str) -> JobHandle:
+    """The handle of a listed job."""
+    state = JobState.from_wire(row["state"])
+    handle = JobHandle(
+        uid=state.uid,
+        job_id=job_id(row),
+        attempt=state.attempt,
+        key=str(JobKey(**row["plan"].get("key", {}))),
+        worker_pool=pool,
+        worker=row["worker"],
+        resource=resource_id(row),
+    )
+    return handle.with_state(state)
+
+
+# -- ids ------------------------------------------------------------------------------------------------------------
+
+
+def locate(workers: Workers, given: str, known: Listing | None = None) -> Found:
+    """The job that an id, or the beginning of one, names. WorkerError when none is, or several are."""
+    known = known or listing(workers)
+    name = given.strip().lower()
+    targets = _targets(known.rows, name)
+    if len(targets) == 1:
+        (row,) = targets.values()
+        return Found(handle=handle_of(row, workers.pool.name), row=row)
+    if targets:
+        raise WorkerError(_ambiguous(given, workers.pool.name, targets))
+    alone = _resource_alone(workers, name, known)
+    if alone is None:
+        raise WorkerError(_nothing(given, workers.pool.name, known))
+    return Found(handle=alone)
+
+
+def _targets(rows: Sequence[Row], name: str) -> dict[str, Row]:
+    """Id -> job, of all that `name` may mean; an exact id means itself."""
+    ups = _by_resource(rows)
+    named = {**ups, **{job_id(row): row for row in rows}}
+    if name in named:
+        return {name: named[name]}
+    if len(name) < LEAST:
+        return {}
+    return {full: row for full, row in named.items() if full.startswith(name)}
+
+
+def _by_resource(rows: Sequence[Row]) -> dict[str, Row]:
+    """Resource -> its newest `up` job, else its newest job."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        resource = resource_id(row)
+        if resource and (resource not in found or (_is_up(row) and not _is_up(found[resource]))):
+            found[resource] = row
+    return found
+
+
+def _is_up(row: Row) -> bool:
+    return bool(row["plan"].get("build") == "up")
+
+
+def _ambiguous(given: str, pool: str, targets: Mapping[str, Row]) -> str:
+    lines = [f"  {full}  {row['state']['status']}  {row['plan'].get('name', '')}" for full, row in targets.items()]
+    return f"{given!r} is the beginning of {len(lines)} ids in pool {pool!r}. Give more of it:\n" + "\n".join(lines)
+
+
+def _nothing(given: str, pool: str, known: Listing) -> str:
+    text = f"there is no job or resource {given!r} in pool {pool!r}"
+    if len(given.strip()) < LEAST:
+        text += f", and the beginning of an id is at least {LEAST} characters"
+    for worker, why in known.silent.items():
+        text += f"\n  worker {worker} cannot be asked: {why}"
+    return f"{text}. `airflow jobdeploy ls --all --worker-pool {pool}` lists them" if not known.silent else text
+
+
+def _resource_alone(workers: Workers, name: str, known: Listing) -> JobHandle | None:
+    """The handle of a resource whose jobs were all forgotten; None when no worker knows it."""
+    if not (name.isalnum() and len(name) == 8):
+        return None
+    for worker in workers.pool.workers:
+        if worker.name in known.silent:
+            continue
+        record = workers.backend(worker.name).resource(name)
+        if record is not None:
+            return JobHandle(
+                uid="",
+                job_id=(record.get("jobs") or [""])[-1],
+                attempt=1,
+                key="",
+                worker_pool=workers.pool.name,
+                worker=worker.name,
+                status=JobStatus.UNKNOWN.value,
+                reason=Reason.RECORD_MISSING.value,
+                message="The record of its job was forgotten.",
+                resource=name,
+            )
+    return None
