@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
-from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
+from airflow_jobdeploy.core.status import JobState, JobStatus, Reason, duration
 from airflow_jobdeploy.hostside import layout
 
 
@@ -23,7 +24,14 @@ class Intent:
     worker: str
     worker_pool: str
     machine: str = ""
+    #: Where the attempt before was: its checkpoint is there.
+    previous_worker: str = ""
     resource: str = ""
+    #: Silence of the worker, in seconds, after which the attempt has surely stopped itself; None: never.
+    lost_after_s: float | None = None
+    #: How often the job was preempted, and tried again for a cause, within its Airflow try.
+    preemptions: int = 0
+    retries: int = 0
     #: {"max_tries", "clear_number"} of the task instance: equal ones mean a retry, others a clear.
     epoch: Mapping[str, int] = field(default_factory=dict)
 
@@ -31,6 +39,11 @@ class Intent:
     def job_id(self) -> str:
         """The id of the attempt that this intent names."""
         return layout.job_id(self.uid, self.attempt)
+
+    @property
+    def previous_job_id(self) -> str:
+        """The id of the attempt before."""
+        return layout.job_id(self.uid, self.attempt - 1)
 
     def to_dict(self) -> dict[str, Any]:
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
@@ -40,9 +53,9 @@ class Intent:
     def from_dict(cls, data: Mapping[str, Any]) -> Intent:
         return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
 
-    def following(self, *, attempt: int, epoch: Mapping[str, int], resource: str) -> Intent:
+    def following(self, **changes: Any) -> Intent:
         """The intent of another attempt of the same job."""
-        return replace(self, attempt=attempt, epoch=dict(epoch), resource=resource)
+        return replace(self, **changes)
 
 
 class Verb(Enum):
@@ -71,6 +84,9 @@ def on_return(intent: Intent, epoch: Mapping[str, int], state: JobState | None) 
     `clear_number`; both as in the intent: a retry; any difference: a clear.
     """
     name = f"attempt {intent.attempt} on {intent.worker}"
+    if state is None and intent.lost_after_s is not None:
+        why = f"the worker of {name} has not answered for {duration(intent.lost_after_s)}, so it has stopped itself"
+        return Decision(verb=Verb.NEXT, why=why)
     if state is None:
         return Decision(verb=Verb.WAIT, why=f"{name} may be alive, but its worker cannot be asked")
     if state.reason == Reason.RECORD_MISSING:
@@ -83,7 +99,7 @@ def on_return(intent: Intent, epoch: Mapping[str, int], state: JobState | None) 
 
 
 def _after_clear(name: str, state: JobState) -> Decision:
-    if state.status.is_finished:
+    if is_over(state):
         return Decision(verb=Verb.NEXT, why=f"cleared; {name} has ended ({state.status})")
     return Decision(verb=Verb.REPLACE, why=f"cleared; {name} is still {state.status} and is stopped first")
 
@@ -91,7 +107,7 @@ def _after_clear(name: str, state: JobState) -> Decision:
 def _after_retry(name: str, state: JobState) -> Decision:
     if state.status is JobStatus.SUCCEEDED:
         return Decision(verb=Verb.TAKE, why=f"{name} has already succeeded")
-    if state.status.is_finished:
+    if is_over(state):
         return Decision(verb=Verb.NEXT, why=f"{name} ended {state.status}")
     if state.phase == "claimed":
         return Decision(verb=Verb.START, why=f"{name} was claimed and never started")
@@ -106,19 +122,115 @@ class Candidate:
     slots: int | None
     live_jobs: int
 
+    @property
+    def has_room(self) -> bool:
+        """Could a job start at once?"""
+        return self.slots is None or self.live_jobs < self.slots
+
 
 def place(candidates: Sequence[Candidate]) -> str:
     """The first worker with a free slot, else the one with the fewest jobs a slot. ValueError when empty."""
     if not candidates:
         raise ValueError("no worker to choose from")
-    free = (c for c in candidates if c.slots is None or c.live_jobs < c.slots)
-    chosen = next(free, None) or min(candidates, key=lambda c: c.live_jobs / (c.slots or 1))
+    chosen = next((c for c in candidates if c.has_room), None) or min(
+        candidates, key=lambda c: c.live_jobs / (c.slots or 1)
+    )
     return chosen.worker
 
 
 def is_over(state: JobState) -> bool:
-    """Is there nothing more to wait for? Ended, or a record that its own worker no longer has."""
-    return state.status.is_finished or state.reason in (Reason.RECORD_MISSING, Reason.NEWER_LAYOUT)
+    """Is there nothing more to wait for from this attempt? It has ended (SUSPENDED if preempted), or has no record."""
+    ended = state.status.is_finished or state.phase == "ended"
+    return ended or state.reason in (Reason.RECORD_MISSING, Reason.NEWER_LAYOUT)
+
+
+# -- going on after an end -----------------------------------------------------------------------------------------
+
+#: Names of causes, for `retry: {on: [...]}` -> the reasons they stand for.
+CAUSES: Mapping[str, frozenset[str]] = {
+    "worker_lost": frozenset({Reason.WORKER_LOST.value}),
+    "process_lost": frozenset({Reason.PROCESS_LOST.value}),
+    "out_of_memory": frozenset({Reason.OUT_OF_MEMORY.value}),
+    "disk_full": frozenset({Reason.DISK_FULL.value}),
+    "timed_out": frozenset({Reason.TIMED_OUT.value}),
+    "signal": frozenset({Reason.SIGNAL.value}),
+    "setup": frozenset({Reason.SETUP.value}),
+    "exit_code": frozenset({Reason.EXIT_CODE.value}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """What a job wants done when it ends otherwise than well, within one try of its Airflow task."""
+
+    preemptible: bool = False
+    #: "resume": go on as a new attempt; "retry": fail the Airflow try; "fail": that is the end.
+    on_preemption: str = "resume"
+    #: None: as often as it takes.
+    max_preemptions: int | None = None
+    #: Names of CAUSES.
+    retry_on: tuple[str, ...] = ()
+    #: Exit codes that are worth another attempt.
+    retry_codes: tuple[int, ...] = ()
+    retry_max: int = 3
+    retry_delay_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequel:
+    """What follows an end: another attempt (`again`) with these counts, or nothing."""
+
+    again: bool
+    why: str
+    preemptions: int = 0
+    retries: int = 0
+    delay_s: float = 0.0
+    #: Is another worker to be preferred?
+    elsewhere: bool = False
+
+
+def after_end(state: JobState, recovery: Recovery, *, preemptions: int, retries: int) -> Sequel:
+    """Does an attempt that ended so have a successor within the same Airflow try?
+
+    `preemptions`, `retries`: those before this end. A stop by somebody, and success, have none.
+    """
+    end = partial(Sequel, again=False, preemptions=preemptions, retries=retries)
+    if state.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.UNKNOWN):
+        return end(why="")
+    lost = state.reason == Reason.WORKER_LOST
+    if state.status is JobStatus.SUSPENDED or (recovery.preemptible and lost):
+        return _after_preemption(state, recovery, preemptions, retries)
+    if not _is_worth_another(state, recovery):
+        return end(why="")
+    if retries >= recovery.retry_max:
+        return end(why=f"it was tried again {retries} times, which is its most")
+    why = f"tried again for its cause ({state.reason}), {retries + 1} of {recovery.retry_max}"
+    return Sequel(
+        again=True,
+        why=why,
+        preemptions=preemptions,
+        retries=retries + 1,
+        delay_s=recovery.retry_delay_s,
+        elsewhere=lost,
+    )
+
+
+def _after_preemption(state: JobState, recovery: Recovery, preemptions: int, retries: int) -> Sequel:
+    end = partial(Sequel, again=False, preemptions=preemptions, retries=retries)
+    if recovery.on_preemption != "resume":
+        return end(why=f"on_preemption: {recovery.on_preemption}")
+    most = recovery.max_preemptions
+    if most is not None and preemptions >= most:
+        return end(why=f"it was preempted {preemptions + 1} times, more than its {most}")
+    why = f"goes on from its checkpoint, preemption {preemptions + 1}" + (f" of {most}" if most is not None else "")
+    lost = state.reason == Reason.WORKER_LOST
+    return Sequel(again=True, why=why, preemptions=preemptions + 1, retries=retries, elsewhere=lost)
+
+
+def _is_worth_another(state: JobState, recovery: Recovery) -> bool:
+    if state.reason == Reason.EXIT_CODE and state.exit_code in recovery.retry_codes:
+        return True
+    return any(state.reason in CAUSES[cause] for cause in recovery.retry_on)
 
 
 # -- reaping -------------------------------------------------------------------------------------------------------

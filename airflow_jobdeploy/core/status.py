@@ -145,6 +145,8 @@ class JobHandle:
     machine: str = ""
     #: Resource id for jobs that came of a template.
     resource: str = ""
+    #: Silence of the worker, in seconds, after which the job has surely stopped itself; None: it goes on for ever.
+    lost_after_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The handle as it travels through XCom."""
@@ -298,6 +300,9 @@ def _backoff(state: JobState) -> str:
 
 
 def _worker_lost(state: JobState) -> str:
+    if state.facts.get("lost_s"):
+        silence = duration(state.facts["lost_s"])
+        return f"The worker has not answered for {silence}; the job stops itself there (on_orphan: stop)"
     if state.facts.get("orphaned_s"):
         silence = duration(state.facts["orphaned_s"])
         return f"Nobody asked for the job for {silence}, so it stopped itself (on_orphan: stop){_after(state)}"

@@ -40,4 +40,5 @@ __all__ = [
     "status",
     "stop",
     "submit",
+    "submit_again",
 ]

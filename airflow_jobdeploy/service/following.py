@@ -42,7 +42,14 @@ def follow(
     `workers.wake()`), or after `timeout_s`.
     """
     teller = _Teller(say_log, say)
-    follower = Follower(handle.job_id, deliver=teller, offset=offset, machine=handle.machine, until=until)
+    follower = Follower(
+        handle.job_id,
+        deliver=teller,
+        offset=offset,
+        machine=handle.machine,
+        until=until,
+        lost_after_s=handle.lost_after_s,
+    )
     watch = workers.watch = Watch(lambda: workers.lend(handle.worker))
     watch.add(follower)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s

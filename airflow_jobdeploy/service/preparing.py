@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Limits, Plan, ResourcePlan, Step
+from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
@@ -34,6 +35,14 @@ _OF_THE_RESOURCE = {
     **dict.fromkeys(("setup_timeout", "schedule_timeout", "grace", "log_limit"), _OPTION),
     **dict.fromkeys(("leftovers", "keep_for", "secret_env", "signal"), _OPTION),
 }
+
+#: A job that asked to be restarted elsewhere stops itself after so much silence, in seconds.
+WORKER_LOST_AFTER_S = 90.0
+
+#: Added to what a job needs to stop itself before it counts as stopped, in seconds.
+LOST_MARGIN_S = 15.0
+
+NO_RECOVERY = Recovery()
 
 ResolveSecret = Callable[[str], str]
 
@@ -63,10 +72,20 @@ class Work:
     resource: str = ""
     worker: str = ""
     schedule_timeout_s: float | None = None
+    recovery: Recovery = NO_RECOVERY
+    grace_s: float = 10.0
+    #: The job stops itself after so much silence, in seconds; None: it goes on.
+    orphan_after_s: float | None = None
 
-    def plan(self, identity: Identity, *, slots: int | None) -> Plan:
-        """The plan of one attempt."""
-        return replace(self.render(identity), slots=slots)
+    @property
+    def lost_after_s(self) -> float | None:
+        """Silence after which the job has surely stopped itself: with its grace, and room for both clocks."""
+        return None if self.orphan_after_s is None else self.orphan_after_s + self.grace_s + LOST_MARGIN_S
+
+    def plan(self, identity: Identity, *, slots: int | None, delay_s: float = 0.0) -> Plan:
+        """The plan of one attempt, to be started by its worker after `delay_s`."""
+        plan = self.render(identity)
+        return replace(plan, slots=slots, delay_s=delay_s, orphan_after_s=self.orphan_after_s)
 
 
 def _resolved(references: Mapping[str, str], resolve_secret: ResolveSecret) -> dict[str, str]:

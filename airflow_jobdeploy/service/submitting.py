@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
-from airflow_jobdeploy.core.policy import Candidate, Intent, Verb, on_return, place
+from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel, Verb, on_return, place
 from airflow_jobdeploy.core.status import JobHandle, JobState, duration, size
 from airflow_jobdeploy.errors import JobDeployError, PlacementError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
@@ -75,8 +75,23 @@ def submit(
     return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle).run()
 
 
+def submit_again(
+    work: Work,
+    workers: Workers,
+    sequel: Sequel,
+    *,
+    intents: IntentStore,
+    epoch: Mapping[str, int],
+    say: Say,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_handle: Callable[[JobHandle], None] = lambda handle: None,
+) -> Submitted:
+    """Start the attempt that follows the one of the saved intent, as `sequel` has it (policy.after_end)."""
+    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle).go_on(sequel)
+
+
 class _Submission:
-    """One call of `submit`."""
+    """One call of `submit` or `submit_again`."""
 
     def __init__(
         self,
@@ -103,6 +118,37 @@ class _Submission:
             return self._first()
         return self._return(Intent.from_dict(saved))
 
+    def go_on(self, sequel: Sequel) -> Submitted:
+        saved = self.intents.load()
+        if saved is None:
+            raise WorkerError("the intent of the attempt before is gone: clear the task to start anew")
+        last = Intent.from_dict(saved)
+        worker = self._place_next(last, sequel)
+        intent = last.following(
+            attempt=last.attempt + 1,
+            worker=worker,
+            machine=self._ask(worker, lambda backend: backend.facts()).machine,
+            resource=self._resource(),
+            previous_worker=last.worker,
+            preemptions=sequel.preemptions,
+            retries=sequel.retries,
+        )
+        self.say(f"Attempt {last.attempt} on {last.worker} {sequel.why}; attempt {intent.attempt} on {worker}.")
+        return self._go(intent, sequel.delay_s)
+
+    def _place_next(self, last: Intent, sequel: Sequel) -> str:
+        """Where its checkpoint is, unless that worker is lost or full; a lost one only when there is no other."""
+        if self.work.worker:
+            return self.work.worker
+        if not sequel.elsewhere:
+            found = self._candidate(last.worker)
+            if isinstance(found, Candidate) and found.has_room:
+                return last.worker
+        try:
+            return self._place(avoid=last.worker)
+        except PlacementError:
+            return last.worker
+
     def _first(self) -> Submitted:
         worker = self.work.worker or self._place()
         self._stop_strays(worker)
@@ -113,6 +159,7 @@ class _Submission:
             worker_pool=self.workers.pool.name,
             machine=self._ask(worker, lambda backend: backend.facts()).machine,
             resource=self._resource(),
+            lost_after_s=self.work.lost_after_s,
             epoch=self.epoch,
         )
         return self._go(intent)
@@ -122,49 +169,89 @@ class _Submission:
         decision = on_return(intent, self.epoch, state)
         self.say(f"Found an earlier submission: {decision.why}.")
         if decision.verb is Verb.START:
-            return self._go(intent.following(attempt=intent.attempt, epoch=self.epoch, resource=intent.resource))
-        if decision.verb in (Verb.REATTACH, Verb.TAKE):
+            return self._go(intent.following(epoch=self.epoch))
+        if state is not None and decision.verb in (Verb.REATTACH, Verb.TAKE):
             self._saved(intent)
             handle = self._handle(intent, state)
             self.on_handle(handle)
             return Submitted(handle=handle, state=state, reattached=True)
         if decision.verb is Verb.WAIT:
-            raise WorkerError(f"Nothing was started: {decision.why}. {state.message}")
+            raise WorkerError(f"Nothing was started: {decision.why}.")
         if decision.verb is Verb.REPLACE:
             self._stop(intent.worker, intent.job_id, "the task was cleared")
-        return self._go(intent.following(attempt=intent.attempt + 1, epoch=self.epoch, resource=self._resource()))
+        return self._next(intent, state)
+
+    def _next(self, last: Intent, state: JobState | None) -> Submitted:
+        """A new attempt in a new Airflow try, or after a clear: the counts begin anew."""
+        worker = last.worker
+        if state is None and not self.work.worker:
+            worker = self._place(avoid=last.worker)
+        return self._go(
+            last.following(
+                attempt=last.attempt + 1,
+                worker=worker,
+                machine=self._ask(worker, lambda backend: backend.facts()).machine,
+                resource=self._resource(),
+                lost_after_s=self.work.lost_after_s,
+                epoch=self.epoch,
+                previous_worker=last.worker,
+                preemptions=0,
+                retries=0,
+            )
+        )
 
     def _resource(self) -> str:
         """Each attempt of an `up` makes a resource of its own; other builds belong to an old one."""
         return new_resource_id() if self.work.makes_resource else self.work.resource
 
-    def _state(self, intent: Intent) -> JobState:
-        return self._ask(intent.worker, lambda backend: backend.poll([intent.job_id])[intent.job_id])
+    def _state(self, intent: Intent) -> JobState | None:
+        """Of the intent's attempt; None: its worker was silent for so long that the attempt has stopped itself."""
+        poll = lambda backend: backend.poll([intent.job_id])[intent.job_id]  # noqa: E731
+        if intent.lost_after_s is None:
+            return self._ask(intent.worker, poll)
+        try:
+            return self._ask(intent.worker, poll, patience_s=intent.lost_after_s)
+        except WorkerUnreachable:
+            return None
 
     def _stop(self, worker: str, job_id: str, reason: str) -> None:
         self._ask(worker, lambda backend: stopped(backend, job_id, reason, "Airflow", self.interrupted))
 
-    def _go(self, intent: Intent) -> Submitted:
+    def _go(self, intent: Intent, delay_s: float = 0.0) -> Submitted:
         """Intent, claim, project, start: each step finds what an earlier one that was cut off has left."""
         self._saved(intent)
-        plan = self._plan(intent)
+        plan = self._plan(intent, delay_s)
         state = self._ask(intent.worker, lambda backend: backend.claim(plan))
         self.handle = self._handle(intent, state)
         self.on_handle(self.handle)
         self._check()
+        if intent.previous_worker not in ("", intent.worker) and state.phase == "claimed":
+            self._move(intent, plan)
         if plan.ships_project and state.phase == "claimed":
             self._send_project(plan)
         state = self._ask(intent.worker, lambda backend: backend.start(plan.job_id))
         self.say(f"Job {plan.job_id} (attempt {plan.attempt}) is on worker {intent.worker}: {state.message}")
         return Submitted(handle=self.handle.with_state(state), state=state, reattached=False)
 
+    def _move(self, intent: Intent, plan: Plan) -> None:
+        """Bring the checkpoint along, and leave word where the job has gone; both only if the old worker answers."""
+        before = intent.previous_worker
+        try:
+            old = self.workers.backend(before)
+            old.set_moved(intent.previous_job_id, plan)
+            self.workers.backend(plan.worker).send_checkpoint(plan.job_id, old.checkpoint(intent.previous_job_id))
+        except WorkerError as error:
+            self.say(f"The checkpoint stays on worker {before}: {error}")
+            return
+        self.say(f"Brought the checkpoint from worker {before} to {plan.worker}.")
+
     def _saved(self, intent: Intent) -> None:
         self.intents.save(intent.to_dict())
 
-    def _plan(self, intent: Intent) -> Plan:
+    def _plan(self, intent: Intent, delay_s: float = 0.0) -> Plan:
         slots = next((w.slots for w in self.workers.pool.workers if w.name == intent.worker), None)
         identity = Identity(uid=intent.uid, attempt=intent.attempt, worker=intent.worker, resource=intent.resource)
-        return self.work.plan(identity, slots=slots)
+        return self.work.plan(identity, slots=slots, delay_s=delay_s)
 
     def _handle(self, intent: Intent, state: JobState) -> JobHandle:
         handle = JobHandle(
@@ -176,6 +263,7 @@ class _Submission:
             worker=intent.worker,
             machine=intent.machine,
             resource=intent.resource,
+            lost_after_s=intent.lost_after_s,
         )
         return handle.with_state(state)
 
@@ -219,24 +307,34 @@ class _Submission:
                 self.say(f"Job {job_id} of an earlier, forgotten submission of this task is stopped first.")
                 self._stop(worker, job_id, "a newer submission of its task")
 
-    def _place(self) -> str:
-        """The first reachable worker with a free slot."""
+    def _place(self, avoid: str = "") -> str:
+        """The first reachable worker with a free slot; `avoid` is not asked."""
         answers, refusals = [], []
         for worker in self.workers.pool.workers:
-            self._check()
-            try:
-                facts = self.workers.backend(worker.name).facts()
-            except WorkerError as error:
-                refusals.append(f"{worker.name}: {error}")
+            if worker.name == avoid:
                 continue
-            answers.append(Candidate(worker=worker.name, slots=worker.slots, live_jobs=facts.live_jobs))
-            if worker.slots is None or facts.live_jobs < worker.slots:
+            self._check()
+            found = self._candidate(worker.name)
+            if not isinstance(found, Candidate):
+                refusals.append(f"{worker.name}: {found}")
+                continue
+            answers.append(found)
+            if found.has_room:
                 break
         for refusal in refusals:
             self.say(f"Passed over worker {refusal}")
         if not answers:
             raise PlacementError(f"no worker of pool {self.workers.pool.name!r} answers: " + "; ".join(refusals))
         return place(answers)
+
+    def _candidate(self, name: str) -> Candidate | WorkerError:
+        """A worker as it answers now, or why it does not."""
+        slots = next((worker.slots for worker in self.workers.pool.workers if worker.name == name), None)
+        try:
+            facts = self.workers.backend(name).facts()
+        except WorkerError as error:
+            return error
+        return Candidate(worker=name, slots=slots, live_jobs=facts.live_jobs)
 
     def _ask(self, worker: str, question: Callable[[Backend], T], *, patience_s: float | None = None) -> T:
         """Ask a worker, again with growing delays while it is unreachable: all questions are idempotent."""

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 #: A worker that has not answered for this many seconds makes its jobs UNKNOWN.
 UNKNOWN_AFTER_S = 60.0
 
+#: How often a worker is told that its jobs are being waited for, in seconds. Also shows that the wire is alive.
+RENEW_EVERY_S = 5.0
+
 #: One turn of one job's log, in bytes: on a slow wire turns become small, so that no news waits long for log.
 LOG_TURN_MIN, LOG_TURN_MAX = 4 * 1024, 256 * 1024
 
@@ -79,6 +82,7 @@ class Follower:
         machine: str = "",
         until: Callable[[JobState], bool] = is_over,
         leave_bytes: int = 0,
+        lost_after_s: float | None = None,
     ) -> None:
         self.job_id = job_id
         self.machine = machine
@@ -88,6 +92,8 @@ class Follower:
         self._until = until
         #: More than this much log left at the end is left to somebody with more time.
         self._leave_bytes = leave_bytes
+        #: After so much silence of its worker the job has stopped itself; None: it goes on.
+        self.lost_after_s = lost_after_s
         self._next = offset
         self._view = LogView()
 
@@ -130,10 +136,15 @@ class Follower:
             return
         leaves = 0 < self._leave_bytes < self.backlog
         if not self.backlog or leaves:
-            ended = self.state is not None and self.state.status.is_finished
+            ended = self.state is not None and is_over(self.state)
             text = self._view.end() if ended and not leaves else ""
             self.over = True
             self._give(text)
+
+    def give_up(self, state: JobState) -> None:
+        """The worker is lost, and the job with it: what is left of its log cannot be had."""
+        self.state, self.over = state, True
+        self._give(self._view.end())
 
     def _ends(self) -> bool:
         return self.state is not None and self._until(self.state)
@@ -158,13 +169,17 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
         budget: Budget | None = None,
         chores: Sequence[Chore] = (),
+        unknown_after_s: float = UNKNOWN_AFTER_S,
     ) -> None:
         self._connect = connect
         self._clock = clock
+        #: A worker that has not answered for so long makes its jobs UNKNOWN.
+        self._unknown_after_s = unknown_after_s
         #: Bounds the log that is read, where one process reads the logs of many.
         self._budget = budget
         self._chores = tuple(chores)
         self._chores_due = 0.0
+        self._renew_due = 0.0
         self._turn = LOG_TURN_MAX
         self._lock = threading.Lock()
         self._followers: dict[int, Follower] = {}
@@ -264,6 +279,7 @@ class Watch:
         if not followers:
             self._waker.wait(timeout_s)
             return
+        self._renew(backend, followers)
         states = backend.watch([f.job_id for f in followers], self._patience_s(followers, timeout_s))
         for follower in followers:
             if follower.job_id in states:
@@ -275,6 +291,12 @@ class Watch:
         for follower in followers:
             follower.settle()
         self._do_chores(backend, followers)
+
+    def _renew(self, backend: Backend, followers: Sequence[Follower]) -> None:
+        if self._clock() < self._renew_due:
+            return
+        self._renew_due = self._clock() + RENEW_EVERY_S
+        backend.renew([follower.job_id for follower in followers])
 
     def _patience_s(self, followers: Sequence[Follower], timeout_s: float) -> float:
         """No waiting for news while log is there to be read, and may be."""
@@ -331,8 +353,11 @@ class Watch:
         now = self._clock()
         if self._silent_since is None:
             self._silent_since = now
-        if now - self._silent_since >= UNKNOWN_AFTER_S or reason is Reason.WORKER_CHANGED:
-            for follower in self._all():
+        silent_s = now - self._silent_since
+        for follower in self._all():
+            if follower.lost_after_s is not None and silent_s >= follower.lost_after_s and not follower.over:
+                follower.give_up(_lost(follower, silent_s))
+            elif silent_s >= self._unknown_after_s or reason is Reason.WORKER_CHANGED:
                 follower.tell(_unknown(follower, error, reason))
         self._failures += 1
         self._waker.wait(backoff_s(self._failures, random.random()))
@@ -344,6 +369,22 @@ def _unknown(follower: Follower, error: WorkerError, reason: Reason) -> JobState
     if last is None or last.status is JobStatus.UNKNOWN:
         return unknown(follower.job_id, reason, text)
     return unknown(follower.job_id, reason, text, uid=last.uid, attempt=last.attempt)
+
+
+def _lost(follower: Follower, silent_s: float) -> JobState:
+    """The end of a job that has a lease, on a worker that has been silent for longer than that."""
+    last = follower.state
+    wire = {
+        "job_id": follower.job_id,
+        "uid": last.uid if last else "",
+        "attempt": last.attempt if last else 1,
+        "status": JobStatus.FAILED.value,
+        "reason": Reason.WORKER_LOST.value,
+        "phase": "ended",
+        "log_bytes": last.log_bytes if last else 0,
+        "facts": {"lost_s": silent_s},
+    }
+    return JobState.from_wire(wire)
 
 
 def backoff_s(failures: int, chance: float) -> float:

@@ -62,8 +62,8 @@ class JobTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.checkpoint_interval = checkpoint_interval
         self._followed: dict[str, Followed] = {}
-        #: job id -> where its worker is: watchers are shared by place, whatever pools and connections call it.
-        self._places: dict[str, Hashable] = {}
+        #: (pool, worker) -> where that is: watchers are shared by place, whatever pools and connections call it.
+        self._places: dict[tuple[str, str], Hashable] = {}
         self._told: dict[str, tuple[str, str]] = {}
         self._saved_offset = -1
         self._saved_at = 0.0
@@ -80,6 +80,9 @@ class JobTrigger(BaseTrigger):
         handles = [JobHandle.from_dict(job) for job in self.jobs]
         begin = await self._resumed(handles[0]) if self.offset is not None else _NO_LOG
         self._followed = {handle.job_id: Followed(handle=handle, state=None, offset=begin) for handle in handles}
+        for name in {(handle.worker_pool, handle.worker) for handle in handles}:
+            # In a thread: reading connections asks Airflow, and keys may lie on slow disks.
+            self._places[name] = await asyncio.to_thread(endpoint, *name)
         news: asyncio.Queue[Update] = asyncio.Queue()
         subscriptions = [self._follow(handle, begin, news) for handle in handles]
         try:
@@ -98,13 +101,13 @@ class JobTrigger(BaseTrigger):
             machine=handle.machine,
             until=settles(self.goal),
             leave_bytes=LEAVE_BYTES,
+            lost_after_s=handle.lost_after_s,
         )
         return self._watcher(handle).follow(follower)
 
     def _watcher(self, handle: JobHandle) -> Watcher:
-        if handle.job_id not in self._places:
-            self._places[handle.job_id] = endpoint(handle.worker_pool, handle.worker)
-        key = (id(asyncio.get_running_loop()), self._places[handle.job_id])
+        name = (handle.worker_pool, handle.worker)
+        key = (id(asyncio.get_running_loop()), self._places.get(name, name))
         # In dag.test there is no state of other runs to ask for, nor a deployment to reap for.
         chores = [] if self.task_instance is None else [Reaper()]
         return Watcher.get(key, reconnecting(handle.worker_pool, handle.worker), chores)

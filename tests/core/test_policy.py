@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_jobdeploy.core.policy import GONE, Candidate, Intent, Verb, is_over, on_return, place, reaping
+from airflow_jobdeploy.core.policy import (
+    GONE,
+    Candidate,
+    Intent,
+    Recovery,
+    Verb,
+    after_end,
+    is_over,
+    on_return,
+    place,
+    reaping,
+)
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 
 EPOCH = {"max_tries": 2, "clear_number": 0}
@@ -91,3 +102,48 @@ def test_an_owner_that_came_back_is_no_suspect_any_more() -> None:
     seen = reaping({"j1": GONE}, frozenset())
     seen = reaping({"j1": "running"}, seen.suspects)
     assert reaping({"j1": GONE}, seen.suspects).stop == {}
+
+
+RESUMES = Recovery()
+SPOT = Recovery(preemptible=True, max_preemptions=2)
+RETRIES = Recovery(retry_on=("worker_lost", "out_of_memory"), retry_codes=(75,), retry_max=2, retry_delay_s=30)
+
+
+def ended(status: str, reason: str = "", exit_code: int | None = None) -> JobState:
+    return JobState(job_id="j", status=JobStatus(status), reason=reason, exit_code=exit_code, phase="ended")
+
+
+@pytest.mark.parametrize(
+    ("state", "recovery", "preemptions", "retries", "again"),
+    [
+        (ended("SUCCEEDED"), RETRIES, 0, 0, False),
+        (ended("CANCELLED", "Cancelled"), RETRIES, 0, 0, False),
+        (ended("UNKNOWN", "RecordMissing"), RETRIES, 0, 0, False),
+        (ended("SUSPENDED", "Preempted"), RESUMES, 99, 0, True),
+        (ended("SUSPENDED", "Preempted"), SPOT, 1, 0, True),
+        (ended("SUSPENDED", "Preempted"), SPOT, 2, 0, False),
+        (ended("SUSPENDED", "Preempted"), Recovery(on_preemption="retry"), 0, 0, False),
+        (ended("SUSPENDED", "Preempted"), Recovery(on_preemption="fail"), 0, 0, False),
+        (ended("FAILED", "WorkerLost"), SPOT, 0, 0, True),  # a spot machine's reboot is a preemption
+        (ended("FAILED", "WorkerLost"), RESUMES, 0, 0, False),
+        (ended("FAILED", "WorkerLost"), RETRIES, 0, 1, True),
+        (ended("FAILED", "WorkerLost"), RETRIES, 0, 2, False),
+        (ended("FAILED", "OutOfMemory"), RETRIES, 0, 0, True),
+        (ended("FAILED", "TimedOut"), RETRIES, 0, 0, False),
+        (ended("FAILED", "ExitCode", 75), RETRIES, 0, 0, True),
+        (ended("FAILED", "ExitCode", 1), RETRIES, 0, 0, False),
+        (ended("FAILED", "ExitCode", 1), Recovery(retry_on=("exit_code",)), 0, 0, True),
+        (ended("FAILED", "ExitCode", 1), SPOT, 0, 0, False),  # an error of the user's own is nobody's preemption
+    ],
+)
+def test_what_follows_an_end(state: JobState, recovery: Recovery, preemptions: int, retries: int, again: bool) -> None:
+    sequel = after_end(state, recovery, preemptions=preemptions, retries=retries)
+    assert sequel.again is again
+    assert sequel.preemptions + sequel.retries == preemptions + retries + again
+    assert sequel.delay_s == (30 if again and recovery is RETRIES else 0)
+
+
+def test_only_a_lease_lets_a_successor_start_while_the_worker_is_silent() -> None:
+    leased = INTENT.following(lost_after_s=115.0)
+    assert on_return(leased, EPOCH, None).verb is Verb.NEXT
+    assert on_return(leased, EPOCH, state("RUNNING", phase="running")).verb is Verb.REATTACH
