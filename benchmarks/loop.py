@@ -1,0 +1,119 @@
+"""An event loop like the triggerer's, with many triggers in it: what it costs, and how late it is. Runs apart."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import cpu_between, cpu_s, host_pids, percentile, rss_bytes
+
+_PROBE_S = 0.01
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """Follow all `jobs` for `window_s` seconds, as `kind` ("ours" or "stock") does it."""
+    _log_as_a_triggerer(Path(question["log"]))
+    makers = {"ours": _ours, "stock": _stock}
+    before = rss_bytes()
+    return asyncio.run(_watched(makers[question["kind"]](question["jobs"]), question, before))
+
+
+def _log_as_a_triggerer(path: Path) -> None:
+    """JSON lines, as the triggerer's process writes them for its parent."""
+    from airflow.sdk.log import configure_logging, reset_logging
+
+    reset_logging()
+    configure_logging(json_output=True, output=path.open("wb", buffering=0), sending_to_supervisor=True)
+
+
+class _Seen:
+    """How many of the triggers have heard of their job."""
+
+    def __init__(self, wanted: int) -> None:
+        self.names: set[int] = set()
+        self._wanted = wanted
+        self.all = asyncio.Event()
+
+    def add(self, name: int) -> None:
+        self.names.add(name)
+        if len(self.names) >= self._wanted:
+            self.all.set()
+
+
+def _ours(jobs: Sequence[dict[str, Any]]) -> list[Any]:
+    from airflow_jobdeploy.triggers.job import JobTrigger
+
+    class Told(JobTrigger):
+        seen: _Seen
+
+        def _take(self, update: Any) -> None:
+            super()._take(update)
+            self.seen.add(id(self))
+
+    return [Told(jobs=[job], offset=0, poll_interval=1.0) for job in jobs]
+
+
+def _stock(jobs: Sequence[dict[str, Any]]) -> list[Any]:
+    from airflow.providers.ssh.triggers.ssh_remote_job import SSHRemoteJobTrigger
+
+    class Polled(SSHRemoteJobTrigger):
+        seen: _Seen
+
+        async def _read_log_chunk(self, conn: Any) -> tuple[str, int]:
+            found = await super()._read_log_chunk(conn)
+            self.seen.add(id(self))
+            return found
+
+    return [Polled(**job) for job in jobs]
+
+
+async def _watched(triggers: list[Any], question: dict[str, Any], rss_before: int) -> dict[str, Any]:
+    seen = _Seen(len(triggers))
+    for trigger in triggers:
+        trigger.task_instance = None
+        trigger.seen = seen
+    begun = time.monotonic()
+    tasks = [asyncio.create_task(_first(trigger)) for trigger in triggers]
+    try:
+        await asyncio.wait_for(seen.all.wait(), question.get("ramp_s", 120))
+        ramp_s = time.monotonic() - begun
+        found = await _window(question)
+        return {**found, "ramp_s": ramp_s, "rss": rss_bytes() - rss_before}
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _first(trigger: Any) -> None:
+    async for event in trigger.run():
+        raise AssertionError(f"a quiet job ended: {event}")
+
+
+async def _window(question: dict[str, Any]) -> dict[str, Any]:
+    """CPU here and on the host, and the lateness of the loop, while nothing but the triggers runs in it."""
+    window_s = float(question["window_s"])
+    await asyncio.sleep(1.0)  # what the start has left to do
+    host_before = cpu_s(host_pids(question["sshd"], question["mark"]))
+    begun, own_before = time.monotonic(), _own_cpu_s()
+    late = []
+    while time.monotonic() - begun < window_s:
+        asked = time.monotonic()
+        await asyncio.sleep(_PROBE_S)
+        late.append(time.monotonic() - asked - _PROBE_S)
+    own, taken = _own_cpu_s() - own_before, time.monotonic() - begun
+    host_after = cpu_s(host_pids(question["sshd"], question["mark"]))
+    return {
+        "cpu_here": own * 60 / taken,
+        "cpu_host": cpu_between(host_before, host_after) * 60 / taken,
+        "lag_ms": percentile(late, 0.99) * 1000,
+    }
+
+
+def _own_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

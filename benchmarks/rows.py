@@ -1,0 +1,177 @@
+"""The rows of the table and the goal of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a run found for one row, in the row's unit. `reference`: of the stock way, in the same run."""
+
+    row: str
+    ours: float
+    reference: float | None = None
+    #: Where the row's own name for it is not exact.
+    reference_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    reference_name: str
+    #: In words; `is_met` says the same.
+    goal: str
+    is_met: Callable[[float, float], bool]
+    digits: int = 0
+
+
+def _at_most(limit: float) -> Callable[[float, float], bool]:
+    return lambda ours, _: ours <= limit
+
+
+def _share(limit: float) -> Callable[[float, float], bool]:
+    return lambda ours, reference: ours <= limit * reference
+
+
+def _times(factor: float) -> Callable[[float, float], bool]:
+    return lambda ours, reference: ours >= factor * reference
+
+
+_REMOTE, _TRIGGER = "SSHRemoteJobOperator", "SSHRemoteJobTrigger"
+_QUIET = "500 quiet jobs on one host, followed at 1 s: "
+
+#: In the order of the table.
+ROWS: dict[str, Row] = {
+    "submit": Row(
+        what="submit `true` and see it end, operator.execute (ms)",
+        reference_name=_REMOTE,
+        goal="<= 1 of the reference",
+        is_met=_share(1),
+    ),
+    "connections": Row(
+        what="the same: SSH connections", reference_name=_REMOTE, goal="1", is_met=lambda ours, _: ours == 1
+    ),
+    "dag_test": Row(
+        what="the same by dag.test(), deferrable, over a no-op task (ms)",
+        reference_name=_REMOTE,
+        goal="<= 200",
+        is_met=_at_most(200),
+    ),
+    "watch_cpu_here": Row(
+        what=_QUIET + "CPU here, of a minute (s)",
+        reference_name=_TRIGGER,
+        goal="<= 0.01 of the reference",
+        is_met=_share(0.01),
+        digits=3,
+    ),
+    "watch_cpu_host": Row(
+        what=_QUIET + "CPU on the host, of a minute (s)",
+        reference_name=_TRIGGER,
+        goal="<= 0.01 of the reference",
+        is_met=_share(0.01),
+        digits=3,
+    ),
+    "watch_connections": Row(
+        what=_QUIET + "SSH connections", reference_name=_TRIGGER, goal="1", is_met=lambda ours, _: ours == 1
+    ),
+    "watch_rss": Row(
+        what=_QUIET + "memory here (MB)", reference_name=_TRIGGER, goal="<= 20", is_met=_at_most(20), digits=1
+    ),
+    "lag": Row(
+        what="event loop lag, p99, 20 jobs of 1 MB/s and 500 quiet ones (ms)",
+        reference_name=f"{_TRIGGER}, 500 quiet ones alone",
+        goal="<= 100",
+        is_met=_at_most(100),
+    ),
+    "log_rate": Row(
+        what="log of 1e6 lines, 200 MB, into the task log (lines/s)",
+        reference_name="SSHOperator",
+        goal=">= 5 of the reference",
+        is_met=_times(5),
+    ),
+    "log_lost": Row(what="the same: lines lost", reference_name="SSHOperator", goal="0", is_met=_at_most(0)),
+    "log_rss": Row(
+        what="the same: memory of the task (MB)", reference_name="SSHOperator", goal="<= 200", is_met=_at_most(200)
+    ),
+    "big_file": Row(
+        what="artifacts down, one file of 512 MiB (MB/s)",
+        reference_name="best of `ssh cat` and `tar | ssh | tar`",
+        goal=">= 0.8 of the reference",
+        is_met=_times(0.8),
+    ),
+    "small_files": Row(
+        what="artifacts down, 5,000 files of 8 KiB (s)",
+        reference_name="`tar | ssh | tar`",
+        goal="<= 1.2 of the reference",
+        is_met=_share(1.2),
+        digits=2,
+    ),
+    "unchanged_small": Row(
+        what="the 5,000 files again, unchanged (s)",
+        reference_name="`tar | ssh | tar`",
+        goal="<= 0.5",
+        is_met=_at_most(0.5),
+        digits=2,
+    ),
+    "unchanged_big": Row(
+        what="the 512 MiB again, unchanged (s)",
+        reference_name="best of `ssh cat` and `tar | ssh | tar`",
+        goal="<= 0.5",
+        is_met=_at_most(0.5),
+        digits=2,
+    ),
+    "import": Row(
+        what="import of the operator modules, over airflow.sdk (ms)",
+        reference_name="SSHOperator's",
+        goal="<= 50",
+        is_met=_at_most(50),
+    ),
+    "parse": Row(
+        what="parse of a DAG file of 100 tasks, over airflow.sdk (ms)",
+        reference_name="the same of SSHOperator",
+        goal="<= 1 of the reference",
+        is_met=_share(1),
+    ),
+    "serve_start": Row(
+        what="start of `serve` to its first answer (ms)",
+        reference_name="python3 -S -E -c 'import json, subprocess'",
+        goal="<= 40",
+        is_met=_at_most(40),
+    ),
+    "supervisor_memory": Row(
+        what="private memory of one supervisor (MB)",
+        reference_name="python3 -S -E, idle",
+        goal="<= 6",
+        is_met=_at_most(6),
+        digits=1,
+    ),
+    "killed_job": Row(
+        what="job killed -> FAILED seen, worst (s)", reference_name="", goal="<= 2", is_met=_at_most(2), digits=2
+    ),
+    "killed_supervisor": Row(
+        what="its supervisor killed -> FAILED seen, worst (s)",
+        reference_name="",
+        goal="<= 2",
+        is_met=_at_most(2),
+        digits=2,
+    ),
+}
+
+
+def result(found: Measured) -> dict[str, object]:
+    """The line of results.json."""
+    row = ROWS[found.row]
+    reference = found.reference
+    return {
+        "row": row.what,
+        "ours": round(found.ours, 4),
+        "reference": None if reference is None else round(reference, 4),
+        "reference_name": found.reference_name or row.reference_name,
+        "ratio": round(found.ours / reference, 5) if reference else None,
+        "goal": row.goal,
+        "met": row.is_met(found.ours, reference or 0.0),
+    }

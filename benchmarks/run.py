@@ -1,0 +1,88 @@
+"""`make bench`: run the rows, print the table, write results.json. `make bench ROWS="submit log"` runs some of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.lab import Lab, opened
+from benchmarks.rows import ROWS, Measured, result
+
+RESULTS = Path(__file__).with_name("results.json")
+
+Case = Callable[[Lab], Iterator[Measured]]
+
+
+def _cases() -> dict[str, Case]:
+    """Subjects, in the order in which they run: what fills the machine comes last."""
+    from benchmarks import artifacts, hostside, imports, logs, submit, watch
+
+    return {
+        "submit": submit.raw,
+        "dag_test": submit.in_dag_test,
+        "serve": hostside.start,
+        "memory": hostside.memory,
+        "killed": hostside.killed,
+        "import": imports.costs,
+        "artifacts": artifacts.down,
+        "log": logs.flood,
+        "watch": watch.quiet,
+    }
+
+
+def main(wanted: list[str]) -> int:
+    """0 when every row that ran meets its goal, 1 when one does not, 2 for a name that is none."""
+    with opened() as lab:
+        cases = _cases()
+        unknown = sorted(set(wanted) - set(cases))
+        if unknown:
+            print(f"no such rows: {', '.join(unknown)}; there are: {', '.join(cases)}", file=sys.stderr)
+            return 2
+        found = [measured for name in (wanted or cases) for measured in _run(lab, name, cases[name])]
+    lines = _merged([result(measured) for measured in found])
+    RESULTS.write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(table(lines))
+    return 0 if all(line["met"] for line in lines) else 1
+
+
+def _run(lab: Lab, name: str, case: Case) -> list[Measured]:
+    print(f"==> {name} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+    begun = time.monotonic()
+    found = list(case(lab))
+    lab.say(f"{time.monotonic() - begun:.0f} s")
+    return found
+
+
+def _merged(new: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The new lines among those of earlier runs, in the table's order; rows that are no more are dropped."""
+    old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    known = {line["row"]: line for line in [*old, *new]}
+    return [known[row.what] for row in ROWS.values() if row.what in known]
+
+
+def table(lines: list[dict[str, object]]) -> str:
+    """For a terminal."""
+    rows = [("", "ours", "reference", "ratio", "goal", "")]
+    digits = {row.what: row.digits for row in ROWS.values()}
+    for line in lines:
+        shown = [_number(line[key], digits[str(line["row"])]) for key in ("ours", "reference")]
+        ratio = "" if line["ratio"] is None else f"{line['ratio']:.3g}"
+        rows.append((str(line["row"]), *shown, ratio, str(line["goal"]), "met" if line["met"] else "MISSED"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}  "
+        + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )
+
+
+def _number(value: object, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,40 @@
+"""The ssh provider's operators, run as Airflow runs them but without its processes around."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from airflow.providers.ssh.operators.ssh import SSHOperator
+from airflow.providers.ssh.operators.ssh_remote_job import SSHRemoteJobOperator
+from airflow.sdk.exceptions import TaskDeferred
+
+from benchmarks.lab import CONN, execute
+
+
+def remote_job(command: str, **options: Any) -> SSHRemoteJobOperator:
+    """At its quickest: it need not find out the system, polls every second, leaves its files."""
+    given = {"poll_interval": 1, "remote_os": "posix", "cleanup": "never", **options}
+    return SSHRemoteJobOperator(task_id="t", ssh_conn_id=CONN, command=command, **given)
+
+
+def ssh(command: str) -> SSHOperator:
+    """Without its default limit of 10 s for a command."""
+    return SSHOperator(task_id="t", ssh_conn_id=CONN, command=command, cmd_timeout=None)
+
+
+def run_deferred(operator: SSHRemoteJobOperator, context: Any) -> None:
+    """execute, its own trigger up to the event, execute_complete."""
+    try:
+        execute(operator, context)
+    except TaskDeferred as deferred:
+        event = asyncio.run(_first(deferred.trigger))
+        operator.execute_complete(context, event.payload)
+    else:
+        raise AssertionError("it did not defer")
+
+
+async def _first(trigger: Any) -> Any:
+    async for event in trigger.run():
+        return event
+    raise AssertionError("the trigger ended without an event")
