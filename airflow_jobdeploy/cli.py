@@ -194,6 +194,9 @@ def _ending_commands() -> list[ActionCommand]:
             output=False,
         ),
         _command("forget", "ending.forget", "Remove the records of ended jobs", ids, _pool(), output=False),
+        _command(
+            "reap", "ending.reap", "Stop live jobs of this Airflow whose task is over or gone", _pool(), output=False
+        ),
     ]
 
 

@@ -13,9 +13,17 @@ from typing import Any
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.frame import PROBLEM, command
 from airflow_jobdeploy.commands.screen import complain, harmless, painted, print_data, with_word
-from airflow_jobdeploy.commands.starting import check_one_place, found_file, given_overrides, given_params
+from airflow_jobdeploy.commands.sources import (
+    POOL,
+    SPEC,
+    TEMPLATE,
+    check_one_place,
+    folders,
+    given_overrides,
+    given_params,
+    recognised,
+)
 from airflow_jobdeploy.commands.values import UsageError
-from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.pool import WorkerPool, load_pool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
 from airflow_jobdeploy.core.spec import JobSpec, load_spec
@@ -23,22 +31,9 @@ from airflow_jobdeploy.core.support import unsupported
 from airflow_jobdeploy.core.template import Template, load_template
 from airflow_jobdeploy.errors import InputError, JobDeployError, Problem, SpecError, TemplateError, nearest
 from airflow_jobdeploy.hooks import files
-from airflow_jobdeploy.operators.arguments import looks_like_template
 
 #: Stands for the id that `up` will choose.
 _TRIAL = "00000000"
-_POOL_KEYS = {"workers", "kind", "presets", "storage"}
-
-
-def kind_of(path: Path) -> str:
-    """What a file is, by its content: "template", "worker pool" or "job spec". InputError when it is no mapping."""
-    problems: list[Problem] = []
-    item = read_source(path, problems, label="FILE")
-    if item is None:
-        raise InputError(problems)
-    if looks_like_template(item.value) or {"params", "options"} & set(item.value):
-        return "template"
-    return "worker pool" if _POOL_KEYS & set(item.value) else "job spec"
 
 
 # -- validate -------------------------------------------------------------------------------------------------------
@@ -91,8 +86,7 @@ def _tell(one: Checked) -> None:
 def _checked(name: str, pool_name: str | None) -> Checked:
     kind = "file"
     try:
-        path = found_file(name, InputError)
-        kind = kind_of(path)
+        path, kind = recognised(name)
         summary, warnings = _CHECKS[kind](path, pool_name)
     except InputError as error:
         return Checked(file=name, kind=kind, problems=error.problems)
@@ -112,7 +106,7 @@ def _pool(name: str | None, default: str | None = None) -> tuple[WorkerPool, tup
 
 
 def _check_template(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
-    template = load_template(path, search_path=files.folders())
+    template = load_template(path, search_path=folders())
     pool, _ = _pool(pool_name)
     asked = template.asked
     missing = [name for name, spec in asked.items() if spec.required and name != "project"]
@@ -132,7 +126,7 @@ def _count(things: Any, noun: str) -> str:
 
 
 def _check_spec(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
-    spec = load_spec(path, search_path=files.folders())
+    spec = load_spec(path, search_path=folders())
     pool, warnings = _pool(pool_name, spec.worker_pool)
     problems = unsupported(spec, kind=pool.kind)
     if problems:
@@ -146,9 +140,9 @@ def _check_pool(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]
 
 
 _CHECKS: Mapping[str, Callable[[Path, str | None], tuple[str, tuple[str, ...]]]] = {
-    "template": _check_template,
-    "job spec": _check_spec,
-    "worker pool": _check_pool,
+    TEMPLATE: _check_template,
+    SPEC: _check_spec,
+    POOL: _check_pool,
 }
 
 
@@ -159,13 +153,13 @@ _CHECKS: Mapping[str, Callable[[Path, str | None], tuple[str, tuple[str, ...]]]]
 def render(args: Namespace) -> int:
     """Show what would run."""
     check_one_place(args)
-    path = found_file(args.file, InputError)
-    _RENDERERS[kind_of(path)](args, path)
+    path, kind = recognised(args.file)
+    _RENDERERS[kind](args, path)
     return 0
 
 
 def _render_template(args: Namespace, path: Path) -> None:
-    template = load_template(path, search_path=files.folders())
+    template = load_template(path, search_path=folders())
     rendered = template.render(given_params(args, template), filled=_filled(args, template))
     for warning in rendered.warnings:
         complain(harmless(warning), "warning")
@@ -177,9 +171,9 @@ def _render_template(args: Namespace, path: Path) -> None:
         print_data(_as_data(rendered, names), args.output)
         return
     steps = rendered.steps(args.build) if args.build else tuple(rendered.builds.values())
-    is_alone = len(steps) == 1
-    for step in steps:
-        _print_build(rendered, step, with_head=not is_alone)
+    for index, step in enumerate(steps):
+        print("\n" * bool(index), end="")
+        _print_build(rendered, step, with_head=len(steps) > 1)
 
 
 def _filled(args: Namespace, template: Template) -> dict[str, str]:
@@ -224,8 +218,6 @@ def _print_build(rendered: RenderedTemplate, build: RenderedBuild, *, with_head:
         print(harmless_text(content))
     elif isinstance(content, dict):
         print_data(content, "yaml")
-    if with_head:
-        print()
 
 
 def harmless_text(text: str) -> str:
@@ -236,7 +228,7 @@ def harmless_text(text: str) -> str:
 
 def _render_spec(args: Namespace, path: Path) -> None:
     _refuse_build(args, path)
-    spec = load_spec(path, overrides=given_overrides(args) or None, search_path=files.folders())
+    spec = load_spec(path, overrides=given_overrides(args) or None, search_path=folders())
     for warning in spec.warnings:
         complain(harmless(warning), "warning")
     print_data(spec.to_dict(), "json" if args.output == "json" else "yaml")
@@ -255,7 +247,7 @@ def _refuse_build(args: Namespace, path: Path) -> None:
 
 
 _RENDERERS: Mapping[str, Callable[[Namespace, Path], None]] = {
-    "template": _render_template,
-    "job spec": _render_spec,
-    "worker pool": _render_pool,
+    TEMPLATE: _render_template,
+    SPEC: _render_spec,
+    POOL: _render_pool,
 }

@@ -14,8 +14,11 @@ from airflow_jobdeploy.commands.frame import PROBLEM, command
 from airflow_jobdeploy.commands.lookup import Found, listing, locate, open_pool
 from airflow_jobdeploy.commands.screen import WORDS, complain, harmless, say
 from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.pool import Worker
 from airflow_jobdeploy.core.status import JobState, duration
 from airflow_jobdeploy.errors import JobDeployError, WorkerError
+from airflow_jobdeploy.hooks import reaping, runtime
+from airflow_jobdeploy.hooks.deployment import known_deployment
 from airflow_jobdeploy.service import Workers
 
 T = TypeVar("T")
@@ -93,3 +96,33 @@ def forget_job(workers: Workers, worker: str, job_id: str) -> None:
     """Remove the record of one job. WorkerError while it lives."""
     workers.backend(worker).forget(job_id)
     say(f"Forgot job {job_id}.")
+
+
+@command
+def reap(args: Namespace) -> int:
+    """Stop live jobs of this Airflow whose task instance is over or gone."""
+    _check_database()
+    if not known_deployment():
+        say("No task of this Airflow has started a job yet: nothing to stop.", "")
+        return 0
+    with open_pool(args.worker_pool or "local") as workers:
+        stopped, wrong = [], 0
+        for worker in workers.pool.workers:
+            wrong += _each([worker], lambda worker: stopped.extend(_reaped(workers, worker)))
+    for job_id in stopped:
+        say(f"Job {job_id} is told to stop: its task is over.")
+    if not stopped and not wrong:
+        say("Every live job has a task that waits for it: nothing to stop.", "")
+    return PROBLEM if wrong else 0
+
+
+def _reaped(workers: Workers, worker: Worker) -> list[str]:
+    return reaping.reap([workers.backend(worker.name)])
+
+
+def _check_database() -> None:
+    """JobDeployError when the metadata database, which knows the tasks, cannot be asked."""
+    try:
+        runtime.connections_of_type()
+    except OSError as error:
+        raise JobDeployError(f"the metadata database, which knows the tasks, cannot be asked: {error}") from error

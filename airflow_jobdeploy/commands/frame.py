@@ -79,7 +79,7 @@ def _coded(function: Command, args: Namespace) -> int:
 
 @contextlib.contextmanager
 def _quiet(*, verbose: bool) -> Iterator[None]:
-    """Nothing of what libraries and Airflow log, but errors; all of it where that was asked for."""
+    """Nothing of what libraries and Airflow log (what matters is raised); all of it where that was asked for."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a job may print what this terminal cannot show
@@ -87,7 +87,7 @@ def _quiet(*, verbose: bool) -> Iterator[None]:
         yield
         return
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

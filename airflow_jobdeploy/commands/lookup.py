@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_jobdeploy import service
+from airflow_jobdeploy.commands.screen import complain
 from airflow_jobdeploy.core.plan import JobKey, Limits
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
-from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.errors import PoolError, WorkerError
+from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.service import Workers
 
 #: The shortest beginning of an id that is looked for.
@@ -56,7 +58,19 @@ def pool_named(name: str) -> WorkerPool:
     """The pool, read from its connection. PoolError."""
     from airflow_jobdeploy.hooks.pools import worker_pool
 
-    return worker_pool(name)
+    try:
+        return worker_pool(name)
+    except PoolError:
+        _warn_of_database()
+        raise
+
+
+def _warn_of_database() -> None:
+    """Connections may be missing only because the database is."""
+    try:
+        runtime.connections_of_type()
+    except OSError as error:
+        complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
 
 
 def open_pool(pool: WorkerPool | str) -> Workers:

@@ -25,6 +25,7 @@ from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.status import size
 from airflow_jobdeploy.errors import JobDeployError, WorkerError
 from airflow_jobdeploy.hooks import runtime
+from airflow_jobdeploy.hooks.pools import worker_pool
 
 _TYPES = ("jobdeploy", "ssh")
 _ENV = "AIRFLOW_CONN_"
@@ -38,7 +39,7 @@ def ls(args: Namespace) -> int:
     try:
         names.update(runtime.connections_of_type(*_TYPES))
     except OSError as error:
-        complain(f"the metadata database cannot be read, so its connections are missing here ({error})", "warning")
+        complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
     rows = [_row(name) for name in names]
     if args.output in ("json", "yaml"):
         print_data(rows, args.output)
@@ -67,7 +68,7 @@ def _type_of(value: str) -> str:
 
 def _row(name: str) -> dict[str, Any]:
     try:
-        pool = pool_named(name)
+        pool = worker_pool(name)
     except JobDeployError as error:
         return {"worker_pool": name, "kind": "", "workers": [], "root": "", "error": str(error)}
     workers = [{"name": worker.name, "slots": worker.slots} for worker in pool.workers]

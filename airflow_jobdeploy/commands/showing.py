@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -230,7 +231,7 @@ def _facts(found: Found, state: JobState) -> list[tuple[str, str]]:
         ("Ran", _ran(state)),
         ("Log", f"{size(state.log_bytes)}{dropped}" if state.log_bytes else ""),
         ("Output", described_files(state) if state.artifacts.get("files") else ""),
-        ("Result", "" if state.result is None else str(state.result)),
+        ("Result", "" if state.result is None else json.dumps(state.result, ensure_ascii=False)),
     ]
 
 
@@ -271,7 +272,7 @@ def _sections(found: Found, state: JobState, record: Mapping[str, Any]) -> list[
     plan = found.plan
     described = plan.get("description") or {}
     history = [(f"{duration(h.get('ago_s'))} ago", _entry(h)) for h in state.history]
-    limits = [(name, _limit(name, value)) for name, value in (plan.get("limits") or {}).items()]
+    limits = [_limit(name, value) for name, value in (plan.get("limits") or {}).items()]
     return [
         ("History", history),
         ("Params", _texts(record.get("params") or described.get("params") or {})),
@@ -292,12 +293,11 @@ def _entry(entry: Mapping[str, Any]) -> str:
     return f"{entry.get('status')}{' ' * bool(entry.get('reason'))}{entry.get('reason') or ''}"
 
 
-def _limit(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if name.endswith("_s"):
-        return duration(float(value))
-    return size(value) if name.endswith("_bytes") else str(value)
+def _limit(name: str, value: Any) -> tuple[str, str]:
+    for unit, told in (("_s", duration), ("_bytes", size)):
+        if name.endswith(unit) and value is not None:
+            return name.removesuffix(unit), told(float(value))
+    return name, "" if value is None else str(value)
 
 
 def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy import service
@@ -13,34 +12,20 @@ from airflow_jobdeploy.commands.ending import forget_job, stop_and_see
 from airflow_jobdeploy.commands.frame import command
 from airflow_jobdeploy.commands.lookup import job_id, listing, locate, open_pool, resource_id
 from airflow_jobdeploy.commands.screen import say
-from airflow_jobdeploy.commands.values import UsageError, for_fields, for_params, read_pairs
+from airflow_jobdeploy.commands.sources import (
+    SPEC,
+    TEMPLATE,
+    check_one_place,
+    folders,
+    found_file,
+    given_overrides,
+    given_params,
+)
 from airflow_jobdeploy.core.status import JobHandle
-from airflow_jobdeploy.core.template import Template, load_template
-from airflow_jobdeploy.errors import InputError, JobDeployError, Problem, SpecError, TemplateError
-from airflow_jobdeploy.hooks import files
+from airflow_jobdeploy.core.template import load_template
+from airflow_jobdeploy.errors import JobDeployError
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, load_job
 from airflow_jobdeploy.service import Workers
-
-
-def found_file(name: str, error: type[InputError]) -> Path:
-    """A file named on the command line: here, or in `[jobdeploy] search_path`."""
-    return files.find(name, files.folders(), argument="FILE", error=error)
-
-
-def given_params(args: Namespace, template: Template) -> dict[str, Any]:
-    """`--params`, each of the type that its param has."""
-    return for_params(read_pairs(args.params or ()), template.params)
-
-
-def given_overrides(args: Namespace) -> dict[str, Any]:
-    """`--set`, as overrides of a job spec."""
-    return for_fields(read_pairs(args.params or ()))
-
-
-def check_one_place(args: Namespace) -> None:
-    """UsageError when both a folder here and one on the worker are given."""
-    if args.project_dir and args.workdir:
-        raise UsageError("give --project-dir (a folder here, sent to the worker) or --workdir (one there), not both")
 
 
 @command
@@ -48,10 +33,10 @@ def run(args: Namespace) -> int:
     """Run a job spec."""
     check_one_place(args)
     overrides = given_overrides(args)
-    path = found_file(args.file, SpecError)
-    spec, _ = load_job(path, overrides, files.folders())
+    path = found_file(args.file, kind=SPEC).absolute()
+    spec, _ = load_job(path, overrides, folders())
     hook = JobDeployHook(args.worker_pool or spec.worker_pool or "local")
-    work = hook.prepare_run(path, overrides, project_dir=args.project_dir, workdir=args.workdir)
+    work = hook.prepare_run(path, overrides, project_dir=args.project_dir, workdir=args.workdir, where=folders())
     with open_pool(hook.pool) as workers:
         return attend(workers, work, detach=args.detach, output=args.output)
 
@@ -60,10 +45,10 @@ def run(args: Namespace) -> int:
 def up(args: Namespace) -> int:
     """Bring a template up."""
     check_one_place(args)
-    path = found_file(args.file, TemplateError)
-    given = given_params(args, load_template(path, search_path=files.folders()))
+    path = found_file(args.file, kind=TEMPLATE).absolute()
+    given = given_params(args, load_template(path, search_path=folders()))
     hook = JobDeployHook(args.worker_pool or "local")
-    work = hook.prepare_up(path, given, project_dir=args.project_dir, workdir=args.workdir)
+    work = hook.prepare_up(path, given, project_dir=args.project_dir, workdir=args.workdir, where=folders())
     with open_pool(hook.pool) as workers:
         return attend(workers, work, detach=args.detach, output=args.output, after=_say_how_to_end)
 
@@ -104,8 +89,9 @@ def _build(workers: Workers, handle: JobHandle, name: str, *, detach: bool = Fal
 def _of_template(handle: JobHandle) -> JobHandle:
     if handle.resource:
         return handle
-    hint = f"End it with: airflow jobdeploy stop {handle.job_id}"
-    raise TemplateError([Problem("ID", "", f"job {handle.job_id} is of a job spec: it has no builds.", hint)])
+    raise JobDeployError(
+        f"job {handle.job_id} is of a job spec: it has no builds. `airflow jobdeploy stop {handle.job_id}` ends it"
+    )
 
 
 def _record(workers: Workers, handle: JobHandle) -> Mapping[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 
-from airflow_jobdeploy.hooks import settings
+from airflow_jobdeploy.hooks import runtime, settings
 
 VARIABLE = "jobdeploy_deployment"
 
@@ -15,15 +15,23 @@ _SETTLE_S = 1.0
 
 def deployment_id() -> str:
     """`[jobdeploy] deployment`, else the Variable jobdeploy_deployment, which is made when it is missing."""
+    found = known_deployment()
+    if found:
+        return found
+    from airflow.sdk import Variable
+
+    made = uuid.uuid4().hex
+    Variable.set(VARIABLE, made, description="Names this Airflow in the records of its jobs on their workers.")
+    time.sleep(_SETTLE_S)
+    return str(Variable.get(VARIABLE, default=made))
+
+
+def known_deployment() -> str:
+    """The same, but nothing is made: "" when this Airflow has never needed the name."""
     configured = settings.deployment()
     if configured:
         return configured
     from airflow.sdk import Variable
 
-    found = Variable.get(VARIABLE, default=None)
-    if found:
-        return str(found)
-    made = uuid.uuid4().hex
-    Variable.set(VARIABLE, made, description="Names this Airflow in the records of its jobs on their workers.")
-    time.sleep(_SETTLE_S)
-    return str(Variable.get(VARIABLE, default=made))
+    with runtime.lookup():
+        return str(Variable.get(VARIABLE, default=None) or "")

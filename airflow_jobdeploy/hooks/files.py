@@ -45,7 +45,7 @@ def find(
 ) -> Path:
     """The first file (or folder) of this name. `argument` and `error` make the message when there is none."""
     path = Path(name).expanduser()
-    tried = [path] if path.is_absolute() else [base / path for base in where]
+    tried = [path] if path.is_absolute() else list(dict.fromkeys(base / path for base in where))
     for candidate in tried:
         if candidate.is_dir() if folder else candidate.is_file():
             return candidate
