@@ -24,6 +24,7 @@ from airflow_jobdeploy.core.kinds import (
     Text,
     Words,
 )
+from airflow_jobdeploy.core.retry import Retry, RetryRule, retry_from_dict
 from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, RelativePath
 from airflow_jobdeploy.core.variables import SECRETS, Variables
 from airflow_jobdeploy.errors import Problem, SpecError
@@ -33,7 +34,6 @@ GB = 1 << 30
 _DOCKER = "a docker pool"
 _PLACEMENT = "a pool that places jobs by what they need (a later release)"
 _SERVICES = "services, job_type: deploy (a later release)"
-_RETRIES = "retries and preemption inside one task (a later release); Airflow's own `retries` work"
 _BUNDLES = "code from a git repository or as an archive (a later release); `project_dir` works"
 _DATA = "datasets and volumes (a later release)"
 
@@ -95,20 +95,32 @@ class JobSpec:
     # When a worker goes away.
     on_orphan: str | None = declared(
         Text(("continue", "stop")),
-        "Airflow is away: `continue`, or `stop` after a while.",
-        needs=_RETRIES,
-        same=("continue",),
+        "When nobody asks for the job any more: `continue`, or `stop` after `worker_lost_after`. The default is `stop` "
+        "for preemptible jobs and for those with `retry: {on: [worker_lost]}`, else `continue`.",
         option=True,
     )
-    preemptible: bool = declared(Flag(), "May be stopped for another job.", False, needs=_RETRIES, option=True)
-    on_preemption: str | None = declared(Text(), "`resume` or `fail`.", needs=_RETRIES)
-    max_preemptions: int | None = declared(Number(whole=True, minimum=0), "Then it fails.", needs=_RETRIES)
-    retry: Any = declared(Anything(), "When to run it again.", needs=_RETRIES)  # noqa: RUF009
-    restart_policy: str = declared(
-        Text(("never", "on-failure", "always")), "Run it again on the worker.", "never", needs=_RETRIES
+    worker_lost_after_s: float | None = declared(
+        Duration(), "Silence until the worker counts as lost, and a job with `on_orphan: stop` ends itself (90 s)."
     )
-    worker_lost_after_s: float | None = declared(Duration(), "Silence until a worker counts as lost.", needs=_RETRIES)
-    life_span_s: float | None = declared(Duration(), "The longest life over all attempts.", needs=_RETRIES)
+    preemptible: bool = declared(
+        Flag(), "May be stopped to make room; a reboot of its worker counts as that, too.", False, option=True
+    )
+    on_preemption: str = declared(
+        Text(("resume", "retry", "fail")),
+        "After a preemption: `resume` as a new attempt in the same Airflow try, fail the try for Airflow to `retry`, "
+        "or `fail`.",
+        "resume",
+    )
+    max_preemptions: int | None = declared(
+        Number(whole=True, minimum=0), "How often it is resumed; as often as it takes by default."
+    )
+    retry: RetryRule | None = declared(  # noqa: RUF009
+        Retry(), "For which causes it is run again within one Airflow try: {on, max, delay}."
+    )
+    restart_policy: str = declared(
+        Text(("never", "on-failure", "always")), "Run it again on the worker.", "never", needs=_SERVICES
+    )
+    life_span_s: float | None = declared(Duration(), "The longest life over all attempts.", needs=_SERVICES)
 
     # With what.
     docker_image: str | None = declared(Text(), "The image to run in.", needs=_DOCKER)
@@ -177,6 +189,7 @@ class JobSpec:
                 name: tuple(value) if isinstance(value, list) and name not in free else value
                 for name, value in data.items()
             }
+            values["retry"] = retry_from_dict(values.get("retry"))
             values["gpu_types"] = tuple(GpuType(**gpu) for gpu in values.get("gpu_types", ()))
             return cls(**values)
         except TypeError as error:

@@ -139,13 +139,17 @@ def prepare_up(
     problems += [problem for build in rendered.builds.values() for problem in _job_problems(build, pool)]
     if problems:
         raise TemplateError(problems)
+    recovery = Recovery(preemptible=rendered.options.preemptible)
     return Work(
         key=key,
         render=partial(maker.plan, resolve_secret),
         project=partial(archive, project_dir) if project_dir else None,
         warnings=rendered.warnings,
         makes_resource=True,
-        schedule_timeout_s=_limits(rendered.options).schedule_timeout_s,
+        schedule_timeout_s=rendered.options.schedule_timeout_s,
+        recovery=recovery,
+        orphan_after_s=_orphan_after_s(rendered.options, recovery),
+        grace_s=rendered.options.grace_s,
     )
 
 
@@ -274,6 +278,7 @@ def prepare_run(
     problems = unsupported(spec, kind=pool.kind)
     if problems:
         raise SpecError(problems)
+    recovery = _recovery(spec)
 
     def render(identity: Identity) -> Plan:
         return Plan(
@@ -300,4 +305,34 @@ def prepare_run(
         project=partial(archive, project_dir) if project_dir else None,
         warnings=spec.warnings,
         schedule_timeout_s=spec.schedule_timeout_s,
+        recovery=recovery,
+        orphan_after_s=_orphan_after_s(spec, recovery),
+        grace_s=spec.grace_s,
     )
+
+
+def _recovery(spec: JobSpec) -> Recovery:
+    common: dict[str, Any] = {
+        "preemptible": spec.preemptible,
+        "on_preemption": spec.on_preemption,
+        "max_preemptions": spec.max_preemptions,
+    }
+    if spec.retry is None:
+        return Recovery(**common)
+    rule = spec.retry
+    return Recovery(
+        **common,
+        retry_on=rule.causes,
+        retry_codes=rule.exit_codes,
+        retry_max=rule.max,
+        retry_delay_s=rule.delay_s,
+    )
+
+
+def _orphan_after_s(wanted: JobSpec | TemplateOptions, recovery: Recovery) -> float | None:
+    """Only a job that stops itself may be started elsewhere while its worker is silent."""
+    asks = recovery.preemptible or "worker_lost" in recovery.retry_on
+    if (wanted.on_orphan or ("stop" if asks else "continue")) == "continue":
+        return None
+    given = wanted.worker_lost_after_s if isinstance(wanted, JobSpec) else None
+    return WORKER_LOST_AFTER_S if given is None else given

@@ -239,7 +239,7 @@ EVERYTHING: dict[str, Any] = {
     "secret_env": {"B": "var:b"},
     "tags": ["t"],
     "volumes": ["storage:x:/x", {"a": 1}],
-    "retry": {"max": 3},
+    "retry": {"on": ["worker_lost", {"exit_code": [75]}], "max": 3, "delay": "1m"},
     "job_name": "größe",
 }
 
@@ -267,8 +267,9 @@ def test_what_every_pool_honours(kind: str) -> None:
         "python": "python3",
         "env": {"A": "1"}, "secret_env": {"B": "var:b"}, "timeout": 1, "setup_timeout": 1, "schedule_timeout": 1,
         "grace": 1, "signal": "INT", "log_limit": 1, "leftovers": "wait", "keep_for": 1, "tags": ["t"],
-        "description": "d", "worker_pool": "lab", "framework": "pytorch", "on_orphan": "continue",
-        "preemptible": False, "restart_policy": "never", "primeway_api_token": "x",
+        "description": "d", "worker_pool": "lab", "framework": "pytorch", "on_orphan": "stop",
+        "preemptible": True, "on_preemption": "retry", "max_preemptions": 3, "worker_lost_after": 30, "retry": 2,
+        "restart_policy": "never", "primeway_api_token": "x",
     }  # fmt: skip
     assert unsupported(load_spec(fields), kind=kind) == []
 
@@ -293,13 +294,7 @@ def test_what_every_pool_honours(kind: str) -> None:
         ("preset", "x"),
         ("priority", "high"),
         ("where", {"gpu": "A100"}),
-        ("preemptible", True),
-        ("on_orphan", "stop"),
-        ("on_preemption", "resume"),
-        ("max_preemptions", 3),
-        ("retry", 3),
         ("restart_policy", "always"),
-        ("worker_lost_after", 1),
         ("life_span", 1),
         ("repo", "x"),
         ("ref", "x"),
