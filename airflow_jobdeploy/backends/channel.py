@@ -9,14 +9,16 @@ What is above knows neither sockets nor paramiko. Failures of the stream are OSE
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_jobdeploy.backends import trouble
@@ -30,6 +32,8 @@ STDERR_TAIL = 8 * 1024
 #: Unread bytes that the far side may send ahead: 2 to 8 MiB move 300 MB/s, 64 MiB only 67 (paramiko).
 WINDOW = 4 * 1024 * 1024
 _READ_SIZE = 256 * 1024
+#: How long sshd may take for each of the two answers that start a command.
+OPEN_TIMEOUT_S = 20.0
 
 
 class Channel(Protocol):
@@ -228,8 +232,10 @@ class ParamikoClient:
         import paramiko
 
         try:
-            channel = self._transport.open_session(window_size=WINDOW, timeout=20)
-            channel.exec_command("exec " + " ".join(shlex.quote(word) for word in argv))
+            channel = self._transport.open_session(window_size=WINDOW, timeout=OPEN_TIMEOUT_S)
+            # paramiko waits for the answer to this without end; a host that hangs gives none.
+            with _closed_after(OPEN_TIMEOUT_S, channel):
+                channel.exec_command("exec " + " ".join(shlex.quote(word) for word in argv))
         except paramiko.ChannelException as error:
             raise ChannelRefused(f"{self.name} refuses another session on this connection ({error})") from error
         except (paramiko.SSHException, EOFError) as error:
@@ -238,6 +244,18 @@ class ParamikoClient:
 
     def close(self) -> None:
         self._client.close()
+
+
+@contextlib.contextmanager
+def _closed_after(timeout_s: float, channel: paramiko.Channel) -> Iterator[None]:
+    """Close the channel when what is done with it takes longer: whoever waits for it gets an SSHException."""
+    timer = threading.Timer(timeout_s, channel.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _tune(sock: Any) -> None:

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 import airflow_jobdeploy
 from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk, WorkerFacts
 from airflow_jobdeploy.backends.channel import ChannelRefused, Client, LocalClient
-from airflow_jobdeploy.backends.session import Refusal, Session
+from airflow_jobdeploy.backends.session import IDLE_S, Refusal, Session
 from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
@@ -29,8 +29,12 @@ from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, W
 DEFAULT_ROOT = "~/.jobdeploy"
 #: The most that one `log` request may ask for.
 LOG_LIMIT = 4 * 1024 * 1024
-#: A watch on a silent session asks whether it is still there after so long.
-SILENCE_S = 20.0
+#: A watch on a silent session asks whether it is still there after so long, and waits so long for the answer: a
+#: connection into a black hole is given up within 10 s.
+SILENCE_S = 3.0
+ANSWER_S = 6.0
+#: The same for a log that is being read, where bytes should come all the time.
+LOG_STALL_S = 8.0
 _TRANSFERS = 4
 
 
@@ -139,7 +143,7 @@ class HostedBackend:
         self._session().request("renew", jobs=list(job_ids))
 
     def set_moved(self, job_id: str, successor: Plan) -> None:
-        to = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
+        to: dict[str, Any] = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
         self._session().request("move", job=job_id, **to)
 
     def set_owner(self, job_id: str, owner: str) -> None:
@@ -166,8 +170,8 @@ class HostedBackend:
         session = self._session()
         changed = self._subscribe(session, wanted)
         if not changed:
-            self._check_alive(session)
-            changed = self._changes(session.events(timeout_s, self._waker.fileno()), wanted)
+            patience = min(timeout_s, self._check_alive(session))
+            changed = self._changes(session.events(patience, self._waker.fileno()), wanted)
         self._waker.drain()
         return changed
 
@@ -194,15 +198,18 @@ class HostedBackend:
         self._seen[job_id] = mark
         return is_news
 
-    def _check_alive(self, session: Session) -> None:
-        if time.monotonic() - session.heard_at > SILENCE_S:
-            session.request("poll", jobs=[])
+    def _check_alive(self, session: Session) -> float:
+        """Ask a silent session for a sign of life; how long it may then be silent, in seconds."""
+        if time.monotonic() - session.heard_at >= SILENCE_S:
+            session.request("poll", jobs=[], reply_s=ANSWER_S)
+        return max(0.0, session.heard_at + SILENCE_S - time.monotonic())
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 
     def read_log(self, job_id: str, offset: int, limit: int) -> LogChunk:
         session = self._log_session()
-        answer, pieces = session.request_bytes("log", job=job_id, offset=offset, limit=min(limit, LOG_LIMIT))
+        wanted = {"job": job_id, "offset": offset, "limit": min(limit, LOG_LIMIT)}
+        answer, pieces = session.request_bytes("log", stall_s=LOG_STALL_S, **wanted)
         return LogChunk(offset=answer["offset"], data=b"".join(pieces), dropped_bytes=answer.get("dropped", 0))
 
     def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
@@ -265,6 +272,9 @@ class HostedBackend:
 
     def _session(self) -> Session:
         """The control session; a lost one is replaced, by way of a new connection."""
+        if self._control is not None and self._control.alive and self._control.is_stale and not self._single:
+            self._control.close()  # the connection may be busy with a transfer: only this one is replaced
+            self._control, self._subscribed = self._open(), frozenset()
         if self._control is None or not self._control.alive:
             self._drop()
             try:
@@ -287,7 +297,8 @@ class HostedBackend:
 
     def _hello(self, session: Session) -> dict[str, Any]:
         version = getattr(airflow_jobdeploy, "__version__", "")
-        return session.request("hello", client=version, env_mode=self._kind.env_mode, path=self._path)
+        told: dict[str, Any] = {"env_mode": self._kind.env_mode, "path": self._path, "idle_s": IDLE_S}
+        return session.request("hello", client=version, **told)
 
     def _learn(self, answer: Mapping[str, Any]) -> WorkerFacts:
         known = {key: answer[key] for key in WorkerFacts.__dataclass_fields__ if key in answer}

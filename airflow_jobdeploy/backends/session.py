@@ -24,6 +24,8 @@ NOISE_LIMIT = 1024 * 1024
 #: How long a request may go unanswered, and a transfer without a byte moving.
 REPLY_TIMEOUT_S = 30.0
 STALL_TIMEOUT_S = 60.0
+#: How long the far side serves a client that says nothing: what a cut connection has left there must end some day.
+IDLE_S = 600.0
 
 _T = TypeVar("_T")
 
@@ -94,20 +96,28 @@ class Session:
 
     # -- asking --------------------------------------------------------------------------------------------------
 
-    def request(self, op: str, **params: Any) -> dict[str, Any]:
-        """Ask and wait for the answer. Refusal when it is no; WorkerError when a transfer is under way here."""
+    def request(self, op: str, *, reply_s: float | None = None, **params: Any) -> dict[str, Any]:
+        """Ask and wait for the answer, at most `reply_s` (REPLY_TIMEOUT_S) in silence.
+
+        Refusal when it is no; WorkerError when a transfer is under way here.
+        """
         self._check_free(op)
-        return self._guarded(lambda: self._answer_to(self._send(op, params), REPLY_TIMEOUT_S))
+        return self._guarded(lambda: self._answer_to(self._send(op, params), reply_s or REPLY_TIMEOUT_S))
 
-    def request_bytes(self, op: str, **params: Any) -> tuple[dict[str, Any], Iterator[bytes]]:
-        """Ask for bytes: the answer, and its pieces as they come, to be read to the end before the next request."""
-        answer = self.request(op, **params)
+    def request_bytes(
+        self, op: str, *, stall_s: float = STALL_TIMEOUT_S, **params: Any
+    ) -> tuple[dict[str, Any], Iterator[bytes]]:
+        """Ask for bytes: the answer, and its pieces as they come, to be read to the end before the next request.
+
+        The session breaks when nothing comes for `stall_s`.
+        """
+        answer = self.request(op, reply_s=min(stall_s, REPLY_TIMEOUT_S), **params)
         self._streaming = True
-        return answer, self._pieces()
+        return answer, self._pieces(stall_s)
 
-    def _pieces(self) -> Iterator[bytes]:
+    def _pieces(self, stall_s: float) -> Iterator[bytes]:
         while True:
-            kind, piece = self._guarded(lambda: self._next_frame(STALL_TIMEOUT_S))
+            kind, piece = self._guarded(lambda: self._next_frame(stall_s))
             if kind == b"J" and "event" in piece:
                 self._events.append(piece)
             elif kind == b"B" and piece:
@@ -243,4 +253,9 @@ class Session:
     @property
     def idle(self) -> bool:
         """Could it take a request now?"""
-        return self.alive and not self._streaming
+        return self.alive and not self._streaming and not self.is_stale
+
+    @property
+    def is_stale(self) -> bool:
+        """Has it been silent for so long that the far side may be about to end it?"""
+        return not self._streaming and time.monotonic() - self.heard_at > IDLE_S / 2

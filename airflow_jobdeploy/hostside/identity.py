@@ -1,12 +1,14 @@
 """Who this host is. `machine` names it across restarts, `boot` until the next one.
 
 machine = machine-id (cloned images share it) + a random id in the root (+ the hostname where the root lies on a network
-filesystem that several hosts mount). boot = the kernel's boot id + the PID namespace: containers share the former.
+filesystem that several hosts mount). boot = the kernel's boot id + the PID namespace + the start of its process 1:
+containers share the first, and the kernel gives the number of a namespace that is gone to the next.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 import socket
@@ -26,6 +28,7 @@ def machine(root: str) -> str:
     return "m" + base64.b32encode(digest)[:20].decode().lower()
 
 
+@functools.lru_cache(maxsize=None)
 def boot() -> str:
     """Differs after each restart of the host, and between PID namespaces."""
     identity = _text("/proc/sys/kernel/random/boot_id") or _sysctl("kern.bootsessionuuid") or "unknown"
@@ -33,7 +36,13 @@ def boot() -> str:
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:
         namespace = "0"
-    return "%s-%s" % (identity, namespace)
+    return "%s-%s-%s" % (identity, namespace, _first_start())
+
+
+def _first_start() -> str:
+    """When process 1 started, in clock ticks; "0" where that is hidden from us (hidepid)."""
+    fields = (_text("/proc/1/stat") or "").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else "0"
 
 
 def on_network(path: str) -> bool:

@@ -3,7 +3,7 @@
 Single-threaded. Of several waiting requests `stop` is answered first. The ops of protocol 1:
 
     op        asks for                       answers
-    hello     client, env_mode, path         identity and size of the host, live_jobs, warnings, extra (capabilities)
+    hello     client, env_mode, path, idle_s identity and size of the host, live_jobs, warnings, extra (capabilities)
     claim     plan, secrets                  new, state; an `up` also makes its resource's record
     put       job, into, then tar            files, bytes; published by rename. into: "work", "checkpoint"
     start     job                            state
@@ -23,9 +23,10 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     forget    job                            {}; the record of an ended job is gone
     bye                                      {}; the session ends
 
-`env_mode` is "login" or "inherit" (environment.py). A no is {"ok": false, "error": code, "message": sentence}, with one
-of the codes no-such-job, active, moved, bad-request, disk-full, read-only, newer-layout, no-such-resource,
-no-such-build, failed; after the answer to `log` or `get` it takes the place of the last bytes.
+`env_mode` is "login" or "inherit" (environment.py); a client that says nothing for `idle_s` seconds is taken for gone.
+A no is {"ok": false, "error": code, "message": sentence}, with one of the codes no-such-job, active, moved,
+bad-request, disk-full, read-only, newer-layout, no-such-resource, no-such-build, failed; after the answer to `log` or
+`get` it takes the place of the last bytes.
 
 A state has the fields of core.status.JobState. `message` is empty where the near side can say it from status, reason
 and facts; a Setup failure and an UNKNOWN bring their own. Facts, each only where there is something to say: last_lines,
@@ -79,6 +80,9 @@ class Session:
         self._frames: Deque[Any] = deque()
         self._ended = False
         self._looked = 0.0
+        self._asked = time.monotonic()
+        #: How long the client may say nothing, in seconds: sshd may notice only after hours that a connection was cut.
+        self._idle_s: Optional[float] = None
 
     def run(self) -> None:
         """Until `bye`; EOFError at the end of the stream."""
@@ -97,11 +101,23 @@ class Session:
             patience = LOOK_S
         if self._frames:
             patience = 0.0
-        if select.select([self._source], [], [], patience)[0]:
+        if self._is_readable(patience):
             self._read()
+
+    def _is_readable(self, patience: Optional[float]) -> bool:
+        """Has something arrived, within `patience`? EOFError when the client has been silent for too long."""
+        if self._idle_s is not None:
+            left = max(0.0, self._asked + self._idle_s - time.monotonic())
+            patience = left if patience is None else min(patience, left)
+        if select.select([self._source], [], [], patience)[0]:
+            return True
+        if self._idle_s is not None and time.monotonic() - self._asked >= self._idle_s:
+            raise EOFError("the client has said nothing for %d s" % self._idle_s)
+        return False
 
     def _read(self) -> None:
         data = os.read(self._source, 1 << 18)
+        self._asked = time.monotonic()
         if not data:
             raise EOFError("the client has gone")
         self._frames.extend(self._reader.feed(data))
@@ -124,7 +140,8 @@ class Session:
     def _blobs(self) -> Iterator[bytes]:
         while True:
             while not self._frames:
-                self._read()
+                if self._is_readable(None):
+                    self._read()
             kind, payload = self._frames.popleft()
             if kind != b"B":
                 raise protocol.ProtocolError("a request inside a transfer")
@@ -146,6 +163,7 @@ class Session:
             code, message = _explained(error)
             self._send(protocol.pack_json({**head, "ok": False, "error": code, "message": message}))
         self._ended = request.get("op") == "bye"
+        self._asked = time.monotonic()  # an answer may have been long
 
     def _perform(self, request: dict) -> Reply:
         op = request.get("op")
@@ -153,6 +171,8 @@ class Session:
             raise OpError("bad-request", "no op %r; there are: %s" % (op, ", ".join(_OPS)))
         if op == "put":
             return self._ops.put(request, self._blobs())
+        if op == "hello" and isinstance(request.get("idle_s"), (int, float)):
+            self._idle_s = float(request["idle_s"])
         method: Callable[[dict], Reply] = getattr(self._ops, op)
         return method(request)
 

@@ -107,12 +107,25 @@ def test_a_silent_session_is_asked_whether_it_lives(
     while backend.watch([job_id], 0.7):
         continue
     monkeypatch.setattr(hosted, "SILENCE_S", 0.0)
-    monkeypatch.setattr(session, "REPLY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(hosted, "ANSWER_S", 0.5)
     hung = connect.clients[-1].opened
     connect.signal(signal.SIGSTOP)
     threading.Timer(1.5, lambda: [os.kill(channel.pid, signal.SIGCONT) for channel in hung]).start()
     with pytest.raises(WorkerUnreachable, match="no answer within"):
         backend.watch([job_id], 30)
+
+
+def test_a_session_that_nobody_used_for_long_is_not_relied_on(
+    backend: HostedBackend, connect: Reconnecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = begin(backend, WORDS.say("hello"))
+    outcome(backend, job_id)
+    backend.read_log(job_id, 0, 10)
+    monkeypatch.setattr(session, "IDLE_S", 0.0)
+    assert backend.poll([job_id])[job_id].exit_code == 0
+    assert backend.read_log(job_id, 0, 10).data == b"hello"
+    assert len(connect.clients) == 1
+    assert len(connect.clients[0].opened) > 2
 
 
 def test_logs_and_transfers_have_sessions_of_their_own(backend: HostedBackend, connect: Reconnecting) -> None:
