@@ -27,7 +27,15 @@ class World:
         self._path = folder / "world.json"
         if not self._path.exists():
             self._save(
-                {"state": "running", "ti": self.new_ti(), "max_tries": 1, "clear_number": 0, "store": {}, "xcom": {}}
+                {
+                    "variables": {},
+                    "state": "running",
+                    "ti": self.new_ti(),
+                    "max_tries": 1,
+                    "clear_number": 0,
+                    "store": {},
+                    "xcom": {},
+                }
             )
 
     def new_ti(self) -> str:
@@ -130,6 +138,14 @@ class Comms:
         if isinstance(message, comms.SetXCom):
             self.world.put("xcom", message.key, message.value)
             return None
+        if isinstance(message, comms.PutVariable):
+            self.world.put("variables", message.key, message.value)
+            return None
+        if isinstance(message, comms.GetVariable):
+            value = self.world["variables"].get(message.key)
+            if value is None:
+                return comms.ErrorResponse(error=comms.ErrorType.VARIABLE_NOT_FOUND, detail={})
+            return comms.VariableResult(key=message.key, value=value)
         if isinstance(message, comms.GetConnection):
             return comms.ErrorResponse(error=comms.ErrorType.CONNECTION_NOT_FOUND, detail={})
         raise AssertionError(f"unexpected question: {message!r}")

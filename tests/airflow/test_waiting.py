@@ -1,0 +1,174 @@
+"""The operators' own state machine, step by step, without a database: Airflow's side is `world.World`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferralTimeout, TaskDeferred
+
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
+from airflow_jobdeploy.errors import JobFailed
+from airflow_jobdeploy.hooks.deployment import VARIABLE, deployment_id
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+from airflow_jobdeploy.operators.job import JobRunOperator
+from airflow_jobdeploy.operators.template import TemplateUpOperator
+from airflow_jobdeploy.triggers.events import Followed, JobEvent
+from tests.airflow.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path, home: Path) -> Iterator[World]:
+    with World(tmp_path).supervised() as world:
+        yield world
+    hook = JobDeployHook("local")
+    for row in hook.list(live_only=True):
+        hook.stop(row["plan"]["job_id"])
+
+
+def call(operator: Any, method: str, *arguments: Any, **named: Any) -> Any:
+    """A method of the operator, past Airflow's guard against calling `execute` by hand."""
+    function = getattr(type(operator), method)
+    return getattr(function, "__wrapped__", function)(operator, *arguments, **named)
+
+
+def run_operator(**more: Any) -> JobRunOperator:
+    return JobRunOperator(task_id="t", **{"job_spec": {"command": "true"}, **more})
+
+
+def event(state: JobState, *, worker_pool: str = "local", **more: Any) -> dict[str, Any]:
+    handle = JobHandle(uid="ab" * 16, job_id=state.job_id, attempt=1, key="", worker_pool=worker_pool, worker="local")
+    offset = more.pop("offset", state.log_bytes)
+    return json.loads(
+        json.dumps(JobEvent(jobs=(Followed(handle=handle, state=state, offset=offset),), **more).to_dict())
+    )
+
+
+def deferred(world: World, command: str, **more: Any) -> tuple[JobRunOperator, dict[str, Any]]:
+    """A task that has just deferred, and the arguments of its trigger."""
+    operator = run_operator(job_spec={"command": command, "grace": 1}, deferrable=True, **more)
+    with pytest.raises(TaskDeferred) as caught:
+        call(operator, "execute", world.context())
+    return operator, caught.value.trigger.serialize()[1]
+
+
+def test_the_event_of_an_ended_job_needs_no_connection(world: World) -> None:
+    state = JobState(job_id="jx", uid="ab" * 16, status=JobStatus.SUCCEEDED, exit_code=0, result=[1], log_bytes=9)
+    done = run_operator().execute_complete(world.context(), event(state, worker_pool="a pool that is gone"))
+    assert (done["status"], done["result"]) == ("SUCCEEDED", [1])
+
+
+def test_a_failed_job_fails_the_task_and_leaves_its_handle(world: World) -> None:
+    state = JobState(job_id="jx", status=JobStatus.FAILED, reason="ExitCode", exit_code=3, message="Exit code 3")
+    with pytest.raises(JobFailed, match="Job jx: Exit code 3") as caught:
+        run_operator().execute_complete(world.context(), event(state))
+    assert (caught.value.status, caught.value.reason, caught.value.exit_code) == ("FAILED", "ExitCode", 3)
+    assert world["xcom"]["return_value"]["status"] == "FAILED"
+
+
+def test_log_that_the_trigger_left_is_told_by_the_task(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    operator, trigger = deferred(world, "echo 12345; sleep 1; echo the rest")
+    (handle,) = trigger["jobs"]
+    ended = JobState.from_wire(wait_ended(handle))
+    news = JobEvent(jobs=(Followed(handle=JobHandle.from_dict(handle), state=ended, offset=6),)).to_dict()
+    capfd.readouterr()
+    done = operator.execute_complete(world.context(), news)
+    out = capfd.readouterr().out
+    assert done["status"] == "SUCCEEDED"
+    assert "the rest" in out
+    assert "12345" not in out
+
+
+def test_elsewhere_means_that_the_task_waits_itself(world: World) -> None:
+    operator, trigger = deferred(world, "sleep 1.5; echo here")
+    (handle,) = trigger["jobs"]
+    news = JobEvent(jobs=(Followed(handle=JobHandle.from_dict(handle), state=None),), elsewhere=True).to_dict()
+    assert operator.execute_complete(world.context(), news)["status"] == "SUCCEEDED"
+
+
+def test_what_the_trigger_gets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEFER_AFTER", "3")
+    _, trigger = deferred(world, "echo begun; exec sleep 60", poll_interval=7)
+    assert len(json.dumps(trigger["jobs"])) < 4096
+    assert (trigger["offset"], trigger["local"], trigger["poll_interval"]) == (6, True, 7.0)
+    assert world["xcom"]["jobdeploy_try"] == world["ti"]
+
+
+def test_a_timeout_while_deferred_stops_the_job(world: World) -> None:
+    operator, trigger = deferred(world, "exec sleep 60", execution_timeout=timedelta(seconds=90))
+    with pytest.raises(TaskDeferralTimeout):
+        operator.resume_execution("__fail__", {"error": "Trigger timeout"}, world.context())
+    state = wait_ended(trigger["jobs"][0])
+    assert state["status"] == "CANCELLED"
+    assert "execution_timeout has passed" in state["message"]
+
+
+def test_not_deferred_where_the_triggerer_may_be_elsewhere(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    operator = run_operator(job_spec={"command": "sleep 1"}, deferrable=True)
+    assert call(operator, "execute", world.context())["status"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("configured", "own", "local"),
+    [
+        ("LocalExecutor", None, True),
+        ("CeleryExecutor,LocalExecutor", None, False),
+        ("CeleryExecutor,LocalExecutor", "LocalExecutor", True),
+        ("here:airflow.executors.local_executor.LocalExecutor,CeleryExecutor", "here", True),
+        ("here:airflow.executors.local_executor.LocalExecutor,CeleryExecutor", "CeleryExecutor", False),
+        ("airflow.executors.local_executor.LocalExecutor", None, True),
+    ],
+)
+def test_which_executor_runs_a_task(configured: str, own: str | None, local: bool, monkeypatch: Any) -> None:
+    from airflow_jobdeploy.hooks.runtime import is_local_executor
+
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", configured)
+    assert is_local_executor(run_operator(executor=own)) is local
+
+
+def test_up_without_waiting_returns_when_its_builds_have_ended(world: World) -> None:
+    template = {
+        "builds": {
+            "up": {"type": "script", "content": "#!/bin/sh\nsleep 60 > /dev/null 2>&1 &\necho built\n"},
+            "down": {"type": "script", "content": "true"},
+        }
+    }
+    up = TemplateUpOperator(task_id="t", template=template, template_params={}, wait_for_completion=False)
+    handle = call(up, "execute", world.context())
+    assert (handle["status"], handle["reason"]) == ("RUNNING", "Leftovers")
+    assert handle["resource"]
+    # The reaper must leave alone what was left alive on purpose.
+    assert owner(handle) == "none"
+
+
+def test_a_job_that_is_waited_for_belongs_to_its_task(world: World) -> None:
+    _, trigger = deferred(world, "exec sleep 60")
+    assert owner(trigger["jobs"][0]) == "task"
+
+
+def owner(handle: dict[str, Any]) -> str:
+    rows = JobDeployHook("local").list()
+    return next(row["plan"]["owner"] for row in rows if row["plan"]["job_id"] == handle["job_id"])
+
+
+def wait_ended(handle: dict[str, Any]) -> dict[str, Any]:
+    from airflow_jobdeploy.service import follow
+
+    hook = JobDeployHook("local")
+    with hook.get_conn() as workers:
+        told: Callable[[str], None] = lambda text: None  # noqa: E731
+        return follow(workers, JobHandle.from_dict(handle), say_log=told, say=told, timeout_s=30).state.to_dict()
+
+
+def test_the_deployment_is_named_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEPLOYMENT", "")
+    made = deployment_id()
+    assert len(made) == 32
+    assert deployment_id() == made == world["variables"][VARIABLE]
+    monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEPLOYMENT", "production")
+    assert deployment_id() == "production"
