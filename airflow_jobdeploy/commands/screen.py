@@ -31,8 +31,8 @@ WORDS = {
     "UNKNOWN": "magenta",
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-#: Columns that may be cut keep this much.
-_LEAST = 8
+#: Columns that may be cut keep this much while there are others that can be left out, and this much in any case.
+_COMFORTABLE, _LEAST = 16, 8
 _GAP = "  "
 
 
@@ -130,18 +130,17 @@ def table(
 
 def _narrowed(shown: list[Column], widths: dict[str, int], width: int | None) -> list[Column]:
     """The columns that stay; those that may be cut get narrower in `widths`."""
-    while width is not None and (excess := _total(shown, widths) - width) > 0:
-        room = {c.title: widths[c.title] - max(_LEAST, len(c.title)) for c in shown if c.cut}
-        room = {title: free for title, free in room.items() if free > 0}
-        if sum(room.values()) >= excess:
-            widest = max(room, key=lambda title: widths[title])
-            widths[widest] -= 1
-            continue
+    while width is not None and _total(shown, widths) > width:
         optional = [column for column in shown if column.optional]
-        if not optional:
-            widths.update({title: widths[title] - free for title, free in room.items()})
+        least = _COMFORTABLE if optional else _LEAST
+        room = {c.title: widths[c.title] - max(least, len(c.title)) for c in shown if c.cut}
+        room = {title: free for title, free in room.items() if free > 0}
+        if sum(room.values()) >= _total(shown, widths) - width or (room and not optional):
+            widths[max(room, key=lambda title: widths[title])] -= 1
+        elif optional:
+            shown = [column for column in shown if column is not optional[-1]]
+        else:
             break
-        shown = [column for column in shown if column is not optional[-1]]
     return shown
 
 

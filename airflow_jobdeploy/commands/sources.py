@@ -37,7 +37,7 @@ def found_file(name: str, *, kind: str = "") -> Path:
 def recognised(name: str) -> tuple[Path, str]:
     """A file, and what it is by its content: TEMPLATE, SPEC or POOL. InputError when it is no mapping at all."""
     problems: list[Problem] = []
-    item = read_source(name, problems, label="FILE", base=Path(), search_path=folders())
+    item = read_source(name, problems, label="FILE", base=Path(), search_path=folders()[1:])
     if item is None or item.document.path is None:
         raise InputError(problems)
     keys = set(item.value)
