@@ -1,13 +1,15 @@
 """What every test gets: the policy for programs that this machine may lack.
 
-A test marked `sshd` or `tmux` is skipped, with the reason, where the program is missing. With CI=true a skip is a
-failure, so that a green run there means that everything ran.
+A test marked `sshd`, `tmux` or `netns` is skipped, with the reason, where the machine lacks what it needs. With CI=true
+a skip is a failure, so that a green run there means that everything ran.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -20,6 +22,12 @@ def _has(*programs: str) -> bool:
     # sshd lives in a directory that an ordinary user's PATH leaves out.
     path = os.environ.get("PATH", os.defpath) + os.pathsep + _SBIN
     return all(shutil.which(program, path=path) for program in programs)
+
+
+def _may_unshare() -> bool:
+    # Being root is not enough in a container: the kernel is asked.
+    trial = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "true"]
+    return os.geteuid() == 0 and subprocess.run(trial, capture_output=True, check=False).returncode == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,17 @@ NEEDS = {
         reason="no OpenSSH server on this machine (looked for sshd and ssh-keygen); apt-get install openssh-server",
     ),
     "tmux": Need(is_met=lambda: _has("tmux"), reason="no tmux on this machine; apt-get install tmux"),
+    "netns": Need(
+        is_met=lambda: _has("sshd", "ip", "iptables", "unshare", "nsenter") and _may_unshare(),
+        reason=(
+            "no network namespaces here (needs root, CAP_SYS_ADMIN and CAP_NET_ADMIN, sshd, ip, iptables);"
+            " apt-get install openssh-server iproute2 iptables"
+        ),
+    ),
+    "faketime": Need(
+        is_met=lambda: bool(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")),
+        reason="no libfaketime on this machine; apt-get install libfaketime",
+    ),
 }
 
 

@@ -1,8 +1,8 @@
 """SSH hosts of their own kernel namespaces, for faults that a loopback sshd cannot have: cut, frozen, powered off.
 
 Each host has its own network (a veth pair, addresses of 198.18.0.0/15, RFC 2544), processes, mounts, hostname, /etc (an
-overlay: its own machine-id and account), /tmp, and a home on a small tmpfs that outlives its power. What they share with
-this machine and each other is the kernel, so also the boot id and the clock. No packet leaves this machine.
+overlay: its own machine-id and account), /tmp, and a home on a small tmpfs that outlives its power. What they share
+with this machine and each other is the kernel, so also the boot id and the clock. No packet leaves this machine.
 
 Needs root, iproute2, iptables, util-linux and sshd: mark the tests with `netns`. Everything made here has a name that
 ends with the pid of its maker, and is removed with the fixture, or by the next run when its maker was killed.
@@ -10,27 +10,26 @@ ends with the pid of its maker, and is removed with the fixture, or by the next 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import paramiko
 import pytest
 
-from airflow_jobdeploy.backends.channel import ParamikoClient
-from tests.servers.sshd import program
+from tests.servers import kernel
 
 USER, UID = "worker", 60177
 MIB = 1024 * 1024
@@ -70,8 +69,14 @@ while :; do sleep 3600 & wait $!; done
 """
 
 
+def _program(name: str) -> str:
+    found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin:/sbin")
+    assert found, f"{name} is missing; mark the test with `netns`"
+    return found
+
+
 def _do(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([program(command[0]), *command[1:]], capture_output=True, text=True, check=False)
+    done = subprocess.run([_program(command[0]), *command[1:]], capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: {done.stderr or done.stdout}")
     return done
@@ -122,7 +127,15 @@ class Host:
         ssh = self.dir / "etc" / "ssh"
         ssh.mkdir(parents=True)
         self.home.mkdir()
-        _do("mount", "-t", "tmpfs", "-o", f"size={self.home_bytes},mode=700,uid={UID},gid={UID}", self.name, str(self.home))
+        _do(
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={self.home_bytes},mode=700,uid={UID},gid={UID}",
+            self.name,
+            str(self.home),
+        )
         (self.dir / "etc" / "machine-id").write_text(os.urandom(16).hex() + "\n")
         self.new_host_key()
         self.new_user_key()
@@ -148,7 +161,7 @@ class Host:
         _do("ip", "-n", self.name, "link", "set", "eth0", "up")
         new = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child"]
         self._init = subprocess.Popen(
-            [*self._inside_network(), program("unshare"), *new, "sh", "-c", _INIT, "init", str(self.dir), self.name],
+            [*self._inside_network(), _program("unshare"), *new, "sh", "-c", _INIT, "init", str(self.dir), self.name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(self.dir / "init.log").open("ab"),
@@ -182,14 +195,10 @@ class Host:
     def processes(self) -> dict[int, bytes]:
         """Command lines of its living processes, by pids of this side; without process 1 and its sleep."""
         first = self.first_process()
-        space = _space(first)
-        found = {int(name): b"" for name in os.listdir("/proc") if name.isdigit() and _space(int(name)) == space}
-        return {pid: _read(pid, "cmdline") for pid in found if pid != first and _lives(pid)}
-
-    def pid_inside(self, pid: int) -> int:
-        """The number by which the host itself knows one of its processes."""
-        [line] = [line for line in _read(pid, "status").decode().splitlines() if line.startswith("NSpid:")]
-        return int(line.split()[-1])
+        space = kernel.pid_space(first)
+        found = [pid for pid in kernel.all_pids() if pid != first and kernel.pid_space(pid) == space]
+        lines = {pid: kernel.read(pid, "cmdline") for pid in found if kernel.is_alive(pid)}
+        return {pid: line for pid, line in lines.items() if line != b"sleep\x003600\x00"}
 
     def freeze(self) -> None:
         """It hangs: the kernel still answers packets, no program does."""
@@ -211,15 +220,17 @@ class Host:
         spaces = ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p"]
         switch = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"] if user == USER else []
         home = f"/home/{USER}"
-        return _do(*spaces, *switch, "env", "-i", f"HOME={home}", "PATH=/usr/bin:/bin:/usr/sbin", "sh", "-c", command).stdout
+        return _do(
+            *spaces, *switch, "env", "-i", f"HOME={home}", "PATH=/usr/bin:/bin:/usr/sbin", "sh", "-c", command
+        ).stdout
 
     # -- network ---------------------------------------------------------------------------------------------------
 
     def _inside_network(self) -> list[str]:
-        return [program("nsenter"), f"--net=/run/netns/{self.name}"]
+        return [_program("nsenter"), f"--net=/run/netns/{self.name}"]
 
     def _iptables(self, *rule: str) -> None:
-        _do(*self._inside_network(), program("iptables"), "-w", *rule)
+        _do(*self._inside_network(), _program("iptables"), "-w", *rule)
 
     def cut(self) -> None:
         """A black hole: what is sent to it or by it is lost without a trace."""
@@ -284,27 +295,55 @@ class Host:
         logs = [(self.dir / name).read_text() for name in ("init.log", "sshd.log") if (self.dir / name).exists()]
         raise AssertionError(f"{self.name} does not come up: {' '.join(logs)}")
 
-    @property
     def host_key(self) -> paramiko.PKey:
-        text = (self.dir / "etc" / "ssh" / "jobdeploy_host_key.pub").read_text().split()[1]
-        return paramiko.Ed25519Key(data=paramiko.util.b(__import__("base64").b64decode(text)))
+        """The one that will be in force after the next start of the sshd."""
+        text = (self.dir / "etc" / "ssh" / "jobdeploy_host_key.pub").read_text()
+        return paramiko.Ed25519Key(data=base64.b64decode(text.split()[1]))
 
-    def connect(self, *, address: str = "", port: int = 22, key: Path | None = None) -> paramiko.SSHClient:
-        """A connected paramiko client; the host key that the host had when `remember_key` was called is verified."""
-        client = paramiko.SSHClient()
-        where = address or self.address
-        entry = where if port == 22 else f"[{where}]:{port}"
-        client.get_host_keys().add(entry, self.host_key.get_name(), self.host_key)
-        client.connect(
-            where,
-            port=port,
-            username=USER,
-            key_filename=str(key or self.dir / "user_key"),
-            look_for_keys=False,
-            allow_agent=False,
-            timeout=10,
-        )
-        return client
 
-    def client(self, **options: object) -> ParamikoClient:
-        return ParamikoClient(lambda: self.connect(**options), name=self.name)  # type: ignore[arg-type]
+def _remove(name: str) -> None:
+    """What `ip` knows by this name."""
+    _do("ip", "link", "del", name, check=False)
+    _do("ip", "netns", "del", name, check=False)
+
+
+def sweep() -> None:
+    """Remove what killed test runs have left."""
+    made = {line.split(":")[1].partition("@")[0].strip() for line in _do("ip", "-o", "link").stdout.splitlines()}
+    made |= {line.split()[0] for line in _do("ip", "netns", "list").stdout.splitlines() if line.strip()}
+    for name in made:
+        found = _NAME.match(name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            for pid in _do("ip", "netns", "pids", name, check=False).stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            _remove(name)
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        device, place = line.split()[:2]
+        found = _NAME.match(device)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            _do("umount", "--lazy", place, check=False)
+
+
+NewHost = Callable[..., Host]
+
+
+@pytest.fixture(scope="session")
+def swept() -> None:
+    """Once in a run, before its first host."""
+    sweep()
+
+
+@pytest.fixture
+def new_host(swept: None, tmp_path: Path) -> Iterator[NewHost]:
+    """Makes hosts, switched on; options are those of `Host`. All are removed afterwards, whatever happened."""
+    with contextlib.ExitStack() as hosts:
+
+        def make(**options: object) -> Host:
+            host = Host(dir=tmp_path / f"host{secrets.token_hex(3)}", **options)  # type: ignore[arg-type]
+            hosts.callback(host.remove)
+            host.make()
+            host.power_on()
+            return host
+
+        yield make
