@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow_jobdeploy.hooks.jobdeploy import fetch, located
 from airflow_jobdeploy.operators import arguments
 from airflow_jobdeploy.operators.base import JobDeployOperator
 
@@ -43,6 +42,8 @@ class ArtifactDownloadOperator(JobDeployOperator):
 
     def execute(self, context: Any) -> Any:
         """Download from each job in turn."""
+        from airflow_jobdeploy.hooks.jobdeploy import fetch, located
+
         jobs = self._read_jobs(self.job, self.worker_pool)
         dest = Path(str(self.dest)).expanduser().absolute()
         patterns = (self.patterns,) if isinstance(self.patterns, str) else tuple(self.patterns)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
-from airflow_jobdeploy.core.plan import JobKey
-from airflow_jobdeploy.hooks import files
-from airflow_jobdeploy.hooks.jobs import Jobs, read_jobs
 from airflow_jobdeploy.operators.arguments import refuse_strangers
 
+# Airflow parses DAG files again and again, in a new process each time: what only a running task needs is
+# imported where it is used, in all modules of operators and sensors (`make bench` has a row for it).
 if TYPE_CHECKING:
+    from airflow_jobdeploy.core.plan import JobKey
     from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+    from airflow_jobdeploy.hooks.jobs import Jobs
 
 #: A mapping given for one of these is left alone, or but for its builds: their Jinja is ours.
 _RAW_FIELDS = frozenset({"template"})
@@ -68,10 +69,13 @@ class JobDeployOperator(BaseOperator):
 
     def _folders(self) -> tuple[Path, ...]:
         """Where relative paths of this task are looked up."""
+        from airflow_jobdeploy.hooks import files
+
         return files.folders(self.get_dag())
 
     def _key(self, context: Mapping[str, Any]) -> JobKey:
         """Where the job comes from, for its record."""
+        from airflow_jobdeploy.core.plan import JobKey
         from airflow_jobdeploy.hooks.deployment import deployment_id
 
         ti = context["ti"]
@@ -84,6 +88,8 @@ class JobDeployOperator(BaseOperator):
         )
 
     def _read_jobs(self, value: Any, worker_pool: str | None) -> Jobs:
+        from airflow_jobdeploy.hooks.jobs import read_jobs
+
         return read_jobs(value, worker_pool=worker_pool)
 
 

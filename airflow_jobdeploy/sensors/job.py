@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_jobdeploy.core.policy import is_over
-from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.errors import JobFailed, WorkerUnreachable, nearest
 from airflow_jobdeploy.hooks import runtime, settings
-from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, located
-from airflow_jobdeploy.hooks.jobs import read_jobs
 from airflow_jobdeploy.operators import arguments
 from airflow_jobdeploy.operators.waiting import DEFAULT_DEFERRABLE
-from airflow_jobdeploy.service import Workers, status
-from airflow_jobdeploy.triggers.events import JobEvent
 from airflow_jobdeploy.triggers.goals import reached
-from airflow_jobdeploy.triggers.job import JobTrigger
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.core.status import JobHandle, JobState
+    from airflow_jobdeploy.hooks.jobs import Jobs
+    from airflow_jobdeploy.service import Workers
 
 
 class JobStatusSensor(BaseSensorOperator):
@@ -81,7 +79,7 @@ class JobStatusSensor(BaseSensorOperator):
 
     def poke(self, context: Any) -> PokeReturnValue:
         """Ask the workers once; connections are kept until the next poke of the same process."""
-        jobs = read_jobs(self.job, worker_pool=self.worker_pool)
+        jobs = self._jobs()
         goal = self._goal()
         states = [(handle, self._state(handle)) for handle in jobs.handles]
         for handle, state in states:
@@ -90,11 +88,18 @@ class JobStatusSensor(BaseSensorOperator):
         told = [handle.with_state(state).to_dict() for handle, state in states if state is not None]
         return PokeReturnValue(is_done=done, xcom_value=told if jobs.many else next(iter(told), None))
 
+    def _jobs(self) -> Jobs:
+        from airflow_jobdeploy.hooks.jobs import read_jobs
+
+        return read_jobs(self.job, worker_pool=self.worker_pool)
+
     def _state(self, handle: JobHandle) -> JobState | None:
         """What the worker says now; None when it cannot be asked, which is no end."""
+        from airflow_jobdeploy.service import status
+
         workers = self._workers(handle.worker_pool)
         try:
-            handle = located(workers, handle)
+            handle = self._found(handle)
             return status(workers, handle)
         except WorkerUnreachable as error:
             self.log.warning("Cannot ask for job %s now: %s", handle.job_id, error)
@@ -102,12 +107,16 @@ class JobStatusSensor(BaseSensorOperator):
             return None
 
     def _workers(self, worker_pool: str) -> Workers:
+        from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+
         if worker_pool not in self._pools:
             self._pools[worker_pool] = JobDeployHook(worker_pool).get_conn()
         return self._pools[worker_pool]
 
     def _check(self, handle: JobHandle, state: JobState | None, goal: Sequence[str]) -> None:
         """Raise when the job can no longer reach the goal."""
+        from airflow_jobdeploy.core.policy import is_over
+
         if state is None:
             return
         self.log.info("Job %s is %s: %s", handle.job_id, state.status, state.message)
@@ -120,6 +129,8 @@ class JobStatusSensor(BaseSensorOperator):
             )
 
     def _goal(self) -> list[str]:
+        from airflow_jobdeploy.core.status import JobStatus
+
         given = [self.target_status] if isinstance(self.target_status, str) else list(self.target_status)
         known = [status.value for status in JobStatus]
         goal = [str(getattr(word, "value", word)).strip().upper() for word in given]
@@ -136,7 +147,9 @@ class JobStatusSensor(BaseSensorOperator):
 
     def _defer_or_poke(self, context: Any) -> None:
         """Hand over to the triggerer; returns when it could not watch the jobs, which stay with this process."""
-        handles = [self._found(handle) for handle in read_jobs(self.job, worker_pool=self.worker_pool).handles]
+        from airflow_jobdeploy.triggers.job import JobTrigger
+
+        handles = [self._found(handle) for handle in self._jobs().handles]
         local = any(not self._reachable(handle) for handle in handles)
         if local and not (runtime.is_dag_test() or runtime.is_local_executor(self)):
             self.log.info("Not deferred: jobs of pool local run on the machine of their task.")
@@ -152,6 +165,8 @@ class JobStatusSensor(BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=self.timeout))
 
     def _found(self, handle: JobHandle) -> JobHandle:
+        from airflow_jobdeploy.hooks.jobdeploy import located
+
         return located(self._workers(handle.worker_pool), handle)
 
     def _reachable(self, handle: JobHandle) -> bool:
@@ -160,9 +175,11 @@ class JobStatusSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:
         """Judge what the trigger saw; look again here when it saw nothing."""
+        from airflow_jobdeploy.triggers.events import JobEvent
+
         news = JobEvent.from_dict(event)
         seen = {job.handle.job_id: job.handle.with_state(job.state).to_dict() for job in news.jobs if job.state}
-        jobs = read_jobs(self.job, worker_pool=self.worker_pool)
+        jobs = self._jobs()
         if news.elsewhere or any(handle.job_id not in seen for handle in jobs.handles):
             with self._connections():
                 return super().execute(context)

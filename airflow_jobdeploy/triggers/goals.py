@@ -7,16 +7,17 @@ Whatever the goal, an ended job is waited for no longer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from airflow_jobdeploy.core.policy import is_over
-from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
+if TYPE_CHECKING:  # operators name goals when a DAG file is parsed: nothing heavy is imported for that
+    from airflow_jobdeploy.core.status import JobState
 
 #: The job's end.
 ENDED: tuple[str, ...] = ()
 #: A job spec runs.
-RUNNING: tuple[str, ...] = (JobStatus.RUNNING.value,)
+RUNNING: tuple[str, ...] = ("RUNNING",)
 #: The builds of an `up` have ended; what they left may still run.
-BUILT: tuple[str, ...] = (Reason.LEFTOVERS.value,)
+BUILT: tuple[str, ...] = ("Leftovers",)
 
 
 def reached(goal: Sequence[str], state: JobState) -> bool:
@@ -26,4 +27,6 @@ def reached(goal: Sequence[str], state: JobState) -> bool:
 
 def settles(goal: Sequence[str]) -> Callable[[JobState], bool]:
     """Is there nothing more to wait for: the goal is reached, or never will be?"""
+    from airflow_jobdeploy.core.policy import is_over
+
     return lambda state: is_over(state) or reached(goal, state)
