@@ -106,7 +106,7 @@ def _pool(name: str | None, default: str | None = None) -> tuple[WorkerPool, tup
 
 
 def _check_template(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
-    template = load_template(path, search_path=folders())
+    template = load_template(path, base=Path(), search_path=folders())
     pool, _ = _pool(pool_name)
     asked = template.asked
     missing = [name for name, spec in asked.items() if spec.required and name != "project"]
@@ -126,7 +126,7 @@ def _count(things: Any, noun: str) -> str:
 
 
 def _check_spec(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
-    spec = load_spec(path, search_path=folders())
+    spec = load_spec(path, base=Path(), search_path=folders())
     pool, warnings = _pool(pool_name, spec.worker_pool)
     problems = unsupported(spec, kind=pool.kind)
     if problems:
@@ -159,7 +159,7 @@ def render(args: Namespace) -> int:
 
 
 def _render_template(args: Namespace, path: Path) -> None:
-    template = load_template(path, search_path=folders())
+    template = load_template(path, base=Path(), search_path=folders())
     rendered = template.render(given_params(args, template), filled=_filled(args, template))
     for warning in rendered.warnings:
         complain(harmless(warning), "warning")
@@ -228,7 +228,7 @@ def harmless_text(text: str) -> str:
 
 def _render_spec(args: Namespace, path: Path) -> None:
     _refuse_build(args, path)
-    spec = load_spec(path, overrides=given_overrides(args) or None, search_path=folders())
+    spec = load_spec(path, overrides=given_overrides(args) or None, base=Path(), search_path=folders())
     for warning in spec.warnings:
         complain(harmless(warning), "warning")
     print_data(spec.to_dict(), "json" if args.output == "json" else "yaml")

@@ -58,12 +58,12 @@ def _tail_offset(backend: Backend, state: JobState, lines: int) -> int:
     """Where the last `lines` lines begin."""
     end = state.log_bytes
     tail, start = b"", end
-    while start > state.log_dropped_bytes and tail.rstrip(b"\n").count(b"\n") < lines:
+    while start > state.log_dropped_bytes and tail.removesuffix(b"\n").count(b"\n") < lines:
         step = max(state.log_dropped_bytes, start - max(_TAIL_STEP, len(tail)))
         tail, start = _read(backend, state.job_id, step, start) + tail, step
     if lines <= 0:
         return end
-    kept = tail.rstrip(b"\n")
+    kept = tail.removesuffix(b"\n")
     places = [index for index, byte in enumerate(kept) if byte == 0x0A]
     return start + (places[-lines] + 1 if len(places) >= lines else 0)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.params import ParamSpec
+from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.core.yaml_text import parse_yaml
 from airflow_jobdeploy.errors import InputError, Problem
 
@@ -83,7 +84,7 @@ def for_fields(given: Mapping[str, Any]) -> dict[str, Any]:
 def _field(value: Any) -> Any:
     if not isinstance(value, str) or isinstance(value, Quoted):
         return _plain(value)
-    return None if value == "null" else _collection(value)
+    return None if value == "null" else _collection(value, as_written=True)
 
 
 def _typed(value: Any, spec: ParamSpec | None) -> Any:
@@ -113,10 +114,21 @@ def _scalar(text: str) -> Any:
     return text if text.lstrip().startswith("#") else document.value
 
 
-def _collection(text: str) -> Any:
-    """`[...]` and `{...}` as YAML where they are; else the text (`[1` and `{{` are texts)."""
+def _collection(text: str, *, as_written: bool = False) -> Any:
+    """`[...]` and `{...}` as YAML where they are, numbers in them `as_written` (3.10); else the text (`{{` is text)."""
     if text[:1] not in ("[", "{"):
         return text
     problems: list[Problem] = []
     document = parse_yaml(text, "--params", problems)
-    return text if document is None or problems else document.value
+    if document is None or problems:
+        return text
+    return _written(Item(document.value, document)) if as_written else document.value
+
+
+def _written(item: Item) -> Any:
+    if isinstance(item.value, dict):
+        return {key: _written(child) for key, child in item.fields()}
+    if isinstance(item.value, list):
+        return [_written(element) for element in item.elements()]
+    is_number = isinstance(item.value, (int, float)) and not isinstance(item.value, bool)
+    return item.text if is_number else item.value

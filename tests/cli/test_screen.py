@@ -61,7 +61,9 @@ def test_too_narrow_for_anything_still_shows_all_that_counts() -> None:
     assert head.split() == ["JOB", "STATUS", "NAME", "WORKER"]
 
 
-@pytest.mark.parametrize(("text", "shown"), [("abc", "abc  "), ("abcdef", "abcd…"), ("日本語", "日本…"), ("e\u0301", "e\u0301    ")])
+@pytest.mark.parametrize(
+    ("text", "shown"), [("abc", "abc  "), ("abcdef", "abcd…"), ("日本語", "日本…"), ("e\u0301", "e\u0301    ")]
+)
 def test_fitted(text: str, shown: str) -> None:
     assert fitted(text, 5) == shown
     assert width_of(fitted(text, 5)) == 5

@@ -78,5 +78,11 @@ def test_types(kind: str | None, text: str, expected: Any) -> None:
 
 
 def test_fields_of_job_specs() -> None:
-    given = read_pairs(["timeout=2h", "env={A: 1}", "job_name=null", "command=3", 'args="null"'])
-    assert for_fields(given) == {"timeout": "2h", "env": {"A": 1}, "job_name": None, "command": "3", "args": "null"}
+    given = read_pairs(["timeout=2h", "env={A: 3.10, B: [yes, null]}", "job_name=null", "command=3", 'args="null"'])
+    assert for_fields(given) == {
+        "timeout": "2h",
+        "env": {"A": "3.10", "B": [True, None]},
+        "job_name": None,
+        "command": "3",
+        "args": "null",
+    }

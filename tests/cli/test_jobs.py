@@ -1,0 +1,238 @@
+"""Jobs from their start to their end, by commands, on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.conftest import Cli
+
+Write = Callable[..., str]
+
+
+def test_run_shows_the_log_and_ends_as_the_job(cli: Cli, job: Write) -> None:
+    done = cli("run", job('echo "one  two"; echo three >&2; exit 3'))
+    assert done.code == 3
+    assert done.out == "one  two\nthree\n"  # the log, and nothing but the log
+    assert re.search(r"Job j\w{20} FAILED: Exit code 3 after ", done.err)
+    assert "last lines" not in done.err  # they have just been seen
+
+
+@pytest.mark.parametrize(
+    ("command", "fields", "code"),
+    [("true", {}, 0), ("kill -9 $$", {}, 125), ("sleep 60", {"timeout": 0.3}, 125)],
+    ids=["well", "killed", "timeout"],
+)
+def test_exit_codes(cli: Cli, job: Write, command: str, fields: dict[str, object], code: int) -> None:
+    assert cli("run", job(command, **fields)).code == code
+
+
+def test_overrides_and_project(cli: Cli, job: Write, home: Path) -> None:
+    project = home / "it's a project"
+    project.mkdir()
+    (project / "name.txt").write_text("sent\n")
+    done = cli("run", job("cat name.txt; echo $A"), "--project-dir", project, "--set", "env={A: 3.10}")
+    assert (done.code, done.out) == (0, "sent\n3.10\n"), done.err
+    assert "Sending 1 files" in done.err
+
+
+def test_a_detached_job_by_the_beginning_of_its_id(cli: Cli, job: Write, home: Path) -> None:
+    name = cli("run", job('echo hi; echo out > "$JOBDEPLOY_OUTPUT_DIR/o.txt"; exit 7'), "-d").out.strip()
+    done = cli("status", name[:6], "--wait", "-o", "json")
+    assert done.code == 7
+    assert {key: done.data[key] for key in ("job_id", "status", "reason", "exit_code", "name", "worker")} == {
+        "job_id": name,
+        "status": "FAILED",
+        "reason": "ExitCode",
+        "exit_code": 7,
+        "name": "a job",
+        "worker": "local",
+    }
+    assert cli("status", name[:6]).code == 0  # asking went well
+    assert cli("logs", name[:6]).out == "hi\n"
+    assert cli("logs", name[:6], "-f").code == 7
+    done = cli("download", name[:6], "--dest", "got")
+    assert (done.code, done.out) == (0, f"{home}/got/o.txt\n")
+    assert (home / "got/o.txt").read_text() == "out\n"
+    assert cli("download", name[:6], "--dest", "got", "--patterns", "*.txt", "-o", "json").data["skipped"] == 1
+    assert cli("forget", name[:6]).code == 0
+    assert cli("status", name).code == 1
+
+
+def test_ids_that_name_nothing_or_too_much(cli: Cli, job: Write) -> None:
+    names = {cli("run", job("true"), "-d").out.strip() for _ in range(2)}
+    done = cli("status", "jjjj")
+    assert done.code == 1
+    assert "there is no job or resource 'jjjj' in pool 'local'. `airflow jobdeploy ls --all" in done.err
+    short = cli("status", "j")
+    assert "the beginning of an id is at least 4 characters" in short.err
+    assert cli("forget", *names, "jjjj").code == 1  # the others are done all the same
+    assert cli("ls", "--all", "-o", "json").data["jobs"] == []
+
+
+def test_ambiguous_beginnings_list_the_candidates() -> None:
+    from airflow_jobdeploy.commands.lookup import Listing, locate
+    from airflow_jobdeploy.core.pool import WorkerPool
+    from airflow_jobdeploy.errors import WorkerError
+    from airflow_jobdeploy.service import Workers
+
+    def row(name: str, resource: str = "", build: str = "") -> dict[str, object]:
+        plan = {"job_id": name, "name": f"name of {name}", "resource_id": resource, "build": build}
+        return {"worker": "local", "plan": plan, "state": {"job_id": name, "status": "RUNNING"}}
+
+    rows = (row("jabcdx"), row("jabcdy"), row("jdown", "jabc2345", "down"), row("jup", "jabc2345", "up"))
+    with Workers(WorkerPool.local(), lambda worker: pytest.fail("nobody is to be asked")) as workers:
+        known = Listing(rows=rows)
+        with pytest.raises(WorkerError, match=r"beginning of 3 ids") as caught:
+            locate(workers, "jabc", known)
+        assert "jabcdx  RUNNING  name of jabcdx" in str(caught.value)
+        assert locate(workers, "JABCDY", known).handle.job_id == "jabcdy"
+        assert locate(workers, "jabc2", known).handle.job_id == "jup"  # a resource is its `up`
+
+
+def test_logs_byte_for_byte_and_tails(job: Write, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    from airflow.cli.cli_parser import get_parser
+
+    def printed(*words: str) -> bytes:
+        capfdbinary.readouterr()
+        args = get_parser().parse_args(["jobdeploy", *words])
+        args.func(args)
+        return capfdbinary.readouterr().out
+
+    name = printed("run", job("seq 30000; printf '\\377\\000\\r10%%\\r20%%\\nlast'"), "-d").decode().strip()
+    args = get_parser().parse_args(["jobdeploy", "status", name, "--wait"])
+    args.func(args)
+    whole = b"".join(b"%d\n" % n for n in range(1, 30001)) + b"\xff\x00\r10%\r20%\nlast"
+    assert printed("logs", name) == whole
+    assert printed("logs", name, "--tail", "1") == b"last"
+    assert printed("logs", name, "--tail", "3") == b"30000\n\xff\x00\r10%\r20%\nlast"
+    assert printed("logs", name, "--tail", "20000") == b"\n".join(whole.split(b"\n")[-20000:])
+    assert printed("logs", name, "--tail", "99999") == whole
+    assert printed("logs", name, "--tail", "0") == b""
+
+
+def test_stop(cli: Cli, job: Write) -> None:
+    names = [cli("run", job("exec sleep 300"), "-d").out.strip() for _ in range(2)]
+    listed = cli("ls", "-o", "json").data["jobs"]
+    assert {row["job_id"] for row in listed} == set(names)
+    assert all(row["owner"] == "none" for row in listed)
+    done = cli("stop", names[0], "nowhere", names[1], "--reason", "enough")
+    assert done.code == 1
+    assert "there is no job or resource 'nowhere'" in done.err
+    assert len(re.findall(r"CANCELLED: Stopped by \S+: enough", done.err)) == 2
+    assert cli("status", names[0], "--wait").code == 130
+    assert cli("ls").err == "No live jobs and no active resources (--all shows those that have ended).\n"
+    assert {row["job_id"] for row in cli("ls", "--status", "cancelled", "-o", "json").data["jobs"]} == set(names)
+    assert cli("ls", "--status", "FAILED,SUCCEEDED", "-o", "json").data["jobs"] == []
+    assert [cli("rm", name).code for name in names] == [0, 0]
+
+
+def test_a_template_up_and_down(cli: Cli, service_yaml: Path) -> None:
+    name = cli("up", "service.yaml", "--params", "port=8080", "-d").out.strip()
+    listed = cli("ls", "-o", "json").data
+    (resource,) = listed["resources"]
+    assert (resource["state"], resource["params"]) == ("active", {"name": "web", "port": 8080})
+    rid = resource["resource"]
+    assert [row["job_id"] for row in listed["jobs"]] == [name]
+    assert cli("status", rid).out.splitlines()[2].split()[0:2] == ["Status", "RUNNING"]
+    assert cli("logs", rid).out == "serving web on 8080\n"
+    view = cli("view", rid[:5])
+    assert re.search(r"port +8080", view.out)
+    assert re.search(r"builds +down, purge, up, watch", view.out)
+    assert cli("build", "watch", rid).code == 3
+    wrong = cli("build", "wacth", rid)
+    assert wrong.code == 1
+    assert "has no build 'wacth'" in wrong.err
+    down = cli("down", rid)
+    assert (down.code, down.out) == (0, "taken down\n")
+    assert cli("status", name, "--wait").code == 130  # the up was taken down
+    again = cli("down", rid)
+    assert again.code == 0
+    assert "was taken down before" in again.err
+    assert cli("ls", "-o", "json").data == {"jobs": [], "resources": [], "silent": {}}
+    gone = cli("rm", rid, "--purge")
+    assert (gone.code, gone.out) == (0, "purged\n")
+    assert cli("ls", "--all", "-o", "json").data == {"jobs": [], "resources": [], "silent": {}}
+
+
+def test_rm_takes_down_first_and_keeps_what_it_could_not(cli: Cli, home: Path, service_yaml: Path) -> None:
+    service_yaml.write_text(service_yaml.read_text().replace("echo taken down", "test -e ready || exit 4"))
+    rid = cli("up", "service.yaml", "--workdir", str(home), "-d", "-o", "json").data["resource"]
+    done = cli("rm", rid)
+    assert done.code == 4
+    assert "Nothing was forgotten: down of resource" in done.err
+    (home / "ready").touch()
+    assert cli("rm", rid).code == 0
+    assert cli("status", rid[:7]).code == 1
+    kept = cli("view", rid).out  # without --purge the resource's own record stays
+    assert "UNKNOWN (RecordMissing)" in kept
+    assert re.search(r"state +taken down", kept)
+
+
+def test_a_spec_has_no_builds(cli: Cli, job: Write) -> None:
+    name = cli("run", job("true"), "-d").out.strip()
+    done = cli("down", name)
+    assert done.code == 1
+    assert "is of a job spec: it has no builds. `airflow jobdeploy stop" in done.err
+
+
+def test_yaml_and_plain(cli: Cli, job: Write) -> None:
+    done = cli("run", job("echo hi; echo '{\"x\": [1]}' > $JOBDEPLOY_RESULT_FILE"), "-o", "yaml")
+    handle = yaml.safe_load(done.out)
+    assert (handle["status"], handle["result"]) == ("SUCCEEDED", {"x": [1]})
+    assert "hi\n" in done.err  # stdout is for the data alone
+    lines = cli("ls", "-a", "-o", "plain").out.splitlines()
+    assert lines[1].split()[:2] == [handle["job_id"], "SUCCEEDED"]
+    view = cli("view", handle["job_id"], "-o", "json").data
+    assert view["plan"]["uid"] == handle["uid"]
+    assert view["resource_record"] is None
+
+
+def test_ctrl_c_leaves_the_job_alone(cli: Cli, job: Write, home: Path) -> None:
+    """The real program: the first Ctrl-C detaches, and says how to go on."""
+    command = [Path(sys.executable).with_name("airflow"), "jobdeploy", "run", job("echo started; exec sleep 300")]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    (name,) = re.findall(r"Detached: job (j\w{20}) goes on on worker local", said)
+    assert f"airflow jobdeploy logs -f {name}" in said
+    assert cli("status", name, "-o", "json").data["status"] == "RUNNING"
+    assert cli("stop", name).code == 0
+
+
+def test_ctrl_c_while_the_project_is_sent(cli: Cli, job: Write, home: Path) -> None:
+    """Nothing has started by then, and nothing will."""
+    from airflow_jobdeploy.commands import attending
+
+    project = home / "project"
+    project.mkdir()
+    (project / "big").write_bytes(bytes(3 << 20))
+    sent = attending._Metered.__iter__
+
+    def interrupted(self: attending._Metered):  # type: ignore[no-untyped-def]
+        for chunk in sent(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            yield chunk
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attending._Metered, "__iter__", interrupted)
+        done = cli("run", job("echo never"), "--project-dir", project)
+    assert (done.code, done.out) == (130, "")
+    assert "was not started (CANCELLED)" in done.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
