@@ -50,7 +50,9 @@ class Checked:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        problems = [{name: getattr(p, name) for name in ("where", "path", "message", "hint")} for p in self.problems]
+        problems = [
+            {name: getattr(p, name).strip() for name in ("where", "path", "message", "hint")} for p in self.problems
+        ]
         return {
             "file": self.file,
             "kind": self.kind,

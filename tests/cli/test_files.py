@@ -43,7 +43,7 @@ def test_validate_as_data(cli: Cli, home: Path) -> None:
         "where": "bad.yaml:1",
         "path": "comand",
         "message": "a job spec has no field 'comand'.",
-        "hint": " Did you mean 'command'?",
+        "hint": "Did you mean 'command'?",
     }
 
 

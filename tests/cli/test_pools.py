@@ -1,0 +1,125 @@
+"""Pools: what there is, whether it answers, and the commands on a real SSH host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def stored(airflow_db: None) -> str:
+    """The id of an ssh connection in the metadata database; Airflow shows those to processes of its own only."""
+    from airflow.models.connection import Connection
+    from airflow.utils.session import create_session
+    from sqlalchemy import delete
+
+    with create_session() as session:
+        session.execute(delete(Connection).where(Connection.conn_id == "stored_host"))
+        session.add(Connection(conn_id="stored_host", conn_type="ssh", host="127.0.0.1", port=1, login="me"))
+    return "stored_host"
+
+
+@pytest.mark.airflow
+def test_pools_of_the_database_and_of_the_environment(cli: Cli, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": {"kind": "ssh"}}))
+    monkeypatch.setenv("AIRFLOW_CONN_BY_URI", "ssh://me@example.org")
+    monkeypatch.setenv("AIRFLOW_CONN_DB", "postgres://me@example.org")
+    rows = {row["worker_pool"]: row for row in cli("pools", "ls", "-o", "json").data}
+    assert {"local", stored, "lab", "by_uri"} <= set(rows)
+    assert "db" not in rows
+    assert (rows[stored]["kind"], rows[stored]["workers"]) == ("ssh", [{"name": stored, "slots": None}])
+    assert "an ssh pool needs workers" in rows["lab"]["error"]
+    assert "_AIRFLOW_PROCESS_CONTEXT" not in os.environ  # jobs of pool local inherit the environment
+
+
+@pytest.mark.airflow
+def test_a_host_that_does_not_answer(cli: Cli, stored: str) -> None:
+    done = cli("pools", "test", stored)
+    assert done.code == 1
+    assert "stored_host  silent" in done.out
+    assert "error: cannot connect to stored_host" in done.err
+    listed = cli("ls", "--worker-pool", stored)
+    assert listed.code == 1
+    assert "warning: worker stored_host cannot be asked" in listed.err
+
+
+def test_this_machine(cli: Cli) -> None:
+    (row,) = cli("pools", "test", "local", "-o", "json").data
+    assert (row["worker"], row["state"], row["error"]) == ("local", "ok", "")
+    assert row["cpu_count"] > 0
+
+
+def test_a_pool_that_is_not_there(cli: Cli) -> None:
+    done = cli("ls", "--worker-pool", "nowhere")
+    assert done.code == 1
+    assert "there is no Airflow connection 'nowhere'" in done.err
+
+
+@pytest.mark.sshd
+def test_a_job_on_a_host(cli: Cli, host: str, job: Write, home: Path) -> None:
+    project = home / "project"
+    project.mkdir()
+    (project / "x.txt").write_text("over ssh\n")
+    spec = job('cat x.txt; cp x.txt "$JOBDEPLOY_OUTPUT_DIR"; exit 5', worker_pool=host)
+    done = cli("run", spec, "--project-dir", "project")
+    assert (done.code, done.out) == (5, "over ssh\n"), done.err
+    (row,) = cli("ls", "--all", "--status", "failed", "--worker-pool", host, "-o", "json").data["jobs"]
+    name, at = row["job_id"], ("--worker-pool", host)
+    assert (row["worker"], row["exit_code"]) == (host, 5)
+    assert cli("logs", name[:7], *at).out == "over ssh\n"
+    assert cli("logs", name[:7], "-f", *at).code == 5
+    assert cli("download", name[:7], "--dest", "out", *at).code == 0
+    assert (home / "out/x.txt").read_text() == "over ssh\n"
+    assert cli("rm", name[:7], *at).code == 0
+    assert cli("status", name[:7]).code == 1  # it was never on this machine
+
+
+@pytest.mark.sshd
+def test_a_pool_of_several_hosts(cli: Cli, host: str, job: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them is dead: it is said, and the others are used."""
+    dead = {"conn_type": "ssh", "host": "127.0.0.1", "port": 1, "login": "me"}
+    extra = {"kind": "ssh", "workers": [{"conn_id": "dead"}, {"conn_id": host}]}
+    monkeypatch.setenv("AIRFLOW_CONN_DEAD", json.dumps(dead))
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": extra}))
+    done = cli("run", job("echo hi"), "--worker-pool", "lab", "-d")
+    assert done.code == 0, done.err
+    assert "Passed over worker dead" in done.err
+    name = done.out.strip()
+    listed = cli("ls", "--all", "--worker-pool", "lab", "-o", "json")
+    assert listed.code == 1
+    assert list(listed.data["silent"]) == ["dead"]
+    assert name in [row["job_id"] for row in listed.data["jobs"]]
+    assert cli("status", name, "--wait", "--worker-pool", "lab").code == 0
+    missing = cli("status", "jnowhere", "--worker-pool", "lab")
+    assert "worker dead cannot be asked" in missing.err
+    assert cli("forget", name, "--worker-pool", "lab").code == 0
+
+
+@pytest.mark.airflow
+def test_reap(cli: Cli, job: Write, airflow_db: None) -> None:
+    """A live job of a task that this Airflow no longer knows is stopped; one without a task is not."""
+    from airflow_jobdeploy import service
+    from airflow_jobdeploy.core.plan import JobKey
+    from airflow_jobdeploy.hooks.jobdeploy import Forgetful, JobDeployHook
+
+    free = cli("run", job("exec sleep 300"), "-d").out.strip()
+    assert cli("reap").err == "Every live job has a task that waits for it: nothing to stop.\n"
+    hook = JobDeployHook("local")
+    key = JobKey(deployment="tests", dag_id="gone", run_id="r", task_id="t")
+    work = hook.prepare_run({"command": "exec sleep 300", "grace": 1}, key=key, owner="task")
+    with hook.get_conn() as workers:
+        orphan = service.submit(work, workers, intents=Forgetful(), epoch={}, say=print).handle.job_id
+    done = cli("reap")
+    assert done.code == 0
+    assert done.err == f"Job {orphan} is told to stop: its task is over.\n"
+    assert cli("status", orphan, "--wait").code == 130
+    assert cli("status", free, "-o", "json").data["status"] == "RUNNING"
+    assert cli("stop", free).code == 0
