@@ -6,6 +6,7 @@ also taken from text that spells exactly one ("60", "true"): what Jinja renders 
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -112,7 +113,7 @@ def as_number(value: Any, *, whole: bool) -> int | float | None:
         if _INTEGER.fullmatch(text):
             return int(text)
         value = float(text) if _NUMBER.fullmatch(text) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     if whole and value != int(value):
         return None

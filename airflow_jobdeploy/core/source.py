@@ -208,18 +208,29 @@ class _Copy:
 
     def _scalar(self, place: Item) -> Any:
         value = place.value
-        if value is None or isinstance(value, (bool, int)):
+        if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, float):
-            if not math.isfinite(value):
-                self.problems.append(place.problem(f"{value} is not a finite number."))
-            return value
+        if isinstance(value, (int, float)):
+            return self._number(place)
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if isinstance(value, str):
             return checked_text(place, value, self.problems)
         hint = "Use text, numbers, booleans, lists and mappings."
         self.problems.append(place.problem(f"a value of type {type(value).__name__} cannot be used here.", hint))
+        return None
+
+    def _number(self, place: Item) -> int | float | None:
+        """A number that every reader of JSON can hold."""
+        value: int | float = place.value
+        if isinstance(value, int) and value.bit_length() <= 64:
+            return int(value)
+        if isinstance(value, float) and math.isfinite(value):
+            return float(value)
+        shown = value if isinstance(value, float) else f"a number of {value.bit_length()} bits"
+        self.problems.append(
+            place.problem(f"{shown} cannot be kept.", "Numbers are finite and of 64 bits; or use text.")
+        )
         return None
 
 

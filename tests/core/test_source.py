@@ -152,9 +152,9 @@ def test_mappings_are_copied_and_checked() -> None:
 
 def test_all_problems_of_a_mapping_at_once() -> None:
     problems: list[Problem] = []
-    given: dict[Any, Any] = {"a": object(), "b": float("nan"), 1: 2, "c": ["\ud800"], "\udfff": 1}
+    given: dict[Any, Any] = {"a": object(), "b": float("nan"), "d": 10**5000, 1: 2, "c": ["\ud800"], "\udfff": 1}
     read_source(given, problems, label="<template>")
-    assert len(problems) == 5
+    assert len(problems) == 6
 
 
 @pytest.mark.parametrize("size", [MAX_DEPTH * 50, 2])
