@@ -61,6 +61,10 @@ class Client(Protocol):
     #: The worker's name in messages: "gpu-a (ssh host 10.0.0.7)".
     name: str
 
+    @property
+    def is_alive(self) -> bool:
+        """False once it is known that the connection is gone, and its channels with it."""
+
     def open(self, argv: Sequence[str]) -> Channel:
         """Start a command. ChannelRefused when the connection has no room for one more."""
 
@@ -97,6 +101,7 @@ class LocalClient:
 
     def __init__(self, name: str = "local") -> None:
         self.name = name
+        self.is_alive = True
         self._channels: list[LocalChannel] = []
 
     def open(self, argv: Sequence[str]) -> LocalChannel:
@@ -241,6 +246,10 @@ class ParamikoClient:
         except (paramiko.SSHException, EOFError) as error:
             raise ConnectionError(f"the connection broke ({str(error) or type(error).__name__})") from error
         return ParamikoChannel(channel)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._transport.is_active()
 
     def close(self) -> None:
         self._client.close()

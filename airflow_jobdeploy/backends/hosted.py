@@ -273,9 +273,9 @@ class HostedBackend:
     def _session(self) -> Session:
         """The control session; a lost one is replaced, by way of a new connection."""
         if self._control is not None and self._control.alive and self._control.is_stale and not self._single:
-            self._control.close()  # the connection may be busy with a transfer: only this one is replaced
+            self._control.close()  # the connection may be busy with a transfer: only this session is replaced
             self._control, self._subscribed = self._open(), frozenset()
-        if self._control is None or not self._control.alive:
+        if self._control is None or not self._control.alive or not (self._client and self._client.is_alive):
             self._drop()
             try:
                 self._control = self._open()

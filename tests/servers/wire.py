@@ -10,7 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +60,10 @@ class Wire:
         server.close()
         for writer in list(self._writers):
             _reset(writer)
+        # Each ends by the reset of its ends; one that connects just now is given up.
         others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:
+            await asyncio.wait(others, timeout=2)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -74,29 +74,24 @@ class Wire:
             _reset(writer)
             return
         self._writers.add(far_writer)
-        ways = ((reader, far_writer, False), (far_reader, writer, True))
-        tasks = [asyncio.create_task(self._pass(*way)) for way in ways]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            await _both(self._pass(reader, far_writer, False), self._pass(far_reader, writer, True))
+        except OSError:
+            pass  # an end is gone, or we are asked to reset
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             for end in (writer, far_writer):
                 self._writers.discard(end)
                 _reset(end)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: bool) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUE)
-        writing = asyncio.create_task(self._write(queue, writer, down))
-        writing.add_done_callback(lambda _: reader.feed_eof())
-        try:
-            while not writing.done() and (data := await reader.read(_PIECE)):
-                await queue.put((self._loop.time() + self.delay_s, data))
-            await queue.put((0.0, b""))
-            await writing
-        finally:
-            writing.cancel()
+        await _both(self._read(reader, queue), self._write(queue, writer, down))
+
+    async def _read(self, reader: asyncio.StreamReader, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
+        data = b"begin"
+        while data:
+            data = await reader.read(_PIECE)
+            await queue.put((self._loop.time() + self.delay_s, data))
 
     async def _write(self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, down: bool) -> None:
         while True:
@@ -122,6 +117,18 @@ class Wire:
     async def _in_hole(self) -> None:
         while self.is_hole:
             await asyncio.sleep(_LOOK_S)
+
+
+async def _both(*todo: Coroutine[None, None, None]) -> None:
+    """Until both have ended; the first that fails ends the other, and its error is ours."""
+    tasks = [asyncio.create_task(each) for each in todo]
+    try:
+        for task in (await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))[0]:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -83,7 +84,17 @@ def case(new_host: NewHost) -> Iterator[Case]:
     found.close()
 
 
+class Lasting(Protocol):
+    """How long a fault lasts, or how much of something there is."""
+
+    def __call__(self, *, short: float, long: float) -> float: ...
+
+
 @pytest.fixture
-def full() -> Callable[[float, float], float]:
-    """`full(short, long)`: how long a fault lasts, in seconds; the long one in `make faults`."""
-    return lambda short, long: long if RECORD else short
+def lasting() -> Lasting:
+    """The long one in `make faults`, else the short one."""
+
+    def chosen(*, short: float, long: float) -> float:
+        return long if RECORD else short
+
+    return chosen
