@@ -28,6 +28,7 @@ FACES = (
     "links",
     "operators",
     "params",
+    "retries",
     "plugin",
     "sensors",
     "triggers",

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from airflow_jobdeploy.core.status import JobState, JobStatus, Reason, duration
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason, duration
 from airflow_jobdeploy.hostside import layout
 
 
@@ -52,6 +52,20 @@ class Intent:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Intent:
         return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
+
+    def handle(self, key: str = "") -> JobHandle:
+        """The handle of the attempt that this intent names."""
+        return JobHandle(
+            uid=self.uid,
+            job_id=self.job_id,
+            attempt=self.attempt,
+            key=key,
+            worker_pool=self.worker_pool,
+            worker=self.worker,
+            machine=self.machine,
+            resource=self.resource,
+            lost_after_s=self.lost_after_s,
+        )
 
     def following(self, **changes: Any) -> Intent:
         """The intent of another attempt of the same job."""
@@ -187,6 +201,10 @@ class Sequel:
     delay_s: float = 0.0
     #: Is another worker to be preferred?
     elsewhere: bool = False
+
+
+#: That is the end.
+NO_SEQUEL = Sequel(again=False, why="")
 
 
 def after_end(state: JobState, recovery: Recovery, *, preemptions: int, retries: int) -> Sequel:

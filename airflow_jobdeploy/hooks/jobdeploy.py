@@ -194,6 +194,27 @@ class JobDeployHook(BaseHook):
             job, lambda workers, handle: stop(workers, handle, reason=reason, by=who, wait_s=wait_s)
         ).to_dict()
 
+    def preempt(
+        self,
+        job: Job,
+        *,
+        reason: str = "",
+        by: str = "",
+        signal: str | None = None,
+        grace_s: float | None = None,
+        wait_s: float = 30.0,
+    ) -> dict[str, Any]:
+        """Make a job give up its place; who waits for it resumes it from its checkpoint. Its state afterwards."""
+        from airflow_jobdeploy.service import preempt
+
+        def ask(workers: Workers, handle: JobHandle) -> dict[str, Any]:
+            why = reason or "preempted by hand"
+            told = preempt(workers, handle, reason=why, by=by, signal=signal, grace_s=grace_s, wait_s=wait_s)
+            return told.to_dict()
+
+        found: dict[str, Any] = self._with(job, ask)
+        return found
+
     def read_log(self, job: Job, *, offset: int = 0, limit: int = 4 * 1024 * 1024) -> bytes:
         """At most `limit` bytes of the job's log from byte `offset` on, as the job wrote them; b"" at the end."""
         return self._with(
@@ -236,10 +257,10 @@ class Forgetful:
 
 
 def located(workers: Workers, handle: JobHandle) -> JobHandle:
-    """The handle, with its worker: that of a bare job id is looked for on all workers of the pool."""
-    from airflow_jobdeploy.service import find
+    """The handle of the present attempt: a bare job id is looked for on all workers, a moved job where it went."""
+    from airflow_jobdeploy.service import current, find
 
-    return handle if handle.worker else find(workers, handle.job_id)
+    return current(workers, handle if handle.worker else find(workers, handle.job_id))
 
 
 def fetch(

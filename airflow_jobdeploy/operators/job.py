@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_jobdeploy.core.policy import is_over
-from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.errors import JobDeployError
-from airflow_jobdeploy.hooks.jobdeploy import load_job, located
 from airflow_jobdeploy.operators import arguments
 from airflow_jobdeploy.operators.base import JobDeployOperator
 from airflow_jobdeploy.operators.waiting import SubmittingOperator
-from airflow_jobdeploy.service import stop
 from airflow_jobdeploy.triggers.goals import RUNNING
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.core.status import JobHandle
+    from airflow_jobdeploy.service import Work
 
 
 class JobRunOperator(SubmittingOperator):
@@ -61,23 +61,31 @@ class JobRunOperator(SubmittingOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Read and check everything, then submit and wait."""
+        work = self.work(context)
+        errand = self.errand(context)
+        with errand.at_work(self._pool()) as workers:
+            return errand.run(workers, work)
+
+    def work(self, context: Mapping[str, Any]) -> Work:
+        """The job spec, read, laid over and checked."""
         arguments.check_one_place(type(self).__name__, self.project_dir, self.workdir)
-        folders = self._folders()
-        worker_pool = self.worker_pool or self._pool_of_spec(folders)
-        work = self._hook(worker_pool).prepare_run(
+        return self._hook(self._pool()).prepare_run(
             self.job_spec,  # type: ignore[arg-type]  # the constructor saw to it
             self.overrides,
             project_dir=self.project_dir,
             workdir=self.workdir,
             key=self._key(context),
             owner="task",
-            where=folders,
+            where=self._folders(),
         )
-        with self._at_work(context, worker_pool) as workers:
-            return self._run(context, workers, work)
 
-    def _pool_of_spec(self, folders: tuple[Path, ...]) -> str:
-        spec, _ = load_job(self.job_spec, self.overrides, folders)  # type: ignore[arg-type]
+    def _pool(self) -> str:
+        """The argument, else the spec's own."""
+        from airflow_jobdeploy.hooks.jobdeploy import load_job
+
+        if self.worker_pool:
+            return self.worker_pool
+        spec, _ = load_job(self.job_spec, self.overrides, self._folders())  # type: ignore[arg-type]
         return spec.worker_pool or "local"
 
 
@@ -126,6 +134,10 @@ class JobStopOperator(JobDeployOperator):
         return ended if jobs.many else ended[0]
 
     def _stopped(self, handle: JobHandle, why: str, *, wait_s: float) -> dict[str, Any]:
+        from airflow_jobdeploy.core.policy import is_over
+        from airflow_jobdeploy.hooks.jobdeploy import located
+        from airflow_jobdeploy.service import stop
+
         with self._hook(handle.worker_pool).get_conn() as workers:
             handle = located(workers, handle)
             state = stop(workers, handle, reason=why, by="Airflow", wait_s=wait_s)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.errors import TemplateError
 from airflow_jobdeploy.operators import arguments
 from airflow_jobdeploy.operators.waiting import INTENT, SubmittingOperator
-from airflow_jobdeploy.service import Workers, prepare_build
 from airflow_jobdeploy.triggers.goals import BUILT
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.core.status import JobHandle
+    from airflow_jobdeploy.service import Work, Workers
 
 _UP_EXAMPLE = 'template="example_templates/local.yaml", or a mapping'
 _JOB_EXAMPLE = "job=up.output, a job id, or a list of handles"
@@ -62,9 +64,15 @@ class TemplateUpOperator(SubmittingOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Read and check everything, then submit and wait."""
-        hook = self._hook(self.worker_pool)
+        work = self.work(context)
+        errand = self.errand(context)
+        with errand.at_work(self.worker_pool) as workers:
+            return errand.run(workers, work)
+
+    def work(self, context: Mapping[str, Any]) -> Work:
+        """The template, read, rendered and checked."""
         arguments.check_one_place(type(self).__name__, self.project_dir, self.workdir)
-        work = hook.prepare_up(
+        return self._hook(self.worker_pool).prepare_up(
             self.template,  # type: ignore[arg-type]  # the constructor saw to it
             self._given(context),
             project_dir=self.project_dir,
@@ -74,8 +82,6 @@ class TemplateUpOperator(SubmittingOperator):
             where=self._folders(),
             user=getattr(context["dag_run"], "triggering_user_name", None) or "",
         )
-        with self._at_work(context, self.worker_pool) as workers:
-            return self._run(context, workers, work)
 
     def _given(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
         """The values for the template's params: those given, else the run's params of these names."""
@@ -122,14 +128,16 @@ class TemplateBuildOperator(SubmittingOperator):
         return done if jobs.many else done[0]
 
     def _one(self, context: Any, handle: JobHandle, *, alone: bool) -> dict[str, Any] | None:
-        with self._at_work(context, handle.worker_pool) as workers:
+        from airflow_jobdeploy.service import prepare_build
+
+        errand = self.errand(context, intent_key=INTENT if alone else f"{INTENT}_{handle.job_id}")
+        with errand.at_work(handle.worker_pool) as workers:
             handle = self._located(workers, handle)
             if (why := self._needless(workers, handle)) is not None:
                 self.log.info("%s", why)
                 return None
             work = prepare_build(self.build, handle, pool=workers.pool, key=self._key(context), owner="task")
-            self._intent_key = INTENT if alone else f"{INTENT}_{handle.resource}"
-            return self._run(context, workers, work, may_defer=alone)
+            return errand.run(workers, work, may_defer=alone)
 
     def _needless(self, workers: Workers, handle: JobHandle) -> str | None:
         """Why there is nothing to do, or None."""

@@ -120,6 +120,8 @@ class JobStatusSensor(BaseSensorOperator):
         if state is None:
             return
         self.log.info("Job %s is %s: %s", handle.job_id, state.status, state.message)
+        if _may_go_on(state):
+            return
         if is_over(state) and not reached(goal, state):
             raise JobFailed(
                 f"Job {handle.job_id} can no longer be {' or '.join(goal)}: {state.message}",
@@ -183,7 +185,17 @@ class JobStatusSensor(BaseSensorOperator):
         if news.elsewhere or any(handle.job_id not in seen for handle in jobs.handles):
             with self._connections():
                 return super().execute(context)
+        if any(job.state is not None and _may_go_on(job.state) for job in news.jobs):
+            with self._connections():  # preempted: looked at here until its next attempt is there
+                return super().execute(context)
         for job in news.jobs:
             self._check(job.handle, job.state, self._goal())
         told = [seen[handle.job_id] for handle in jobs.handles]
         return told if jobs.many else told[0]
+
+
+def _may_go_on(state: JobState) -> bool:
+    """Was the attempt preempted? Whoever waits for the job resumes it as another one."""
+    from airflow_jobdeploy.core.status import JobStatus
+
+    return state.status is JobStatus.SUSPENDED

@@ -3,15 +3,15 @@
 prepare_*  text that has been read -> Work: checked and rendered, nothing has started
 submit     Work -> a running job and its handle; finds the running attempt after any crash
 follow     a handle -> news and log, until it is over
-stop, status, find, jobs; raise_for turns an end into the error that fits it
+stop, preempt, status, find, current, jobs; raise_for turns an end into the error that fits it
 """
 
 from __future__ import annotations
 
-from airflow_jobdeploy.service.asking import find, jobs, raise_for, status, stop
+from airflow_jobdeploy.service.asking import current, find, jobs, preempt, raise_for, status, stop
 from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
 from airflow_jobdeploy.service.preparing import Work, prepare_build, prepare_run, prepare_up
-from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit
+from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit, submit_again
 from airflow_jobdeploy.service.watcher import Subscription, Watcher
 from airflow_jobdeploy.service.watching import Follower, Update, Watch
 from airflow_jobdeploy.service.workers import Workers
@@ -28,11 +28,13 @@ __all__ = [
     "Watcher",
     "Work",
     "Workers",
+    "current",
     "find",
     "follow",
     "handle_state",
     "jobs",
     "narrated",
+    "preempt",
     "prepare_build",
     "prepare_run",
     "prepare_up",

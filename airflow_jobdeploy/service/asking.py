@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from airflow_jobdeploy.backends.base import Backend
@@ -58,6 +59,60 @@ def _found(workers: Workers, worker: str, job_id: str, state: JobState) -> JobHa
         resource=plan.get("resource_id", ""),
     )
     return handle.with_state(state)
+
+
+def current(workers: Workers, handle: JobHandle) -> JobHandle:
+    """The handle of the job's present attempt: a handle names the job, and its attempt may have been superseded.
+
+    Where the handle's worker is silent, the other workers of the pool are asked, and the highest attempt wins.
+    """
+    while True:
+        try:
+            moved = status(workers, handle).moved_to
+        except WorkerUnreachable:
+            return _elsewhere(workers, handle)
+        if moved is None:
+            return handle
+        handle = _moved(handle, moved)
+
+
+def _moved(handle: JobHandle, to: Mapping[str, Any]) -> JobHandle:
+    machine = handle.machine if to["worker"] == handle.worker else ""
+    return replace(handle, job_id=to["job_id"], attempt=to["attempt"], worker=to["worker"], machine=machine)
+
+
+def _elsewhere(workers: Workers, handle: JobHandle) -> JobHandle:
+    """The highest attempt that another worker knows, else the handle as it is."""
+    for worker in workers.pool.workers:
+        if worker.name == handle.worker or not handle.uid:
+            continue
+        try:
+            plans = [job["plan"] for job in workers.backend(worker.name).jobs()]
+        except WorkerError:
+            continue
+        for plan in plans:
+            if plan.get("uid") == handle.uid and plan["attempt"] > handle.attempt:
+                handle = _moved(handle, {**plan, "worker": worker.name})
+    return handle
+
+
+def preempt(
+    workers: Workers,
+    handle: JobHandle,
+    *,
+    reason: str,
+    by: str,
+    signal: str | None = None,
+    grace_s: float | None = None,
+    wait_s: float = 0.0,
+) -> JobState:
+    """Make a job give up its place: it is told, may write a checkpoint, and is resumed later by whoever waits for it.
+
+    Returns its state after at most `wait_s`. `signal`, `grace_s`: None is the job's own.
+    """
+    backend = workers.backend(handle.worker)
+    state = backend.preempt(handle.job_id, reason=reason, by=by, signal=signal, grace_s=grace_s)
+    return _until_over(backend, handle.job_id, state, time.monotonic() + wait_s, lambda: False)
 
 
 def stop(workers: Workers, handle: JobHandle, *, reason: str, by: str, wait_s: float = 0.0) -> JobState:

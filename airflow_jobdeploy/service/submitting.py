@@ -254,18 +254,7 @@ class _Submission:
         return self.work.plan(identity, slots=slots, delay_s=delay_s)
 
     def _handle(self, intent: Intent, state: JobState) -> JobHandle:
-        handle = JobHandle(
-            uid=intent.uid,
-            job_id=intent.job_id,
-            attempt=intent.attempt,
-            key=str(self.work.key),
-            worker_pool=intent.worker_pool,
-            worker=intent.worker,
-            machine=intent.machine,
-            resource=intent.resource,
-            lost_after_s=intent.lost_after_s,
-        )
-        return handle.with_state(state)
+        return intent.handle(str(self.work.key)).with_state(state)
 
     def _send_project(self, plan: Plan) -> None:
         assert self.work.project is not None
@@ -273,9 +262,8 @@ class _Submission:
         archive = self.work.project()
         self.say(f"Sending {archive} to worker {plan.worker}.")
         limit = plan.limits.setup_timeout_s
-        chunks = self._bounded(archive, started, limit)
-        try:
-            self._ask(plan.worker, lambda backend: backend.send_project(plan.job_id, chunks), patience_s=0.0)
+        try:  # a transfer that is cut off begins anew: nothing of it is there under its name
+            self._ask(plan.worker, lambda to: to.send_project(plan.job_id, self._bounded(archive, started, limit)))
         except (StagingError, WorkerUnreachable) as error:
             self._give_up(plan, str(error))
             raise

@@ -1,0 +1,268 @@
+"""What a task does for its job: submit it, wait, hand the wait over, take it back, go on after an attempt.
+
+    run -> submit (or reattach) -> follow -> the attempt's end -> the end
+                  ^                 |  after defer_after  ^  |
+                  |                 v                     |  | preempted, or a cause worth a retry
+                  |               defer -> trigger -> event  |
+                  +---------- submit_again <-----------------+
+
+Deferrable or not, the job is followed by `service.follow` in the task and by the same followers in the
+triggerer. What a signal means is judged in interrupts.py; what an earlier submission means, and whether
+another attempt follows an end, in core/policy.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_jobdeploy.core.policy import NO_SEQUEL, Intent, Sequel, after_end, is_over
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
+from airflow_jobdeploy.errors import JobCancelled, JobDeployError, WorkerError
+from airflow_jobdeploy.hooks import runtime, settings
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
+from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
+from airflow_jobdeploy.triggers.events import Followed, JobEvent
+from airflow_jobdeploy.triggers.goals import reached, settles
+from airflow_jobdeploy.triggers.job import DEFERRED_BY, JobTrigger
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.operators.waiting import SubmittingOperator
+
+
+class Errand:
+    """One process' part in a task: from `run` or `resume` to the handle, an error, or a deferral."""
+
+    def __init__(self, task: SubmittingOperator, context: Mapping[str, Any], *, intent_key: str) -> None:
+        self._task = task
+        self._context = context
+        self._intents = runtime.StateStore(context, intent_key)
+        self._log = task.log
+        self._bell: Bell | None = None
+        self._handle: JobHandle | None = None
+
+    # -- from outside ------------------------------------------------------------------------------------------
+
+    def run(self, workers: Workers, work: Work, *, may_defer: bool = True) -> dict[str, Any]:
+        """Submit `work`, or find what an earlier try submitted, and wait for it; the handle at the end."""
+        for warning in work.warnings:
+            self._log.warning("%s", warning)
+        submitted = submit(
+            work,
+            workers,
+            intents=self._intents,
+            epoch=runtime.epoch(self._context),
+            say=self._log.info,
+            interrupted=self._told_to_end,
+            on_handle=self._claimed,
+        )
+        return self._wait(workers, submitted.handle, offset=0, may_defer=may_defer)
+
+    def resume(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on where the trigger left off. Opens no connection when all is told and no attempt follows."""
+        news = JobEvent.from_dict(event)
+        (job,) = news.jobs
+        sequel = self._sequel_of(job)
+        if sequel is not None and job.state is not None and not sequel.again:
+            return self._ended(job.handle, job.state)
+        if news.elsewhere:
+            self._log.info("The triggerer is on another machine than the job; the task waits itself.")
+        with self.at_work(job.handle.worker_pool) as workers:
+            handle, offset = job.handle, job.offset
+            if sequel is not None and job.state is not None:
+                handle, offset = self._submitted_again(workers, job.state, sequel), 0
+            return self._wait(workers, handle, offset=offset, may_defer=not news.elsewhere)
+
+    def stop_for_timeout(self) -> None:
+        """execution_timeout has passed: stop the job."""
+        handle = self._handle or self._intended()
+        if handle is not None:
+            with JobDeployHook(handle.worker_pool).get_conn() as workers:
+                self._stop(workers, handle, "the task's execution_timeout has passed")
+
+    def ring(self) -> None:
+        """The task was told to end. Called in a signal handler."""
+        if self._bell is not None:
+            self._bell.ring()
+
+    @contextmanager
+    def at_work(self, worker_pool: str) -> Iterator[Workers]:
+        """The pool's workers, with the two ways in which Airflow interrupts a task taken care of."""
+        with JobDeployHook(worker_pool).get_conn() as workers:
+            self._bell = Bell(workers)
+            try:
+                yield workers
+            except Interrupted as interrupted:
+                self._part(workers, interrupted.handle or self._handle, 0, can_defer=False)
+            except AirflowTaskTimeout:
+                # It may have come in the middle of an answer: the open connection is not to be used again.
+                self.stop_for_timeout()
+                raise
+            finally:
+                self._bell = None
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def _wait(self, workers: Workers, handle: JobHandle, *, offset: int, may_defer: bool) -> dict[str, Any]:
+        """Follow the job in this process until its end, or until it is handed over (raises TaskDeferred)."""
+        while True:
+            self._handle = handle
+            can_defer = may_defer and self._can_defer(workers, handle)
+            followed = follow(
+                workers,
+                handle,
+                offset=offset,
+                say_log=partial(self._log.info, "%s"),
+                say=self._log.info,
+                interrupted=self._told_to_end,
+                until=settles(self._task.goal),
+                timeout_s=settings.defer_after_s() if can_defer else None,
+            )
+            if not followed.over:
+                leave = partial(self._part, can_defer=can_defer) if followed.interrupted else self._defer
+                leave(workers, handle, followed.offset)
+            sequel = self._sequel(followed.state)
+            if not sequel.again:
+                return self._finish(workers, handle, followed.state)
+            handle, offset = self._submitted_again(workers, followed.state, sequel), 0
+
+    def _told_to_end(self) -> bool:
+        return self._bell is not None and self._bell.rung()
+
+    def _claimed(self, handle: JobHandle) -> None:
+        """The claim lies on the worker, nothing has started: from here on others can find the job."""
+        self._handle = handle
+        self._push(handle)
+
+    def _push(self, handle: JobHandle) -> None:
+        if self._task.do_xcom_push:
+            self._context["ti"].xcom_push(key="return_value", value=handle.to_dict())
+
+    def _finish(self, workers: Workers, handle: JobHandle, state: JobState) -> dict[str, Any]:
+        """What the task makes of the end of its wait: its result, or the error that fits."""
+        if not is_over(state) and reached(self._task.goal, state):
+            # Nobody waits for the job from here on, on purpose: the reaper must leave it alone.
+            workers.backend(handle.worker).set_owner(handle.job_id, "none")
+            self._log.info("Job %s goes on by itself: %s", handle.job_id, state.message)
+            return handle.with_state(state).to_dict()
+        return self._ended(handle, state)
+
+    def _ended(self, handle: JobHandle, state: JobState) -> dict[str, Any]:
+        handle = handle.with_state(state)
+        self._log.info("Job %s: %s", handle.job_id, state.message)
+        self._push(handle)  # a task that fails returns nothing, and a later `down` wants the handle
+        raise_for(state)
+        return handle.to_dict()
+
+    # -- going on after an attempt -----------------------------------------------------------------------------
+
+    def _sequel_of(self, job: Followed) -> Sequel | None:
+        """What follows the end that a trigger saw; None where there is still something to look at."""
+        if job.state is None or not is_over(job.state) or job.log_left:
+            return None
+        return self._sequel(job.state)
+
+    def _sequel(self, state: JobState) -> Sequel:
+        """Does another attempt follow this state, within this try of the task?"""
+        saved = None if _is_final(state) else self._intents.load()
+        work = None if saved is None else self._task.work(self._context)
+        if saved is None or work is None:
+            return NO_SEQUEL
+        intent = Intent.from_dict(saved)
+        sequel = after_end(state, work.recovery, preemptions=intent.preemptions, retries=intent.retries)
+        if sequel.why and not sequel.again:
+            self._log.info("No further attempt: %s.", sequel.why)
+        return sequel
+
+    def _submitted_again(self, workers: Workers, state: JobState, sequel: Sequel) -> JobHandle:
+        self._log.info("Job %s: %s", state.job_id, state.message)
+        work = self._task.work(self._context)
+        assert work is not None
+        submitted = submit_again(
+            work,
+            workers,
+            sequel,
+            intents=self._intents,
+            epoch=runtime.epoch(self._context),
+            say=self._log.info,
+            interrupted=self._told_to_end,
+            on_handle=self._claimed,
+        )
+        return submitted.handle
+
+    # -- handing over to the triggerer -------------------------------------------------------------------------
+
+    def _can_defer(self, workers: Workers, handle: JobHandle) -> bool:
+        """Can a triggerer watch this job?"""
+        if not self._task.deferrable:
+            return False
+        if workers.backend(handle.worker).capabilities.reachable_from_anywhere:
+            return True
+        if runtime.is_dag_test() or runtime.is_local_executor(self._task):
+            return True
+        self._log.info(
+            "Not deferred: jobs of pool %s run on the machine of their task, and the triggerer may be on another one "
+            "(only LocalExecutor puts both on one machine). The task waits itself.",
+            handle.worker_pool,
+        )
+        return False
+
+    def _defer(self, workers: Workers, handle: JobHandle, offset: int) -> NoReturn:
+        ti, asked = self._context["ti"], self._task.poll_interval
+        ti.xcom_push(key=DEFERRED_BY, value=str(ti.id))
+        trigger = JobTrigger(
+            jobs=[handle.to_dict()],
+            goal=list(self._task.goal),
+            offset=offset,
+            local=not workers.backend(handle.worker).capabilities.reachable_from_anywhere,
+            poll_interval=settings.poll_interval_s() if asked is None else float(asked),
+            checkpoint_interval=settings.checkpoint_interval_s(),
+        )
+        self._task.defer(trigger=trigger, method_name="execute_complete", timeout=self._task.execution_timeout)
+
+    # -- told to end -------------------------------------------------------------------------------------------
+
+    def _part(self, workers: Workers, handle: JobHandle | None, offset: int, *, can_defer: bool) -> NoReturn:
+        """Leave the wait after a signal: never by returning, since that would be a success."""
+        verdict = ask_and_judge(self._context, can_defer=can_defer)
+        if verdict.parting is Parting.STOP:
+            self._stop(workers, handle, verdict.why)
+            raise JobCancelled(f"Interrupted: {verdict.why}", status="CANCELLED", reason="Cancelled")
+        if verdict.parting is Parting.DEFER and handle is not None:
+            self._log.info("%s; the triggerer goes on waiting for job %s.", verdict.why.capitalize(), handle.job_id)
+            self._defer(workers, handle, offset)
+        raise JobDeployError(_left_alone(verdict, handle))
+
+    def _stop(self, workers: Workers, handle: JobHandle | None, why: str) -> None:
+        """Hand the stop to the host, which carries it through alone: 5 s after the signal this process is killed."""
+        if handle is None:
+            return
+        self._log.info("Stopping job %s: %s.", handle.job_id, why)
+        try:
+            stop(workers, handle, reason=why, by="Airflow")
+        except WorkerError as error:
+            self._log.error("Job %s could not be told to stop, and is left to the reaper: %s", handle.job_id, error)
+
+    def _intended(self) -> JobHandle | None:
+        """The handle of what this task submitted, from its intent."""
+        saved = self._intents.load()
+        return None if saved is None else Intent.from_dict(saved).handle()
+
+
+def _is_final(state: JobState) -> bool:
+    """Is it plain, without a look at what the job asked for, that no attempt follows?"""
+    return not is_over(state) or state.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.UNKNOWN)
+
+
+def _left_alone(verdict: Verdict, handle: JobHandle | None) -> str:
+    job = (
+        f"job {handle.job_id} goes on, and the next try of this task reattaches to it"
+        if handle
+        else "no job was started"
+    )
+    return f"Interrupted: {verdict.why}; {job}."
