@@ -152,10 +152,10 @@ def test_what_texts_give(text: str, result: str) -> None:
     ],
 )
 def test_what_texts_may_not_do_ends_quickly_in_one_kind_of_error(text: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(RenderError):
         rendered(text)
-    assert time.monotonic() - started < 10  # the slowest takes half a second on an idle machine
+    assert time.thread_time() - started < 10  # CPU seconds; the slowest takes one
 
 
 def test_the_line_of_what_failed() -> None:
