@@ -39,8 +39,10 @@ def finish(job: Job, state: dict, outcome: dict) -> dict:
         "ended": stamp(),
         "machine": job.host.machine,
     }
-    job.write_exit(_bounded(record))
+    # First what must be gone once the job is seen to have ended; killed here, whoever comes next does it again.
+    files.forget_file(job.paths.secrets)
     _clear_temporary(job)
+    job.write_exit(_bounded(record))
     return record
 
 

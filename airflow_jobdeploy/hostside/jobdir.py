@@ -91,7 +91,7 @@ class Job:
 
     def write_exit(self, record: dict) -> None:
         files.write_reserved(self.paths.exit, self.paths.exit_reserve, {"layout": layout.LAYOUT, **record})
-        for path in (self.paths.secrets, self.paths.state_reserve, self.paths.state + ".spare", self.paths.takedown):
+        for path in (self.paths.state_reserve, self.paths.state + ".spare", self.paths.takedown):
             files.forget_file(path)
 
 
