@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.frame import INTERRUPTED, exit_code
-from airflow_jobdeploy.commands.screen import WORDS, Progress, complain, harmless, print_data, say
+from airflow_jobdeploy.commands.screen import WORDS, Progress, complain, print_data, say
 from airflow_jobdeploy.core.status import JobHandle, JobState, size
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hooks.jobdeploy import Forgetful
@@ -58,19 +58,20 @@ def attend(
     output: str = "table",
     after: Callable[[JobHandle], None] = lambda handle: None,
 ) -> int:
-    """Submit `work` and follow it, unless `detach`; the exit code. `after`: told of a success, for people.
+    """Submit `work` and follow it, unless `detach`; the exit code. `after`: called when it goes on, or went well.
 
     `output`: "json" or "yaml" prints the handle at the end; the log goes to stderr then.
     """
     is_data = output in ("json", "yaml")
     for warning in work.warnings:
-        complain(harmless(warning), "warning")
+        complain(warning, "warning")
     with Bell(workers).armed() as bell:
         handle = _submitted(workers, work, bell)
         if handle is None:
             return INTERRUPTED
         if detach:
             _print_handle(handle, output)
+            after(handle)
             return 0
         followed = watch(workers, handle, bell, say_log=_to_stderr if is_data else print)
     if not followed.over:
@@ -133,10 +134,13 @@ class _Metered:
 
     def __iter__(self) -> Iterator[bytes]:
         moved = 0
-        for chunk in self._archive:
-            yield chunk
-            moved += len(chunk)
-            self._progress.update(min(moved, self.bytes), self.bytes)
+        try:
+            for chunk in self._archive:
+                yield chunk
+                moved += len(chunk)
+                self._progress.update(min(moved, self.bytes), self.bytes)
+        finally:
+            self._progress.clear()
 
 
 def _metered(work: Work, progress: Progress) -> Work:
@@ -183,7 +187,7 @@ def report(state: JobState) -> None:
 
 def short(state: JobState) -> str:
     """What became of a job, without the lines of its log."""
-    said = harmless(state.message.partition("; last lines:")[0])
+    said = state.message.partition("; last lines:")[0]
     return said if said.endswith(".") else f"{said}."
 
 

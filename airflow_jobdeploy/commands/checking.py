@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.frame import PROBLEM, command
-from airflow_jobdeploy.commands.screen import complain, harmless, painted, print_data, with_word
+from airflow_jobdeploy.commands.screen import complain, harmless, painted, print_data, with_word, wrapped
 from airflow_jobdeploy.commands.sources import (
     POOL,
     SPEC,
@@ -80,9 +80,10 @@ def _tell(one: Checked) -> None:
     count = f"{len(one.problems)} problem{'s' * (len(one.problems) != 1)}" if one.problems else one.summary
     print(f"{with_word(word, sys.stdout)}{' ' * (7 - len(word))}{one.file}: {one.kind}{', ' * bool(count)}{count}")
     for problem in one.problems:
-        print("       " + harmless(str(problem)).replace("\n", "\n       "))
+        for line in wrapped(harmless(str(problem)), sys.stdout, taken=7):
+            print(" " * 7 + line)
     for warning in one.warnings:
-        complain(harmless(warning), "warning")
+        complain(warning, "warning")
 
 
 def _checked(name: str, pool_name: str | None) -> Checked:
@@ -164,7 +165,7 @@ def _render_template(args: Namespace, path: Path) -> None:
     template = load_template(path, base=Path(), search_path=folders())
     rendered = template.render(given_params(args, template), filled=_filled(args, template))
     for warning in rendered.warnings:
-        complain(harmless(warning), "warning")
+        complain(warning, "warning")
     names = [args.build] if args.build else list(rendered.builds)
     if args.build and args.build not in rendered.builds:
         hint = nearest(args.build, rendered.builds) or f"It has {', '.join(rendered.builds)}."
@@ -232,7 +233,7 @@ def _render_spec(args: Namespace, path: Path) -> None:
     _refuse_build(args, path)
     spec = load_spec(path, overrides=given_overrides(args) or None, base=Path(), search_path=folders())
     for warning in spec.warnings:
-        complain(harmless(warning), "warning")
+        complain(warning, "warning")
     print_data(spec.to_dict(), "json" if args.output == "json" else "yaml")
 
 

@@ -12,7 +12,7 @@ from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.attending import short
 from airflow_jobdeploy.commands.frame import PROBLEM, command
 from airflow_jobdeploy.commands.lookup import Found, listing, locate, open_pool
-from airflow_jobdeploy.commands.screen import WORDS, complain, harmless, say
+from airflow_jobdeploy.commands.screen import WORDS, complain, say
 from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.pool import Worker
 from airflow_jobdeploy.core.status import JobState, duration
@@ -47,7 +47,7 @@ def _each(things: Iterable[T], act: Callable[[T], object]) -> int:
         try:
             act(thing)
         except JobDeployError as error:
-            complain(harmless(str(error)))
+            complain(str(error))
             wrong += 1
     return wrong
 

@@ -15,7 +15,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 
-from airflow_jobdeploy.commands.screen import complain, harmless
+from airflow_jobdeploy.commands.screen import complain
 from airflow_jobdeploy.commands.values import UsageError
 from airflow_jobdeploy.core.status import JobState, JobStatus
 from airflow_jobdeploy.errors import JobDeployError
@@ -73,7 +73,7 @@ def _coded(function: Command, args: Namespace) -> int:
     except JobDeployError as error:
         if args.verbose:
             logging.getLogger(__name__).exception("This came of:")
-        complain(harmless(str(error)))
+        complain(str(error))
         return PROBLEM
 
 

@@ -48,13 +48,15 @@ def painted(text: str, colour: str, stream: TextIO) -> str:
 
 def say(text: str, colour: str = "dim") -> None:
     """A line for the person at the terminal."""
-    print(painted(text, colour, sys.stderr), file=sys.stderr, flush=True)
+    print(painted(harmless(text), colour, sys.stderr), file=sys.stderr, flush=True)
 
 
 def complain(text: str, word: str = "error") -> None:
     """An error or warning, on stderr."""
     colour = "red" if word == "error" else "yellow"
-    print(f"{painted(word + ':', colour, sys.stderr)} {text}", file=sys.stderr, flush=True)
+    lines = wrapped(f"{word}: {harmless(text)}", sys.stderr)
+    lines[0] = painted(f"{word}:", colour, sys.stderr) + lines[0].removeprefix(f"{word}:")
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:
@@ -65,6 +67,21 @@ def one_line(text: str) -> str:
 def harmless(text: str) -> str:
     """All lines, with nothing in them that a terminal would obey."""
     return "\n".join(_CONTROL.sub(" ", line) for line in text.split("\n"))
+
+
+def wrapped(text: str, stream: TextIO, *, taken: int = 0) -> list[str]:
+    """The lines of a text, broken between words where a terminal ends, `taken` columns of which are not free."""
+    columns = terminal_width(stream)
+    lines = text.split("\n")
+    if columns is None:
+        return lines
+    room = max(20, columns - taken)
+    found = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()))
+        pieces = textwrap.wrap(line, room, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+        found += pieces or [""]
+    return found
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------
@@ -181,15 +198,10 @@ def print_facts(facts: Iterable[tuple[str, str]], *, indent: str = "") -> None:
     """`Label   text`, long texts wrapped below themselves; empty ones are left out."""
     told = [(label, text) for label, text in facts if text]
     label_width = max((len(label) for label, _ in told), default=0) + 2
-    columns = terminal_width(sys.stdout)
     for label, text in told:
-        lines: list[str] = []
-        for line in harmless(text).split("\n"):
-            room = max(20, columns - len(indent) - label_width) if columns else 0
-            lines += textwrap.wrap(line, room, break_on_hyphens=False) if room else [line]
-        head = painted(label.ljust(label_width), "dim", sys.stdout)
-        print(indent + head + with_word(lines[0] if lines else "", sys.stdout))
-        for line in lines[1:]:
+        first, *rest = wrapped(harmless(text), sys.stdout, taken=len(indent) + label_width)
+        print(indent + painted(label.ljust(label_width), "dim", sys.stdout) + with_word(first, sys.stdout))
+        for line in rest:
             print(indent + " " * label_width + line)
 
 
@@ -212,8 +224,13 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Make way for other lines."""
         if self._drawn:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._drawn = False
 
     def update(self, moved: int, total: int, note: str = "") -> None:
         """`moved` of `total` bytes are there."""

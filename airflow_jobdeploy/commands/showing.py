@@ -25,7 +25,6 @@ from airflow_jobdeploy.commands.lookup import (
 from airflow_jobdeploy.commands.screen import (
     Column,
     complain,
-    harmless,
     painted,
     print_data,
     print_facts,
@@ -103,7 +102,7 @@ def _record_of(workers: Workers, worker: str, resource: str) -> Mapping[str, Any
     try:
         return workers.backend(worker).resource(resource)
     except WorkerError as error:
-        complain(f"worker {worker}: {harmless(str(error))}", "warning")
+        complain(f"worker {worker}: {error}", "warning")
         return None
 
 
@@ -133,7 +132,7 @@ def _print_listing(output: str, jobs: list[dict[str, Any]], resources: list[dict
         print("\n" * bool(jobs), end="")
         print_table(resources, _RESOURCE_COLUMNS)
     for worker, why in known.silent.items():
-        complain(f"worker {worker} cannot be asked: {harmless(why)}", "warning")
+        complain(f"worker {worker} cannot be asked: {why}", "warning")
     if not jobs and not resources and not known.silent:
         say("No live jobs and no active resources (--all shows those that have ended).", "")
 

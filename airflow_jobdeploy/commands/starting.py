@@ -55,7 +55,7 @@ def up(args: Namespace) -> int:
 
 def _say_how_to_end(handle: JobHandle) -> None:
     pool = "" if handle.worker_pool == "local" else f" --worker-pool {handle.worker_pool}"
-    say(f"Resource {handle.resource} is up. Take it down: airflow jobdeploy down {handle.resource}{pool}")
+    say(f"To take it down: airflow jobdeploy down {handle.resource}{pool}")
 
 
 # -- builds of a resource -------------------------------------------------------------------------------------------
