@@ -295,7 +295,7 @@ def load_job(
     job_spec: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None, where: tuple[Path, ...]
 ) -> Any:
     """A job spec and the folders beside its file (none for a mapping)."""
-    from airflow_jobdeploy.core.spec_load import load_spec
+    from airflow_jobdeploy.core.spec import load_spec
 
     source = _source(job_spec, where, "job_spec", SpecError)
     beside = (source.parent,) if isinstance(source, Path) else ()

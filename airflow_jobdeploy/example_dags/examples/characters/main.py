@@ -5,6 +5,9 @@ A softmax regression on the words of the name, by stochastic gradient descent. P
 
 Written to $JOBDEPLOY_OUTPUT_DIR (else ./output): model.json, metrics.json, report.svg.
 $JOBDEPLOY_RESULT_FILE gets {"accuracy": ...}, $JOBDEPLOY_MESSAGES_FILE a JSON line for each epoch.
+
+Told to end by SIGTERM, it finishes its epoch, writes a checkpoint to $JOBDEPLOY_CHECKPOINT_DIR, says so in a message,
+and ends; started again with that directory it goes on from there, to the very same model.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import json
 import math
 import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -119,19 +124,58 @@ def tell(message: dict) -> None:
             messages.write(json.dumps(message) + "\n")
 
 
-def train(model: Model, training: list, test: list, options: argparse.Namespace) -> list[dict]:
+class Checkpoint:
+    """What is needed to go on: weights and history so far. Kept in $JOBDEPLOY_CHECKPOINT_DIR, if there is one."""
+
+    #: Epochs between checkpoints that nobody asked for.
+    EVERY = 10
+
+    def __init__(self) -> None:
+        folder = os.environ.get("JOBDEPLOY_CHECKPOINT_DIR")
+        self.path = Path(folder) / "training.json" if folder else None
+        self.wanted = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.wanted = True
+
+    def restore(self, model: Model, seed: int) -> list[dict]:
+        """Put the weights back; the history so far, empty when there is no checkpoint of such a training."""
+        if self.path is None or not self.path.exists():
+            return []
+        kept = json.loads(self.path.read_text(encoding="utf-8"))
+        if kept["seed"] != seed or len(kept["weights"]) != len(model.weights):
+            return []
+        model.weights = kept["weights"]
+        print("going on after epoch %d" % len(kept["history"]), flush=True)
+        return kept["history"]
+
+    def keep(self, model: Model, seed: int, history: list[dict]) -> None:
+        """After an epoch: write a checkpoint when it is time or somebody asked; end the program in the latter case."""
+        if self.path is None or not (self.wanted or len(history) % self.EVERY == 0):
+            return
+        beside = self.path.with_suffix(".new")
+        beside.write_text(json.dumps({"seed": seed, "weights": model.weights, "history": history}), encoding="utf-8")
+        beside.replace(self.path)  # whole, or not there at all
+        tell({"type": "checkpoint", "epoch": len(history)})
+        if self.wanted:
+            sys.exit("told to end: a checkpoint of epoch %d is written" % len(history))
+
+
+def train(model: Model, training: list, test: list, options: argparse.Namespace, checkpoint: Checkpoint) -> list[dict]:
     """[{"epoch", "loss", "accuracy"}], one an epoch."""
-    order = random.Random(options.seed)
-    history = []
-    for epoch in range(1, options.epochs + 1):
-        order.shuffle(training)
+    history = checkpoint.restore(model, options.seed)
+    for epoch in range(len(history) + 1, options.epochs + 1):
+        # The order of an epoch follows from its number: a training that went on is the same as one that ran through.
+        random.Random("%d/%d" % (options.seed, epoch)).shuffle(order := list(training))
         rate = options.learning_rate / math.sqrt(epoch)
-        loss = sum(model.learn(encoded, label, rate) for encoded, label in training) / len(training)
+        loss = sum(model.learn(encoded, label, rate) for encoded, label in order) / len(order)
         accuracy = share_right(confusion(model, test))
         history.append({"epoch": epoch, "loss": loss, "accuracy": accuracy})
         print("epoch %2d/%d  loss %.4f  accuracy %.2f %%" % (epoch, options.epochs, loss, 100 * accuracy), flush=True)
         tell({"type": "progress", "done": epoch, "total": options.epochs})
         tell({"type": "metric", "step": epoch, "values": {"loss": loss, "accuracy": accuracy}})
+        checkpoint.keep(model, options.seed, history)
     return history
 
 
@@ -177,11 +221,13 @@ def measure(options: argparse.Namespace, history: list[dict], counts: list[list[
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     began = time.monotonic()
+    checkpoint = Checkpoint()
     training, test = split(read(), options.seed)
     model = Model(vocabulary(training))
     print("%d names to learn from, %d to test on, %d words" % (len(training), len(test), len(model.index)), flush=True)
     encoded_test = [(model.encode(name), label) for name, label in test]
-    history = train(model, [(model.encode(name), label) for name, label in training], encoded_test, options)
+    encoded = [(model.encode(name), label) for name, label in training]
+    history = train(model, encoded, encoded_test, options, checkpoint)
     counts = confusion(model, encoded_test)
     metrics = {**measure(options, history, counts), "seconds": round(time.monotonic() - began, 1)}
     save(Path(os.environ.get("JOBDEPLOY_OUTPUT_DIR", "output")), model, metrics, history, counts)
