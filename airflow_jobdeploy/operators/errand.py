@@ -29,7 +29,7 @@ from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_a
 from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
-from airflow_jobdeploy.triggers.job import DEFERRED_BY, JobTrigger
+from airflow_jobdeploy.triggers.job import CHECKPOINT, DEFERRED_BY, JobTrigger, untold
 
 if TYPE_CHECKING:
     from airflow_jobdeploy.operators.waiting import SubmittingOperator
@@ -66,7 +66,7 @@ class Errand:
     def resume(self, event: dict[str, Any]) -> dict[str, Any]:
         """Go on where the trigger left off. Opens no connection when all is told and no attempt follows."""
         news = JobEvent.from_dict(event)
-        (job,) = news.jobs
+        job = self._current(*news.jobs)
         sequel = self._sequel_of(job)
         if sequel is not None and job.state is not None and not sequel.again:
             return self._ended(job.handle, job.state)
@@ -77,6 +77,23 @@ class Errand:
             if sequel is not None and job.state is not None:
                 handle, offset = self._submitted_again(workers, job.state, sequel), 0
             return self._wait(workers, handle, offset=offset, may_defer=not news.elsewhere)
+
+    def _current(self, job: Followed) -> Followed:
+        """What the trigger saw, if it is of the attempt that the task waits for.
+
+        Seen on SQLite, which gives the ids of deleted triggers anew: a trigger of the try before a clear answers
+        to the next try.
+        """
+        intended = self._intended()
+        if intended is None or intended.job_id == job.handle.job_id:
+            return job
+        self._log.info(
+            "A trigger answered for job %s, which an earlier try of this task had; waiting for job %s, whose log "
+            "is told from its beginning.",
+            job.handle.job_id,
+            intended.job_id,
+        )
+        return Followed(handle=intended, state=None)
 
     def stop_for_timeout(self) -> None:
         """execution_timeout has passed: stop the job."""
@@ -215,6 +232,7 @@ class Errand:
     def _defer(self, workers: Workers, handle: JobHandle, offset: int) -> NoReturn:
         ti, asked = self._context["ti"], self._task.poll_interval
         ti.xcom_push(key=DEFERRED_BY, value=str(ti.id))
+        ti.xcom_push(key=CHECKPOINT, value=untold(handle, offset))
         trigger = JobTrigger(
             jobs=[handle.to_dict()],
             goal=list(self._task.goal),

@@ -23,7 +23,8 @@ from airflow_jobdeploy.service import Follower, Subscription, Update, Watcher, n
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
 
-#: XCom: {"job_id", "from", "offset"}: how far the log of a job was told, by a trigger that began at "from".
+#: XCom: {"job_id", "from", "offset"}: how far the log of a job was told, by triggers that began at "from"; offset
+#: None: none has begun. The task writes that, since a triggerer logs an error for each XCom that it does not find.
 CHECKPOINT = "jobdeploy_checkpoint"
 #: XCom: the id of the task instance that deferred; another one there means that a newer try has taken over.
 DEFERRED_BY = "jobdeploy_try"
@@ -174,7 +175,7 @@ class JobTrigger(BaseTrigger):
         if self.task_instance is None:  # dag.test
             return self.offset
         saved = await runtime.read_xcom(self.task_instance, CHECKPOINT) or {}
-        if saved.get("job_id") == handle.job_id and saved.get("from") == self.offset:
+        if {**untold(handle, self.offset), "offset": saved.get("offset")} == saved and saved["offset"] is not None:
             self._saved_offset = max(self.offset, int(saved["offset"]))
             self.log.info(
                 "[watched from here by another triggerer process; lines after byte %d of the log may stand here twice]",
@@ -197,7 +198,8 @@ class JobTrigger(BaseTrigger):
             await self._save(followed.handle, followed.offset)
 
     async def _save(self, handle: JobHandle, offset: int) -> None:
-        value = {"job_id": handle.job_id, "from": self.offset, "offset": offset}
+        assert self.offset is not None
+        value = {**untold(handle, self.offset), "offset": offset}
         await runtime.write_xcom(self.task_instance, CHECKPOINT, value)
         self._saved_offset = offset
         self._saved_at = asyncio.get_running_loop().time()
@@ -234,6 +236,11 @@ class JobTrigger(BaseTrigger):
         for handle in map(JobHandle.from_dict, self.jobs):
             self._watcher(handle).stop_job(handle.job_id, reason=f"the task was set to {state}", by="Airflow")
             self.log.info("Job %s is being stopped: the task was set to %s.", handle.job_id, state)
+
+
+def untold(handle: JobHandle, offset: int) -> dict[str, Any]:
+    """The checkpoint of a log that is to be told from `offset` on, before a trigger has begun."""
+    return {"job_id": handle.job_id, "from": offset, "offset": None}
 
 
 def _merged(updates: Sequence[Update]) -> list[Update]:

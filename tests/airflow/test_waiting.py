@@ -90,6 +90,21 @@ def test_elsewhere_means_that_the_task_waits_itself(world: World) -> None:
     assert operator.execute_complete(world.context(), news)["status"] == "SUCCEEDED"
 
 
+def test_the_answer_of_an_earlier_tries_trigger_is_not_ours(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    operator, _ = deferred(world, "sleep 1; echo the one in hand")
+    stale = JobState(job_id="jold", status=JobStatus.CANCELLED, reason="Cancelled", message="cleared")
+    answer = JobEvent(jobs=(Followed(handle=old_handle("jold"), state=stale),)).to_dict()
+    operator.deferrable = False
+    done = operator.execute_complete(world.context(), answer)
+    assert (done["status"], done["attempt"]) == ("SUCCEEDED", 1)
+    assert done["job_id"] != "jold"
+    assert "an earlier try of this task had" in capfd.readouterr().out
+
+
+def old_handle(job_id: str) -> JobHandle:
+    return JobHandle(uid="ab" * 16, job_id=job_id, attempt=1, key="", worker_pool="local", worker="local")
+
+
 def test_what_the_trigger_gets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEFER_AFTER", "3")
     _, trigger = deferred(world, "echo begun; exec sleep 60", poll_interval=7)
