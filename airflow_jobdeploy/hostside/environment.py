@@ -11,13 +11,15 @@ import os
 import pwd
 import signal
 import stat
-import subprocess
 import time
-from typing import Dict, Optional
+from typing import TYPE_CHECKING, Dict, Optional
 
 from airflow_jobdeploy.hostside import files
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.layout import HostPaths
+
+if TYPE_CHECKING:
+    import subprocess
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _ASK_S = 5.0
@@ -59,6 +61,8 @@ def login_path(host: HostPaths, shell: str, env: Dict[str, str]) -> str:
 
 
 def _ask(shell: str, env: Dict[str, str]) -> Optional[str]:
+    import subprocess  # here: supervisors never ask, and it is 0.8 MB of each
+
     # A leading "-" in argv[0] makes any shell (sh, bash, zsh, csh, fish) a login shell; the text means the same in all.
     text = "exec /bin/sh -c 'echo \"%s$PATH\"'" % _LABEL
     try:
@@ -86,7 +90,7 @@ def _ask(shell: str, env: Dict[str, str]) -> Optional[str]:
     return None
 
 
-def _end_group(child: "subprocess.Popen[bytes]") -> None:
+def _end_group(child: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except OSError:  # gone, as it should be

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import platform
 import pwd
-import socket
+import sys
 import time
 from typing import Any, Dict, List
 
@@ -16,6 +14,7 @@ from airflow_jobdeploy.hostside.layout import HostPaths
 
 #: Directories that nobody finished building are garbage after this long, in seconds.
 _STALE_S = 86400.0
+_LOGIND = "/etc/systemd/logind.conf.d"
 
 
 def hello(host: HostPaths, mode: str) -> Dict[str, Any]:
@@ -26,9 +25,9 @@ def hello(host: HostPaths, mode: str) -> Dict[str, Any]:
         "layout": layout.LAYOUT,
         "machine": host.machine,
         "boot": identity.boot(),
-        "hostname": socket.gethostname(),
+        "hostname": os.uname().nodename,
         "user": pwd.getpwuid(os.geteuid()).pw_name,
-        "python": platform.python_version(),
+        "python": "%d.%d.%d" % sys.version_info[:3],
         "root": host.root,
         "cpu_count": _cpus(),
         "memory_bytes": evidence.memory_limit()[0],
@@ -88,12 +87,19 @@ def _kills_user_processes() -> bool:
     if os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(os.geteuid()).pw_name):
         return False
     says = False
-    for path in ["/etc/systemd/logind.conf", *sorted(glob.glob("/etc/systemd/logind.conf.d/*.conf"))]:
+    for path in ["/etc/systemd/logind.conf", *(path for path in _inside(_LOGIND) if path.endswith(".conf"))]:
         for line in _lines(path):
             key, _, value = line.partition("=")
             if key.strip() == "KillUserProcesses":
                 says = value.strip().lower() in ("yes", "true", "1", "on")
     return says
+
+
+def _inside(folder: str) -> List[str]:
+    try:
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    except OSError:
+        return []
 
 
 def _lines(path: str) -> List[str]:
@@ -125,7 +131,7 @@ def job_names(host: HostPaths) -> List[str]:
 def sweep_stale(host: HostPaths) -> None:
     """Remove what killed sessions left half-built."""
     for folder in (host.incoming, host.trash):
-        for path in glob.glob(os.path.join(glob.escape(folder), "*"))[:100]:
+        for path in _inside(folder)[:100]:
             try:
                 old = time.time() - os.lstat(path).st_mtime > _STALE_S
             except OSError:

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import stat
 import time
 from typing import Any, Optional
@@ -166,6 +165,8 @@ def remove_tree(path: str) -> None:
     if os.path.islink(path):
         forget_file(path)
         return
+    import shutil
+
     shutil.rmtree(path, ignore_errors=True)
     if os.path.isdir(path):
         for folder, folders, _ in os.walk(path):

@@ -7,14 +7,11 @@ containers share the first, and the kernel gives the number of a namespace that 
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import os
-import socket
-import subprocess
-import uuid
 from typing import Optional
+
+from airflow_jobdeploy.hostside import layout
 
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "glusterfs", "beegfs", "afs", "9p", "fuse.sshfs")
 
@@ -23,9 +20,8 @@ def machine(root: str) -> str:
     """`m` + 20 characters; the same for every session on this host and root. OSError: root not writable."""
     parts = [_machine_id(), _root_id(root)]
     if on_network(root):
-        parts.append(socket.gethostname())
-    digest = hashlib.sha256("\n".join(parts).encode()).digest()
-    return "m" + base64.b32encode(digest)[:20].decode().lower()
+        parts.append(os.uname().nodename)
+    return "m" + layout.letters("\n".join(parts).encode(), 20)
 
 
 @functools.lru_cache(maxsize=None)
@@ -69,7 +65,7 @@ def filesystem(path: str) -> str:
 
 def _machine_id() -> str:
     found = _text("/etc/machine-id") or _text("/var/lib/dbus/machine-id") or _sysctl("kern.uuid")
-    return found or "host:" + socket.gethostname()
+    return found or "host:" + os.uname().nodename
 
 
 def _root_id(root: str) -> str:
@@ -78,9 +74,9 @@ def _root_id(root: str) -> str:
     if found:
         return found
     # Two first sessions at once: the one whose link succeeds decides.
-    beside = "%s.%s" % (path, uuid.uuid4().hex)
+    beside = "%s.%s" % (path, os.urandom(16).hex())
     with open(beside, "w") as file:
-        file.write(uuid.uuid4().hex + "\n")
+        file.write(os.urandom(16).hex() + "\n")
     try:
         os.link(beside, path)
     except OSError:
@@ -103,6 +99,8 @@ def _text(path: str) -> Optional[str]:
 def _sysctl(name: str) -> Optional[str]:
     if os.path.exists("/proc/self"):  # macOS only
         return None
+    import subprocess
+
     try:
         return subprocess.run(["sysctl", "-n", name], stdout=subprocess.PIPE, timeout=5).stdout.decode().strip()
     except (OSError, subprocess.TimeoutExpired):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from typing import Any, Dict, List, Optional
 
 from airflow_jobdeploy.hostside import files, identity, kernel, layout
@@ -115,7 +114,7 @@ def enter(state: dict, phase: str, status: str, reason: str) -> None:
 
 def build(host: HostPaths, plan: dict, secrets: Dict[str, str]) -> str:
     """A job directory in incoming/, complete but for its name. OSError when the disk is full or read-only."""
-    directory = os.path.join(files.private_dir(host.incoming), uuid.uuid4().hex)
+    directory = os.path.join(files.private_dir(host.incoming), os.urandom(16).hex())
     paths = JobPaths(directory)
     os.mkdir(directory, 0o700)
     try:
@@ -153,7 +152,7 @@ def publish(host: HostPaths, job: str, directory: str) -> bool:
 
 def retire(host: HostPaths, path: str) -> None:
     """Take a directory out of sight at once, then remove it."""
-    trash = os.path.join(files.private_dir(host.trash), uuid.uuid4().hex)
+    trash = os.path.join(files.private_dir(host.trash), os.urandom(16).hex())
     try:
         os.rename(path, trash)
     except FileNotFoundError:

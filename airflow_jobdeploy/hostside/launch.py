@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
 import sys
 from typing import Dict
 
@@ -26,6 +25,8 @@ class NotStarted(Exception):
 
 def start(job: Job, env: Dict[str, str]) -> bool:
     """Start a supervisor of this job; True once it holds the job, False when another one does."""
+    import subprocess
+
     command = [sys.executable or "python3", "-I", "-S", "-u", "-c", _PROGRAM, _PLACE, "supervise"]
     command += ["--root", job.host.root, "--machine", job.host.machine, "--job", job.id]
     words = complaints(job)

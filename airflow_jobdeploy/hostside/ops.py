@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from airflow_jobdeploy.hostside import (
@@ -143,7 +142,7 @@ class Ops:
     def _put(self, ask: dict, stream: pack.Stream) -> Reply:
         job = self._job(ask)
         target = self._target(job, ask.get("into"))
-        fresh = os.path.join(files.private_dir(self.host.incoming), uuid.uuid4().hex)
+        fresh = os.path.join(files.private_dir(self.host.incoming), os.urandom(16).hex())
         try:
             total = pack.unpack(stream, fresh)
             if self._is_unstarted(job):

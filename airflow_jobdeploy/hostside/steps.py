@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from typing import Dict, List, Optional, Tuple
-from uuid import uuid4
 
 from airflow_jobdeploy.hostside import files
 from airflow_jobdeploy.hostside.layout import JobPaths
@@ -27,9 +25,13 @@ class Place:
     def find(self, program: str) -> Optional[str]:
         """A program by path (from the working directory) or on the job's PATH."""
         if "/" in program:
-            full = os.path.normpath(os.path.join(self.workdir, os.path.expanduser(program)))
-            return full if os.access(full, os.X_OK) and not os.path.isdir(full) else None
-        return shutil.which(program, path=self.env.get("PATH", os.defpath))
+            return _runnable(os.path.normpath(os.path.join(self.workdir, os.path.expanduser(program))))
+        folders = self.env.get("PATH", os.defpath).split(os.pathsep)
+        return next(filter(None, (_runnable(os.path.join(folder, program)) for folder in folders)), None)
+
+
+def _runnable(path: str) -> Optional[str]:
+    return path if os.access(path, os.X_OK) and not os.path.isdir(path) else None
 
 
 def prepare(step: dict, number: int, place: Place) -> Optional[List[str]]:
@@ -163,7 +165,7 @@ def write_below(directory: str, path: str, content: str, mode: int) -> None:
     """Write a file below `directory`: folders 0700 where new, no link followed on the way, published by rename."""
     parts = parts_of(path)
     folder = _open_folder(directory, parts[:-1])
-    beside = ".%s.new" % uuid4().hex[:12]
+    beside = ".%s.new" % os.urandom(6).hex()
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
         try:
