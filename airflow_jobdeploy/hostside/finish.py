@@ -5,7 +5,6 @@ Everything here may be done again from the start: until exit.json has its name n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -142,6 +141,8 @@ def _walk(output: str) -> Iterator[str]:
 
 
 def _described(top: str, full: str) -> dict:
+    import hashlib  # of OpenSSL, the fastest there is: not at the top, where every supervisor would hold it for life
+
     with open_inside(top, full) as file:
         info = os.fstat(file.fileno())
         digest, size = hashlib.sha256(), 0
@@ -153,10 +154,18 @@ def _described(top: str, full: str) -> dict:
 
 def open_inside(top: str, full: str) -> Any:
     """Open a regular file that, all links resolved, lies below `top`; OSError for all else. Never blocks on a FIFO."""
-    real = os.path.realpath(full)
-    if real != top and not real.startswith(top.rstrip("/") + "/"):
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd, real = -1, ""
+    try:
+        fd = os.open(full, flags)
+        real = os.readlink("/proc/self/fd/%d" % fd)  # one call, where realpath makes one for each folder of the path
+    except OSError:  # a link itself, or no /proc
+        real = os.path.realpath(full)
+    if not real.startswith(top.rstrip("/") + "/"):
+        if fd >= 0:
+            os.close(fd)
         raise OSError(0, "a link that leaves the output directory")
-    fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(real, flags) if fd < 0 else fd
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(0, "not a regular file")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import List, Optional, Tuple
+from typing import List, Tuple, Union
 
 #: Version of frames and ops. Only added to; a peer answers "hello" with its own.
 PROTOCOL = 1
@@ -33,11 +33,11 @@ class ProtocolError(Exception):
     """The other side does not speak this protocol, or the stream was cut inside a frame."""
 
 
-def pack(kind: bytes, payload: bytes) -> bytes:
+def pack(kind: bytes, payload: Union[bytes, memoryview]) -> bytes:
     """One frame. ValueError over MAX_FRAME."""
     if len(payload) > MAX_FRAME:
         raise ValueError("frame of %d bytes, at most %d" % (len(payload), MAX_FRAME))
-    return _HEAD.pack(kind, len(payload)) + payload
+    return b"".join((_HEAD.pack(kind, len(payload)), payload))
 
 
 def pack_json(message: dict) -> bytes:
@@ -61,11 +61,7 @@ class Reader:
     def feed(self, data: bytes) -> List[tuple]:
         self._buffer += data
         frames: List[tuple] = []
-        while True:
-            frame = self._next()
-            if frame is None:
-                return frames
-            kind, payload = frame
+        for kind, payload in self._whole():
             if kind == b"P":
                 self._pieces += payload
             elif kind == b"J":
@@ -74,19 +70,23 @@ class Reader:
                 frames.append((kind, _decoded(text)))
             else:
                 frames.append((kind, payload))
+        return frames
 
-    def _next(self) -> Optional[Tuple[bytes, bytes]]:
-        if len(self._buffer) < _HEAD.size:
-            return None
-        kind, length = _HEAD.unpack_from(self._buffer)
-        if kind not in (b"J", b"B", b"P") or length > MAX_FRAME:
-            raise ProtocolError("not a frame: %r" % bytes(self._buffer[:40]))
-        end = _HEAD.size + length
-        if len(self._buffer) < end:
-            return None
-        payload = bytes(self._buffer[_HEAD.size : end])
-        del self._buffer[:end]
-        return kind, payload
+    def _whole(self) -> List[Tuple[bytes, bytes]]:
+        """Take the whole frames from the buffer; each byte is copied once."""
+        found, start, size = [], 0, len(self._buffer)
+        with memoryview(self._buffer) as view:
+            while size - start >= _HEAD.size:
+                kind, length = _HEAD.unpack_from(view, start)
+                if kind not in (b"J", b"B", b"P") or length > MAX_FRAME:
+                    raise ProtocolError("not a frame: %r" % bytes(view[start : start + 40]))
+                end = start + _HEAD.size + length
+                if size < end:
+                    break
+                found.append((kind, bytes(view[start + _HEAD.size : end])))
+                start = end
+        del self._buffer[:start]
+        return found
 
     @property
     def partial(self) -> bool:

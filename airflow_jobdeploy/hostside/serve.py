@@ -54,6 +54,8 @@ _OPS = (
     *("hello", "claim", "put", "start", "poll", "watch", "stop", "preempt", "renew", "move", "own", "log"),
     *("jobs", "resource", "manifest", "get", "checkpoint", "forget", "bye"),
 )
+#: So many bytes of a transfer are written at once.
+_FRAMES = 4 * MAX_FRAME
 #: How often watched jobs are looked at, in seconds.
 LOOK_S = 0.25
 
@@ -188,8 +190,12 @@ class Session:
             self._send(protocol.pack_json({"event": "state", "job": job, "state": state}))
 
     def _send_bytes(self, data: bytes) -> None:
-        for start in range(0, len(data), MAX_FRAME):
-            self._send(protocol.pack(b"B", data[start : start + MAX_FRAME]))
+        view = memoryview(data)
+        for start in range(0, len(view), _FRAMES):
+            part = view[start : start + _FRAMES]
+            self._send(
+                b"".join(protocol.pack(b"B", part[at : at + MAX_FRAME]) for at in range(0, len(part), MAX_FRAME))
+            )
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
