@@ -1,4 +1,4 @@
-"""A supervisor lives as long as its job, with all that it imports: little. How it starts a command without subprocess."""
+"""A supervisor lives as long as its job, with all that it imports; it starts its command without subprocess."""
 
 from __future__ import annotations
 
