@@ -6,6 +6,7 @@ import os
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from airflow_jobdeploy.hostside import (
+    collect,
     environment,
     facts,
     files,
@@ -68,6 +69,7 @@ class Ops:
         self._host = host
         self.judge = Judge(host)
         facts.sweep_stale(host)
+        collect.in_background(host)
         return Reply(facts.hello(host, mode))
 
     def bye(self, _: dict) -> Reply:
@@ -251,9 +253,7 @@ class Ops:
             return Reply()
         finally:
             lock.release()
-        attempts = (layout.job_id(plan["uid"], number) for number in range(1, plan["attempt"] + 8))
-        if not any(os.path.isdir(self.host.job(name).dir) for name in attempts):
-            files.remove_tree(self.host.uid(plan["uid"]))
+        collect.forget_uid(self.host, plan)
         return Reply()
 
     # -- asking ---------------------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ class MemoryBackend:
         yield pack(files)
 
     def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
+        self._job(job_id)
         files = unpack(b"".join(archive))
         with self._host.changed:
             place = self._host.checkpoint(self._job(job_id).plan.uid)

@@ -1,4 +1,4 @@
-"""Clauses 7 and 9 of backends/base.py: who answers, and who cannot."""
+"""Clauses 7 and 10 of backends/base.py: who answers, and who cannot."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ ASKING = {
     "read_log": lambda backend, plan: backend.read_log(plan.job_id, 0, 1),
     "stop": lambda backend, plan: backend.stop(plan.job_id, reason="x"),
     "send_project": lambda backend, plan: backend.send_project(plan.job_id, []),
+    "preempt": lambda backend, plan: backend.preempt(plan.job_id, reason="x"),
+    "renew": lambda backend, plan: backend.renew([plan.job_id]),
+    "set_moved": lambda backend, plan: backend.set_moved(plan.job_id, plan.next_attempt(2)),
+    "checkpoint": lambda backend, plan: list(backend.checkpoint(plan.job_id)),
+    "send_checkpoint": lambda backend, plan: backend.send_checkpoint(plan.job_id, []),
     "set_owner": lambda backend, plan: backend.set_owner(plan.job_id, "none"),
     "jobs": lambda backend, plan: backend.jobs(),
     "resource": lambda backend, plan: backend.resource("r"),
@@ -66,7 +71,7 @@ def test_7_another_machine_is_told_apart(lab: Lab) -> None:
             pytest.fail(f"{name} answered {ask(backend, plan)}")
 
 
-def test_9_close_stops_no_job(lab: Lab) -> None:
+def test_10_close_stops_no_job(lab: Lab) -> None:
     backend = lab.backend()
     job_id = launch(backend, lab.plan(lab.words.block()))
     wait_ready(backend, job_id)
