@@ -193,6 +193,18 @@ def _ending_commands() -> list[ActionCommand]:
             _arg("--no-wait", action="store_true", help="do not wait for the end"),
             output=False,
         ),
+        _command(
+            "preempt",
+            "ending.preempt",
+            "Make a job give up its place; who waits for it resumes it from its checkpoint",
+            _arg("id", metavar="ID", help=_ID),
+            _pool(),
+            _arg("--reason", metavar="TEXT", help="what its record says"),
+            _arg("--signal", metavar="NAME", help="instead of the job's own: SIGUSR2"),
+            _arg("--grace", metavar="TIME", help="instead of the job's own time to write a checkpoint: 30s, 2m"),
+            _arg("--no-wait", action="store_true", help="do not wait until it has made room"),
+            output=False,
+        ),
         _command("forget", "ending.forget", "Remove the records of ended jobs", ids, _pool(), output=False),
         _command(
             "reap", "ending.reap", "Stop live jobs of this Airflow whose task is over or gone", _pool(), output=False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.frame import INTERRUPTED, exit_code
 from airflow_jobdeploy.commands.screen import WORDS, Progress, complain, print_data, say
-from airflow_jobdeploy.core.status import JobHandle, JobState, size
+from airflow_jobdeploy.core.policy import NO_SEQUEL, Intent, Sequel, after_end
+from airflow_jobdeploy.core.status import JobHandle, JobState, duration, size
 from airflow_jobdeploy.errors import WorkerError
-from airflow_jobdeploy.hooks.jobdeploy import Forgetful
 from airflow_jobdeploy.service import Followed, Interrupted, Work, Workers
 
 if TYPE_CHECKING:
@@ -50,6 +50,19 @@ class Bell:
             signal.signal(signal.SIGINT, before)
 
 
+class Notebook:
+    """The intents of this process: nobody else comes back to its job."""
+
+    def __init__(self) -> None:
+        self._kept: Mapping[str, Any] | None = None
+
+    def load(self) -> Mapping[str, Any] | None:
+        return self._kept
+
+    def save(self, value: Mapping[str, Any]) -> None:
+        self._kept = dict(value)
+
+
 def attend(
     workers: Workers,
     work: Work,
@@ -65,17 +78,21 @@ def attend(
     is_data = output in ("json", "yaml")
     for warning in work.warnings:
         complain(warning, "warning")
-    with Bell(workers).armed() as bell:
-        handle = _submitted(workers, work, bell)
-        if handle is None:
+    with Bell(workers).armed() as bell, Progress("Sending") as progress:
+        errand = _Errand(workers, _metered(work, progress), bell)
+        try:
+            handle = errand.start()
+            if detach:
+                _print_handle(handle, output)
+                warn_of_silence(work.orphan_after_s)
+                after(handle)
+                return 0
+            handle, followed = errand.follow(handle, _to_stderr if is_data else print)
+        except Interrupted as interrupted:
+            _withdraw(workers, interrupted.handle)
             return INTERRUPTED
-        if detach:
-            _print_handle(handle, output)
-            after(handle)
-            return 0
-        followed = watch(workers, handle, bell, say_log=_to_stderr if is_data else print)
     if not followed.over:
-        return detached(handle)
+        return detached(handle, work.orphan_after_s)
     ended = handle.with_state(followed.state)
     report(followed.state)
     if is_data:
@@ -83,6 +100,45 @@ def attend(
     elif exit_code(followed.state) == 0:
         after(ended)
     return exit_code(followed.state)
+
+
+class _Errand:
+    """One piece of work over all its attempts: resumed when preempted, tried again for causes that its spec names."""
+
+    def __init__(self, workers: Workers, work: Work, bell: Bell) -> None:
+        self._workers = workers
+        self._work = work
+        self._bell = bell
+        self._intents = Notebook()
+
+    def start(self) -> JobHandle:
+        """Interrupted when Ctrl-C came before the start."""
+        return service.submit(self._work, self._workers, **self._manner()).handle
+
+    def _manner(self) -> dict[str, Any]:
+        return {"intents": self._intents, "epoch": {}, "say": say, "interrupted": self._bell.rung}
+
+    def follow(self, handle: JobHandle, say_log: Callable[[str], Any]) -> tuple[JobHandle, Followed]:
+        """The last attempt and where following it ended."""
+        while True:
+            followed = watch(self._workers, handle, self._bell, say_log=say_log)
+            sequel = self._sequel(followed)
+            if not sequel.again:
+                return handle, followed
+            if followed.state.status.is_finished:  # a preemption has been told
+                report(followed.state)
+            handle = service.submit_again(self._work, self._workers, sequel, **self._manner()).handle
+
+    def _sequel(self, followed: Followed) -> Sequel:
+        saved = self._intents.load()
+        if not followed.over or saved is None:
+            return NO_SEQUEL
+        intent = Intent.from_dict(saved)
+        counts = {"preemptions": intent.preemptions, "retries": intent.retries}
+        sequel = after_end(followed.state, self._work.recovery, **counts)
+        if sequel.why and not sequel.again:
+            say(f"No further attempt: {sequel.why}.")
+        return sequel
 
 
 def _to_stderr(text: str) -> None:
@@ -96,17 +152,11 @@ def _print_handle(handle: JobHandle, output: str) -> None:
         print(handle.job_id)
 
 
-def _submitted(workers: Workers, work: Work, bell: Bell) -> JobHandle | None:
-    """The handle of the started job; None when Ctrl-C came before the start."""
-    with Progress("Sending") as progress:
-        try:
-            done = service.submit(
-                _metered(work, progress), workers, intents=Forgetful(), epoch={}, say=say, interrupted=bell.rung
-            )
-        except Interrupted as interrupted:
-            _withdraw(workers, interrupted.handle)
-            return None
-    return done.handle
+def warn_of_silence(orphan_after_s: float | None) -> None:
+    """Some jobs end when nobody waits for them: who goes away is told."""
+    if orphan_after_s is not None:
+        text = f"the job stops itself when nobody follows it for {duration(orphan_after_s)} (on_orphan: stop); "
+        complain(text + "with on_orphan: continue it would go on alone", "warning")
 
 
 def _withdraw(workers: Workers, handle: JobHandle | None) -> None:
@@ -166,7 +216,7 @@ def watch(
     return service.follow(workers, handle, offset=offset, say_log=tell, say=say, interrupted=bell.rung)
 
 
-def detached(handle: JobHandle) -> int:
+def detached(handle: JobHandle, orphan_after_s: float | None = None) -> int:
     """Say that the job goes on without us, and how to come back to it."""
     pool = "" if handle.worker_pool == "local" else f" --worker-pool {handle.worker_pool}"
     say(f"\nDetached: job {handle.job_id} goes on on worker {handle.worker}.", "yellow")
@@ -174,6 +224,7 @@ def detached(handle: JobHandle) -> int:
     say(f"  stop it:      airflow jobdeploy stop {handle.job_id}{pool}")
     if handle.resource:
         say(f"  take it down: airflow jobdeploy down {handle.resource}{pool}")
+    warn_of_silence(orphan_after_s)
     return INTERRUPTED
 
 

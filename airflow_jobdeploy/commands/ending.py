@@ -6,6 +6,7 @@ import getpass
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from signal import Signals
 from typing import TypeVar
 
 from airflow_jobdeploy import service
@@ -13,10 +14,14 @@ from airflow_jobdeploy.commands.attending import short
 from airflow_jobdeploy.commands.frame import PROBLEM, command
 from airflow_jobdeploy.commands.lookup import Found, listing, locate, open_pool
 from airflow_jobdeploy.commands.screen import WORDS, complain, say
+from airflow_jobdeploy.commands.values import UsageError
+from airflow_jobdeploy.core.kinds import Duration
 from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.pool import Worker
-from airflow_jobdeploy.core.status import JobState, duration
-from airflow_jobdeploy.errors import JobDeployError, WorkerError
+from airflow_jobdeploy.core.source import Document, Item
+from airflow_jobdeploy.core.spec_kinds import signal_number
+from airflow_jobdeploy.core.status import JobState, JobStatus, duration
+from airflow_jobdeploy.errors import JobDeployError, Problem, WorkerError
 from airflow_jobdeploy.hooks import reaping, runtime
 from airflow_jobdeploy.hooks.deployment import known_deployment
 from airflow_jobdeploy.service import Workers
@@ -61,7 +66,8 @@ def _located(workers: Workers, ids: Sequence[str]) -> tuple[list[Found], int]:
 
 
 def _order(workers: Workers, reason: str, found: Found) -> None:
-    state = service.stop(workers, found.handle, reason=reason, by=getpass.getuser())
+    handle = service.current(workers, found.handle)
+    state = service.stop(workers, handle, reason=reason, by=getpass.getuser())
     if not is_over(state):
         say(f"Job {state.job_id} is told to stop.")
 
@@ -69,7 +75,8 @@ def _order(workers: Workers, reason: str, found: Found) -> None:
 def stop_and_see(workers: Workers, found: Found, reason: str) -> JobState:
     """Stop a job that lives, and see it ended. WorkerError when it does not end."""
     wait_s = found.grace_s + STOP_MARGIN_S
-    state = service.stop(workers, found.handle, reason=reason, by=getpass.getuser(), wait_s=wait_s)
+    handle = service.current(workers, found.handle)
+    state = service.stop(workers, handle, reason=reason, by=getpass.getuser(), wait_s=wait_s)
     if not is_over(state):
         raise WorkerError(
             f"job {state.job_id} was told to stop and is still {state.status} after {duration(wait_s)}; "
@@ -81,6 +88,42 @@ def stop_and_see(workers: Workers, found: Found, reason: str) -> JobState:
 def _tell(state: JobState) -> None:
     word = state.status.value
     say(f"Job {state.job_id} {word}: {short(state)}", WORDS.get(word, ""))
+
+
+@command
+def preempt(args: Namespace) -> int:
+    """Make a job give up its place."""
+    grace_s, name = _grace_s(args.grace), _signal_name(args.signal)
+    with open_pool(args.worker_pool or "local") as workers:
+        found = locate(workers, args.id)
+        wait_s = 0.0 if args.no_wait else (found.grace_s if grace_s is None else grace_s) + STOP_MARGIN_S
+        handle = service.current(workers, found.handle)
+        reason = args.reason or "preempted by hand"
+        by = getpass.getuser()
+        state = service.preempt(workers, handle, reason=reason, by=by, signal=name, grace_s=grace_s, wait_s=wait_s)
+    _tell(state)
+    if is_over(state) and state.status is not JobStatus.SUSPENDED:
+        say("It had ended by itself: there is no place to give up.")
+    return 0 if is_over(state) or args.no_wait else PROBLEM
+
+
+def _grace_s(given: str | None) -> float | None:
+    """`2m` as seconds. UsageError."""
+    if given is None:
+        return None
+    problems: list[Problem] = []
+    seconds: float | None = Duration(zero=True).read(Item(given, Document(name="--grace", value=given)), problems)
+    if seconds is None:
+        raise UsageError(str(problems[0]))
+    return seconds
+
+
+def _signal_name(given: str | None) -> str | None:
+    """`USR2` as SIGUSR2. UsageError."""
+    number = None if given is None else signal_number(given)
+    if given is not None and number is None:
+        raise UsageError(f"--signal: {given!r} is no signal; signals are SIGTERM, SIGUSR2, ...")
+    return None if number is None else Signals(number).name
 
 
 @command

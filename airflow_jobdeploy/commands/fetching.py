@@ -13,7 +13,7 @@ from airflow_jobdeploy.commands.lookup import locate, open_pool
 from airflow_jobdeploy.commands.screen import Progress, complain, print_data, say
 from airflow_jobdeploy.core.status import JobState, size
 from airflow_jobdeploy.packing.artifacts import download as bring
-from airflow_jobdeploy.service import status
+from airflow_jobdeploy.service import current, status
 
 #: One request's worth of log, in bytes.
 _CHUNK = 1 << 20
@@ -25,7 +25,8 @@ _TAIL_STEP = 64 * 1024
 def logs(args: Namespace) -> int:
     """Show a job's log."""
     with open_pool(args.worker_pool or "local") as workers:
-        handle = locate(workers, args.id).handle
+        found = locate(workers, args.id)
+        handle = found.handle
         backend = workers.backend(handle.worker)
         state = status(workers, handle)
         start = 0 if args.tail is None else _tail_offset(backend, state, args.tail)
@@ -35,7 +36,7 @@ def logs(args: Namespace) -> int:
         with Bell(workers).armed() as bell:
             followed = watch(workers, handle, bell, say_log=print, offset=start)
     if not followed.over:
-        return detached(handle)
+        return detached(handle, found.orphan_after_s)
     report(followed.state)
     return exit_code(followed.state)
 
@@ -82,7 +83,7 @@ def _read(backend: Backend, job_id: str, start: int, end: int) -> bytes:
 def download(args: Namespace) -> int:
     """Fetch a job's output files."""
     with open_pool(args.worker_pool or "local") as workers, Progress("Downloading") as progress:
-        handle = locate(workers, args.id).handle
+        handle = current(workers, locate(workers, args.id).handle)
         done = bring(
             workers.backend(handle.worker),
             handle.job_id,

@@ -36,7 +36,7 @@ def exit_code(state: JobState) -> int:
         return 0
     if state.status is JobStatus.CANCELLED:
         return INTERRUPTED
-    if state.status is JobStatus.FAILED:
+    if state.status in (JobStatus.FAILED, JobStatus.SUSPENDED):
         return state.exit_code if state.exit_code and 0 < state.exit_code < 256 else FAILED
     return PROBLEM
 

@@ -49,6 +49,12 @@ class Found:
         return plan
 
     @property
+    def orphan_after_s(self) -> float | None:
+        """The silence after which the job stops itself; None: it goes on."""
+        seconds: float | None = self.plan.get("orphan_after_s")
+        return seconds
+
+    @property
     def grace_s(self) -> float:
         """From the order to stop to KILL."""
         return float(self.plan.get("limits", {}).get("grace_s") or Limits.grace_s)

@@ -57,7 +57,7 @@ def ls(args: Namespace) -> int:
     if wanted:
         jobs = [job for job in jobs if job["status"] in wanted]
     elif not args.all:
-        jobs = [job for job in jobs if not JobStatus(job["status"]).is_finished]
+        jobs = [job for job in jobs if not (JobStatus(job["status"]).is_finished or job["moved_to"])]
     _print_listing(args.output, jobs, resources, known)
     return PROBLEM if known.silent else 0
 
@@ -65,7 +65,7 @@ def ls(args: Namespace) -> int:
 def job_record(row: Row, pool: str) -> dict[str, Any]:
     """One job as programs get it (`ls --output json`)."""
     plan, state = row["plan"], row["state"]
-    kept = ("status", "reason", "message", "exit_code", "attempt", "running_s")
+    kept = ("status", "reason", "message", "exit_code", "attempt", "running_s", "moved_to")
     return {
         "job_id": job_id(row),
         "resource": resource_id(row),
@@ -195,7 +195,7 @@ def status(args: Namespace) -> int:
                 workers, found.handle, offset=_NO_LOG, say_log=say, say=say, interrupted=bell.rung
             )
     if not followed.over:
-        return detached(found.handle)
+        return detached(found.handle, found.orphan_after_s)
     _print_status(args.output, found, followed.state)
     return exit_code(followed.state)
 
@@ -223,6 +223,7 @@ def _facts(found: Found, state: JobState) -> list[tuple[str, str]]:
         ("Name", str(plan.get("name", ""))),
         ("Status", f"{state.status}{reason}"),
         ("", state.message),
+        ("Went on", _successor(state)),
         ("Worker", f"{handle.worker} (pool {handle.worker_pool})"),
         ("Resource", handle.resource),
         ("Task", handle.key),
@@ -232,6 +233,11 @@ def _facts(found: Found, state: JobState) -> list[tuple[str, str]]:
         ("Output", described_files(state) if state.artifacts.get("files") else ""),
         ("Result", "" if state.result is None else json.dumps(state.result, ensure_ascii=False)),
     ]
+
+
+def _successor(state: JobState) -> str:
+    to = state.moved_to
+    return f"as {to['job_id']}, attempt {to['attempt']} on worker {to['worker']}" if to else ""
 
 
 def _ran(state: JobState) -> str:

@@ -196,6 +196,56 @@ def test_yaml_and_plain(cli: Cli, job: Write) -> None:
     assert view["resource_record"] is None
 
 
+def test_a_cause_that_is_worth_another_attempt(cli: Cli, job: Write) -> None:
+    command = 'cd "$JOBDEPLOY_CHECKPOINT_DIR"; test -e seen && exit 0; touch seen; echo once; exit 75'
+    done = cli("run", job(command, retry={"on": [{"exit_code": [75]}], "max": 2}))
+    assert (done.code, done.out) == (0, "once\n"), done.err
+    assert "tried again for its cause (ExitCode), 1 of 2" in done.err
+    assert [row["status"] for row in cli("ls", "--all", "-o", "json").data["jobs"]] == ["SUCCEEDED", "FAILED"]
+
+
+_RESUMABLE = """\
+cd "$JOBDEPLOY_CHECKPOINT_DIR"
+test -e half && echo second half && exit 0
+trap 'touch half; echo "{\\"type\\": \\"checkpoint\\"}" >> "$JOBDEPLOY_MESSAGES_FILE"' TERM
+echo first half
+while true; do sleep 0.1; done
+"""
+
+
+def test_preempted_and_resumed_by_who_waits(cli: Cli, job: Write, home: Path) -> None:
+    spec = job(_RESUMABLE, preemptible=True, grace="1m")
+    command = [Path(sys.executable).with_name("airflow"), "jobdeploy", "run", spec]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "first half\n"
+        (row,) = cli("ls", "-o", "json").data["jobs"]
+        done = cli("preempt", row["job_id"], "--reason", "a demo at noon")
+        assert done.code == 0, done.err
+        assert "SUSPENDED" in done.err
+        assert "a demo at noon" in done.err
+        out, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, out.splitlines()[-1]) == (0, "second half"), said
+    assert "goes on from its checkpoint, preemption 1" in said
+    went_on = cli("status", row["job_id"]).out
+    assert re.search(r"Went on +as j\w{20}, attempt 2 on worker local", went_on)
+
+
+@pytest.mark.parametrize("words", [["--grace", "soon"], ["--signal", "SIGNAL"]])
+def test_preempt_with_wrong_words(cli: Cli, words: list[str]) -> None:
+    assert cli("preempt", "j2345", *words).code == 2
+
+
+def test_a_job_that_needs_somebody_says_so(cli: Cli, job: Write) -> None:
+    done = cli("run", job("exec sleep 300", preemptible=True, worker_lost_after=600), "-d")
+    assert "warning: the job stops itself when nobody follows it for 10 min (on_orphan: stop)" in done.err
+    assert cli("stop", done.out.strip()).code == 0
+
+
 def test_ctrl_c_leaves_the_job_alone(cli: Cli, job: Write, home: Path) -> None:
     """The real program: the first Ctrl-C detaches, and says how to go on."""
     command = [Path(sys.executable).with_name("airflow"), "jobdeploy", "run", job("echo started; exec sleep 300")]

@@ -107,8 +107,9 @@ def test_a_pool_of_several_hosts(cli: Cli, host: str, job: Write, monkeypatch: p
 def test_reap(cli: Cli, job: Write, airflow_db: None) -> None:
     """A live job of a task that this Airflow no longer knows is stopped; one without a task is not."""
     from airflow_jobdeploy import service
+    from airflow_jobdeploy.commands.attending import Notebook
     from airflow_jobdeploy.core.plan import JobKey
-    from airflow_jobdeploy.hooks.jobdeploy import Forgetful, JobDeployHook
+    from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 
     free = cli("run", job("exec sleep 300"), "-d").out.strip()
     assert cli("reap").err == "Every live job has a task that waits for it: nothing to stop.\n"
@@ -116,7 +117,7 @@ def test_reap(cli: Cli, job: Write, airflow_db: None) -> None:
     key = JobKey(deployment="tests", dag_id="gone", run_id="r", task_id="t")
     work = hook.prepare_run({"command": "exec sleep 300", "grace": 1}, key=key, owner="task")
     with hook.get_conn() as workers:
-        orphan = service.submit(work, workers, intents=Forgetful(), epoch={}, say=print).handle.job_id
+        orphan = service.submit(work, workers, intents=Notebook(), epoch={}, say=print).handle.job_id
     done = cli("reap")
     assert done.code == 0
     assert done.err == f"Job {orphan} is told to stop: its task is over.\n"
