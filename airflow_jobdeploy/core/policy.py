@@ -221,7 +221,7 @@ def after_end(state: JobState, recovery: Recovery, *, preemptions: int, retries:
     if not _is_worth_another(state, recovery):
         return end(why="")
     if retries >= recovery.retry_max:
-        return end(why=f"it was tried again {retries} times, which is its most")
+        return end(why=f"it was tried again {_times(retries)}, which is its most")
     why = f"tried again for its cause ({state.reason}), {retries + 1} of {recovery.retry_max}"
     return Sequel(
         again=True,
@@ -239,10 +239,14 @@ def _after_preemption(state: JobState, recovery: Recovery, preemptions: int, ret
         return end(why=f"on_preemption: {recovery.on_preemption}")
     most = recovery.max_preemptions
     if most is not None and preemptions >= most:
-        return end(why=f"it was preempted {preemptions + 1} times, more than its {most}")
+        return end(why=f"it was preempted {_times(preemptions + 1)}, and may be resumed {_times(most)}")
     why = f"goes on from its checkpoint, preemption {preemptions + 1}" + (f" of {most}" if most is not None else "")
     lost = state.reason == Reason.WORKER_LOST
     return Sequel(again=True, why=why, preemptions=preemptions + 1, retries=retries, elsewhere=lost)
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once"}.get(count, f"{count} times")
 
 
 def _is_worth_another(state: JobState, recovery: Recovery) -> bool:
