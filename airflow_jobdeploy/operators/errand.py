@@ -13,10 +13,11 @@ another attempt follows an end, in core/policy.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
@@ -31,14 +32,30 @@ from airflow_jobdeploy.triggers.events import Followed, JobEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
 from airflow_jobdeploy.triggers.job import CHECKPOINT, DEFERRED_BY, JobTrigger, untold
 
-if TYPE_CHECKING:
-    from airflow_jobdeploy.operators.waiting import SubmittingOperator
+
+class Task(Protocol):
+    """What an errand needs of its operator."""
+
+    deferrable: bool
+    poll_interval: float | None
+    do_xcom_push: bool
+    execution_timeout: timedelta | None
+
+    @property
+    def log(self) -> Any: ...
+
+    @property
+    def goal(self) -> Sequence[str]: ...
+
+    def work(self, context: Mapping[str, Any]) -> Work | None: ...
+
+    def defer(self, *, trigger: Any, method_name: str, timeout: timedelta | int | float | None) -> NoReturn: ...
 
 
 class Errand:
     """One process' part in a task: from `run` or `resume` to the handle, an error, or a deferral."""
 
-    def __init__(self, task: SubmittingOperator, context: Mapping[str, Any], *, intent_key: str) -> None:
+    def __init__(self, task: Task, context: Mapping[str, Any], *, intent_key: str) -> None:
         self._task = task
         self._context = context
         self._intents = runtime.StateStore(context, intent_key)

@@ -9,11 +9,12 @@ stop, preempt, status, find, current, jobs; raise_for turns an end into the erro
 from __future__ import annotations
 
 from airflow_jobdeploy.service.asking import current, find, jobs, preempt, raise_for, status, stop
+from airflow_jobdeploy.service.follower import Follower, Update
 from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
 from airflow_jobdeploy.service.preparing import Work, prepare_build, prepare_run, prepare_up
 from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit, submit_again
 from airflow_jobdeploy.service.watcher import Subscription, Watcher
-from airflow_jobdeploy.service.watching import Follower, Update, Watch
+from airflow_jobdeploy.service.watching import Watch
 from airflow_jobdeploy.service.workers import Workers
 
 __all__ = [

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
-from airflow_jobdeploy.service.watching import Follower, Update, Watch
+from airflow_jobdeploy.service.follower import Follower, Update
+from airflow_jobdeploy.service.watching import Watch
 from airflow_jobdeploy.service.workers import Workers
 
 Say = Callable[[str], None]

@@ -13,7 +13,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.service.watching import Chore, Follower, Watch
+from airflow_jobdeploy.service.follower import Follower
+from airflow_jobdeploy.service.watching import Chore, Watch
 
 log = logging.getLogger(__name__)
 
