@@ -13,6 +13,7 @@ Pythons too old for the runner read this file to say so, hence neither __future_
 # ruff: noqa: I002
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -108,18 +109,35 @@ def _write(path: str, data: bytes) -> None:
         os.fsync(file.fileno())  # after a power cut a published folder must not hold empty modules
 
 
+def hold(place: str) -> bool:
+    """Is the runner there? Then it stays while this process lives: it is as good as new, and locked (collect.py)."""
+    try:
+        fd = os.open(place, os.O_RDONLY)  # never closed
+        try:
+            os.utime(place)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False  # somebody is removing it at this moment
+        except OSError:
+            pass  # a filesystem that is read-only or has no locks: nobody can collect there, either
+        return os.path.samestat(os.fstat(fd), os.stat(place))
+    except OSError:
+        return False
+
+
 def _prepare(order: dict) -> str:
     """Answer the client's order; the folder to import the runner from."""
     _check_python()
     root = os.path.abspath(os.path.expanduser(order["root"]))
     place = os.path.join(root, "runner", order["digest"])
     _own_directory(root)
-    have = os.path.isdir(place)
+    have = hold(place)
     _send({"ok": True, "have": have, "root": root, "python": sys.version.split()[0]})
     if not have:
         bundle = _receive(order["size"], order["raw_size"], order["digest"])
         _own_directory(os.path.dirname(place))
         _publish(bundle, place)
+        hold(place)
         _send({"ok": True})
     sys.path.insert(0, place)
     return root

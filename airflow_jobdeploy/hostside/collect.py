@@ -1,12 +1,14 @@
-"""Old jobs go: a directory is removed when it has ended longer ago than its own `keep_for`.
+"""What is old goes: jobs, resources, and runners of other releases.
 
-Never one that is active, or whose resource is: a resource is active until a `down` of it has succeeded. Never one of
-a newer layout, of another machine (each has its own folder), or that cannot be read. Done at most once an hour, in a
-process of its own, by whichever session comes along.
+A job's directory is removed when it has ended longer ago than its own `keep_for`. Never one that is active, or whose
+resource is: a resource is active until a `down` of it has succeeded. Never one of a newer layout, of another machine
+(each has its own folder), or that cannot be read. Done at most once an hour, in a process of its own, by whichever
+session comes along.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from typing import Optional
@@ -17,6 +19,8 @@ from airflow_jobdeploy.hostside.layout import HostPaths
 
 #: Between two looks, in seconds.
 EVERY_S = 3600.0
+#: How long a runner is kept that nobody uses, in seconds: to send it again costs a moment.
+RUNNER_S = 7 * 86400.0
 
 
 def in_background(host: HostPaths) -> None:
@@ -64,6 +68,8 @@ def collect(host: HostPaths) -> int:
     for name in _names(host.resources):
         if layout.is_name(name):
             _collect_resource(host, name)
+    for name in _names(host.runners):
+        _collect_runner(host, os.path.join(host.runners, name))
     return removed
 
 
@@ -112,6 +118,22 @@ def _collect_resource(host: HostPaths, name: str) -> None:
             retire(host, host.resource(name).dir)
     except (files.Damaged, NewerLayout, KeyError, TypeError, ValueError, OSError):
         return
+
+
+def _collect_runner(host: HostPaths, path: str) -> None:
+    """Sessions and supervisors hold a lock on the runner that they import from (bootstrap.hold)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - os.fstat(fd).st_mtime > RUNNER_S:
+            retire(host, path)
+    except OSError:
+        return  # in use, perhaps by another machine, or on a filesystem that cannot tell: it stays
+    finally:
+        os.close(fd)
 
 
 def host_has(host: HostPaths, job: str) -> bool:

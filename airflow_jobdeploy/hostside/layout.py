@@ -66,6 +66,8 @@ class HostPaths:
 
     def __init__(self, root: str, machine: str) -> None:
         self.root = root
+        #: A folder for each release of the runner that was sent here, named by its digest (bootstrap.py).
+        self.runners = os.path.join(root, "runner")
         self.machine = machine
         self.host = os.path.join(root, "hosts", checked_name(machine))
         self.jobs = os.path.join(self.host, "jobs")

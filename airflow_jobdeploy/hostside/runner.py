@@ -10,7 +10,7 @@ import os
 import sys
 from typing import List
 
-from airflow_jobdeploy.hostside import layout
+from airflow_jobdeploy.hostside import bootstrap, layout
 from airflow_jobdeploy.hostside.jobdir import Job
 
 
@@ -32,6 +32,7 @@ def _supervise(job: Job) -> int:
     if os.fork():
         os._exit(0)
     os.chdir("/")
+    bootstrap.hold(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     # Each role imports its own: a supervisor starts sooner without what serve needs, and a host may have many.
     from airflow_jobdeploy.hostside import supervise
 
