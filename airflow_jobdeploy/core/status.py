@@ -91,6 +91,8 @@ class JobState:
     #: Evidence behind the verdict, as the host gave it.
     facts: Mapping[str, Any] = field(default_factory=dict)
     machine: str = ""
+    #: Seconds that the job has between its stop signal and KILL.
+    grace_s: float = 10.0
     #: {"job_id", "attempt", "worker"} of the attempt that has taken this one's place.
     moved_to: Mapping[str, Any] | None = None
 

@@ -138,6 +138,7 @@ def _base(job: Job) -> Dict[str, Any]:
         "usage": {},
         "facts": {},
         "moved_to": moves.moved_to(job),
+        "grace_s": (plan.get("limits") or {}).get("grace_s", 10.0),
     }
 
 

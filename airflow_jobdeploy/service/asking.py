@@ -125,7 +125,7 @@ def stop(workers: Workers, handle: JobHandle, *, reason: str, by: str, wait_s: f
 def stopped(backend: Backend, job_id: str, reason: str, by: str, interrupted: Callable[[], bool]) -> JobState:
     """Stop a job and see it ended. WorkerError when it does not end."""
     state = backend.stop(job_id, reason=reason, by=by)
-    limit = float(state.facts.get("grace_s", 10.0)) + STOP_MARGIN_S
+    limit = state.grace_s + STOP_MARGIN_S
     state = _until_over(backend, job_id, state, time.monotonic() + limit, interrupted)
     if not is_over(state):
         raise WorkerError(f"job {job_id} was told to stop and is still {state.status} after {duration(limit)}")

@@ -89,6 +89,7 @@ class MemoryJob:
             "history": [{"status": s, "reason": r, "ago_s": now - at} for at, s, r in self._history],
             "machine": self._host.machine,
             "moved_to": self.moved_to,
+            "grace_s": self.plan.limits.grace_s,
             **self._end,
         }
         return JobState.from_wire(json.loads(json.dumps(data)))
