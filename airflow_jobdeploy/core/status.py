@@ -243,7 +243,7 @@ def _yet(state: JobState) -> str:
 
 
 def _for(seconds: float | None) -> str:
-    return f" for {duration(seconds)}" if seconds is not None else ""
+    return f" for {duration(seconds)}" if seconds is not None and seconds >= 1 else ""
 
 
 def _in_step(state: JobState) -> str:

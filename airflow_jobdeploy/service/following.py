@@ -89,7 +89,7 @@ def narrated(state: JobState) -> str:
     """What a change to `state` is worth telling while it is being followed; its end is told by the caller."""
     if state.status.is_finished:
         return ""
-    return f"{state.status}{f' ({state.reason})' if state.reason else ''}: {state.message}"
+    return f"{state.status} ({state.reason}): {state.message}" if state.reason else state.message
 
 
 def handle_state(handle: JobHandle) -> JobState:
