@@ -285,6 +285,8 @@ class ParamikoChannel:
         self._fd = channel.fileno()  # readable when stdout or stderr has something, or at the end
 
     def wait(self, timeout_s: float, wake: int | None = None) -> bool:
+        if self._channel.recv_ready():  # while much is coming: no system call, at which another thread takes the GIL
+            return True
         deadline = _Deadline(timeout_s)
         while True:
             ready = _readable([self._fd, *([wake] if wake is not None else [])], deadline.left_s)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import airflow_jobdeploy
+from airflow_jobdeploy.backends import arriving
 from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk, WorkerFacts
 from airflow_jobdeploy.backends.channel import ChannelRefused, Client, LocalClient
 from airflow_jobdeploy.backends.session import IDLE_S, Refusal, Session
@@ -93,6 +94,8 @@ class HostedBackend:
         self._facts: WorkerFacts | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._seen: dict[str, str] = {}
+        #: The manifest that was asked for last: its job, its files by path.
+        self._listed: tuple[str, dict[str, ArtifactFile]] = ("", {})
         self._waker = Waker()
 
     # -- the worker ----------------------------------------------------------------------------------------------
@@ -238,10 +241,15 @@ class HostedBackend:
     def manifest(self, job_id: str) -> list[ArtifactFile]:
         files = self._session().request("manifest", job=job_id)["files"]
         fields = ArtifactFile.__dataclass_fields__
-        return [ArtifactFile(**{key: file[key] for key in fields if key in file}) for file in files]
+        found = [ArtifactFile(**{key: file[key] for key in fields if key in file}) for file in files]
+        self._listed = job_id, {file.path: file for file in found}
+        return found
 
     def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
-        known = {file.path: file for file in self.manifest(job_id)}
+        # Who fetches has asked for the manifest just before: 5,000 files are listed once.
+        known = self._listed[1] if self._listed[0] == job_id else {}
+        if not known.keys() >= set(paths):
+            known = {file.path: file for file in self.manifest(job_id)}
         if missing := [path for path in paths if path not in known]:
             hint = nearest(missing[0], known)
             raise WorkerError(f"{self.worker}: job {job_id} has no output file {missing[0]!r}.{hint}")
@@ -254,12 +262,10 @@ class HostedBackend:
         session = self._take_transfer()
         try:
             _, pieces = session.request_bytes("get", job=job_id, paths=paths)
-            stream = _PieceReader(pieces)
-            with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as tar:
-                for member in tar:
-                    content = tar.extractfile(member)
-                    if content is not None and member.name in known:
-                        yield known[member.name], content
+            stream = arriving.Pieces(pieces)
+            for name, content in arriving.files(stream):
+                if name in known:
+                    yield known[name], cast("IO[bytes]", content)
             stream.drain()
         except tarfile.TarError as error:
             raise StagingError(f"the files of job {job_id} arrived damaged from {self.worker}: {error}") from error
@@ -353,29 +359,6 @@ class HostedBackend:
         self._transfers = []
         self._subscribed = frozenset()
         self._single = False
-
-
-class _PieceReader:
-    """The pieces of a stream as a file to read from."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = bytearray()
-
-    def read(self, size: int) -> bytes:
-        while len(self._rest) < size:
-            piece = next(self._pieces, b"")
-            if not piece:
-                break
-            self._rest += piece
-        data = bytes(self._rest[:size])
-        del self._rest[:size]
-        return data
-
-    def drain(self) -> None:
-        """To the end, so that the session is free again."""
-        for _ in self._pieces:
-            pass
 
 
 def local_backend(*, root: str | os.PathLike[str] = DEFAULT_ROOT, machine: str | None = None) -> HostedBackend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Tuple, cast
 
 from airflow_jobdeploy.hostside.finish import open_inside
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import tarfile
 
 _CHUNK = 1024 * 1024
+_BLOCK = 512
+#: name, mode, uid, gid, size, mtime, checksum, type, link, magic, version, the rest.
+_USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s247s")
 
 
 class BadArchive(Exception):
@@ -168,28 +172,40 @@ class _Pieces:
 
 def check_files(output: str, paths: List[str]) -> None:
     """Every path is a regular file inside `output`; OSError naming the first that is not."""
+    top = _top(output)
     for path in paths:
-        with _opened(output, path):
+        with _opened(top, path):
             pass
 
 
 def send_files(output: str, paths: List[str], give: Callable[[bytes], None]) -> None:
     """Write the files as an uncompressed tar stream, in order. OSError in the middle when one vanishes."""
-    import tarfile
-
-    # The headers are tarfile's; its own writing copies each byte four times, in pieces of 16 KiB.
-    out = _Pieces(give)
+    # Not by tarfile: it copies each byte four times, in pieces of 16 KiB, and takes 50 us for a header.
+    out, top = _Pieces(give), _top(output)
     for path in paths:
-        with _opened(output, path) as file:
+        with _opened(top, path) as file:
             found = os.fstat(file.fileno())
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode, entry.mtime = found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)
-            out.add(entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-            for piece in _steady(file, entry.size):
+            out.add(_header(path, found))
+            for piece in _steady(file, found.st_size):
                 out.add(piece)
-            out.add(bytes(-entry.size % tarfile.BLOCKSIZE))
-    out.add(bytes(2 * tarfile.BLOCKSIZE))
+            out.add(bytes(-found.st_size % _BLOCK))
+    out.add(bytes(2 * _BLOCK))
     out.flush()
+
+
+def _header(path: str, found: os.stat_result) -> bytes:
+    """A header of POSIX.1-2017 (pax, "ustar Interchange Format"); by tarfile where a plain one cannot hold it."""
+    size, mode, mtime = found.st_size, stat.S_IMODE(found.st_mode), int(found.st_mtime)
+    if len(path) > 99 or not path.isascii() or size >= 8**11 or not 0 <= mtime < 8**11:
+        import tarfile
+
+        entry = tarfile.TarInfo(path)
+        entry.size, entry.mode, entry.mtime = size, mode, mtime
+        return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    zero = b"%07o\0" % 0
+    fields = (path.encode(), b"%07o\0" % mode, zero, zero, b"%011o\0" % size, b"%011o\0" % mtime)
+    head = _USTAR.pack(*fields, b" " * 8, b"0", b"", b"ustar\0", b"00", b"")
+    return head[:148] + b"%06o\0 " % sum(head) + head[156:]
 
 
 def _steady(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -200,13 +216,16 @@ def _steady(file: IO[bytes], size: int) -> Iterator[bytes]:
         size -= wanted
 
 
-def _opened(output: str, path: str) -> Any:
+def _top(output: str) -> str:
+    """The output directory; only what lies above it is resolved: a job may have put a link in place of it."""
+    return os.path.join(os.path.realpath(os.path.dirname(output)), os.path.basename(output))
+
+
+def _opened(top: str, path: str) -> Any:
     parts = path.split("/")
     if path.startswith("/") or ".." in parts or "\0" in path or not path:
         raise OSError(errno.EINVAL, "not a path below the output directory", path)
     try:
-        # Only what lies above is resolved: a job may have put a link in place of the directory itself.
-        top = os.path.join(os.path.realpath(os.path.dirname(output)), os.path.basename(output))
         return open_inside(top, os.path.join(top, path))
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), path) from None
