@@ -6,8 +6,10 @@ import random
 import socket
 from collections.abc import Iterator
 
+from airflow_jobdeploy.backends.proxy import ProxyFailed
 from airflow_jobdeploy.errors import WorkerUnreachable
 
+_BUSY = ("protocol banner", "kex_exchange_identification")
 _NOLOGIN = ("not available", "nologin", "sftp connections only")
 
 
@@ -25,7 +27,8 @@ def is_busy(error: Exception, after_s: float = 0.0) -> bool:
     """
     if after_s > 5.0:
         return False
-    return isinstance(error, ConnectionResetError | EOFError) or "protocol banner" in str(error)
+    said = str(error)  # the last: what ssh says when a jump host's sshd drops it
+    return isinstance(error, ConnectionResetError | EOFError) or any(sign in said for sign in _BUSY)
 
 
 def busy_pauses_s() -> Iterator[float]:
@@ -54,6 +57,8 @@ def _advice(error: Exception, said: str) -> str:
         )
     if isinstance(error, paramiko.AuthenticationException | paramiko.PasswordRequiredException):
         return "Check the connection's login, key_file, private_key, private_key_passphrase and password."
+    if isinstance(error, ProxyFailed):
+        return "Run that command by hand, as the account that runs Airflow's workers and triggerer, until it connects."
     if isinstance(error, socket.gaierror):
         return "The name is unknown here: check the connection's host."
     if is_busy(error):

@@ -7,11 +7,14 @@ ProxyCommand that OpenSSH itself would run.
 
 from __future__ import annotations
 
+import os
+import pwd
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_jobdeploy.backends import proxy
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.channel import Client, LocalClient, ParamikoClient
 from airflow_jobdeploy.backends.hosted import HostedBackend
@@ -61,10 +64,18 @@ def _open(worker: Worker) -> paramiko.SSHClient:
     if not (hook.disabled_algorithms or hook.ciphers):  # else whoever made the connection has chosen
         hook.disabled_algorithms = {"ciphers": _SLOW_CIPHERS}
         try:
-            return hook.get_conn()
+            return _connected(hook)
         except paramiko.ssh_exception.IncompatiblePeer:
             hook.disabled_algorithms = None
-    return hook.get_conn()
+    return _connected(hook)
+
+
+def _connected(hook: Any) -> paramiko.SSHClient:
+    if not hook.host_proxy_cmd:
+        return hook.get_conn()
+    with proxy.through(hook.host_proxy_cmd) as stream:
+        hook.host_proxy = stream  # in place of paramiko's ProxyCommand
+        return hook.get_conn()
 
 
 def ssh_hook(worker: Worker) -> Any:
@@ -91,7 +102,7 @@ def ssh_hook(worker: Worker) -> Any:
 
 def proxy_command(host: str, port: int, config: Path | None = None) -> str | None:
     """The command that goes through the ProxyJump of ~/.ssh/config, or None when it names none for this host."""
-    config = config or Path("~/.ssh/config").expanduser()
+    config = config or Path("~/.ssh/config").expanduser()  # where the hook looks: in $HOME
     if not config.is_file():
         return None
     import paramiko
@@ -103,7 +114,10 @@ def proxy_command(host: str, port: int, config: Path | None = None) -> str | Non
     through = ["-J", ",".join(before)] if before else []
     last, _, jump_port = last.partition(":")
     at_port = ["-p", jump_port] if jump_port else []
-    return shlex.join(["ssh", "-o", "BatchMode=yes", "-W", f"{host}:{port}", *through, *at_port, last])
+    # ssh itself looks in the home of the account, whatever $HOME says.
+    reads_it = config == Path(pwd.getpwuid(os.getuid()).pw_dir, ".ssh", "config")
+    which = [] if reads_it else ["-F", str(config)]
+    return shlex.join(["ssh", *which, "-o", "BatchMode=yes", "-W", f"{host}:{port}", *through, *at_port, last])
 
 
 def endpoint(pool_name: str, worker_name: str) -> tuple[object, ...]:

@@ -122,13 +122,14 @@ def test_the_test_button_says_what_is_wrong(connection: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "command"),
     [
-        ("Host gpu\n  ProxyJump bastion\n", "ssh -o BatchMode=yes -W gpu:2222 bastion"),
-        ("Host gpu\n  ProxyJump me@a:22,b:2200\n", "ssh -o BatchMode=yes -W gpu:2222 -J me@a:22 -p 2200 b"),
+        ("Host gpu\n  ProxyJump bastion\n", "-o BatchMode=yes -W gpu:2222 bastion"),
+        ("Host gpu\n  ProxyJump me@a:22,b:2200\n", "-o BatchMode=yes -W gpu:2222 -J me@a:22 -p 2200 b"),
         ("Host gpu\n  ProxyJump none\n", None),
         ("Host other\n  ProxyJump bastion\n", None),
     ],
 )
 def test_a_jump_host_of_the_ssh_config(config: str, command: str | None, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(config)
-    assert proxy_command("gpu", 2222, tmp_path / "config") == command
+    through = command and f"ssh -F {tmp_path / 'config'} {command}"
+    assert proxy_command("gpu", 2222, tmp_path / "config") == through
     assert proxy_command("gpu", 2222, tmp_path / "missing") is None

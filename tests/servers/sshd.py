@@ -176,11 +176,13 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 
 @contextlib.contextmanager
-def temporary_user(shell: str, home: Path) -> Iterator[str]:
-    """An account with this login shell (root only); gone afterwards, with its processes."""
+def temporary_user(shell: str, home: Path, password: str = "") -> Iterator[str]:
+    """An account with this login shell (root only); gone afterwards, with its processes. No password: by key only."""
     name = "jdt" + secrets.token_hex(4)
     # useradd gives up at once while another one holds its lock.
     _account(["useradd", "-M", "-d", str(home), "-s", shell, "-p", "*", name])
+    if password:  # by stdin, and hashed without PAM, which containers may not have set up
+        _account(["chpasswd", "-c", "SHA512"], f"{name}:{password}\n")
     shutil.chown(home, name, name)
     uid = pwd.getpwnam(name).pw_uid
     try:
@@ -191,9 +193,10 @@ def temporary_user(shell: str, home: Path) -> Iterator[str]:
         _account(["userdel", "-f", name])  # a killed process counts as a user of it until it is reaped
 
 
-def _account(command: list[str]) -> None:
+def _account(command: list[str], told: str = "") -> None:
+    argv = [_program(command[0]), *command[1:]]
     for _ in range(50):
-        done = subprocess.run([_program(command[0]), *command[1:]], capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, input=told, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
         if "lock" not in done.stderr:
