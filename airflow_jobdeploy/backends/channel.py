@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -228,6 +229,7 @@ class ParamikoClient:
                 with connecting(self.name):
                     return connect()
             except errors as error:
+                _close_half_made(error)
                 if pause_s is None or not trouble.is_busy(error, time.monotonic() - began):
                     raise trouble.unreachable(self.name, error) from error
                 time.sleep(pause_s)  # nothing tells when the sshd has room again
@@ -253,6 +255,19 @@ class ParamikoClient:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _close_half_made(error: Exception) -> None:
+    """Close what a failed connect left open: paramiko's client keeps it in a thread, and sshd for two minutes.
+
+    A refused host key or password, again and again, would else use up the connections that sshd lets wait.
+    """
+    import paramiko
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in list(frame.f_locals.values()):
+            if isinstance(value, paramiko.Transport):
+                value.close()
 
 
 @contextlib.contextmanager

@@ -56,7 +56,10 @@ def login_path(host: HostPaths, shell: str, env: Dict[str, str]) -> str:
     if cached.get("shell") == shell and 0 <= time.time() - cached.get("asked", 0) < _CACHE_S:
         return str(cached["path"])
     path = _ask(shell, env) or DEFAULT_PATH
-    files.write_json(host.login, {"shell": shell, "path": path, "asked": time.time()})
+    try:
+        files.write_json(host.login, {"shell": shell, "path": path, "asked": time.time()})
+    except OSError:  # full or read-only: the next session asks again
+        pass
     return path
 
 

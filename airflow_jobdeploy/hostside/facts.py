@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import sys
@@ -60,6 +61,10 @@ def _locks_work(host: HostPaths) -> bool:
     lock = files.Lock(path)
     try:
         return lock.take() and files.is_locked(path) is True
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise
+        return True  # cannot be tried now; what runs here can still be read
     finally:
         lock.release()
         files.forget_file(path)
@@ -137,4 +142,7 @@ def sweep_stale(host: HostPaths) -> None:
             except OSError:
                 continue
             if old:
-                retire(host, path)
+                try:
+                    retire(host, path)
+                except OSError:  # read-only: a later session will do it
+                    return

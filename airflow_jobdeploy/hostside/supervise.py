@@ -87,7 +87,21 @@ class Supervisor:
         outcome = self._outcome()
         self.state["outcome"] = outcome
         self._enter("finishing", self.state["status"], self.state["reason"])
-        finish.finish(self.job, self.state, outcome)
+        self._write_down(outcome)
+
+    def _write_down(self, outcome: Dict[str, Any]) -> None:
+        """Write the exit record, for as long as that takes: nobody else knows how it ended."""
+        pause_s = _TICK_S
+        while True:
+            try:
+                finish.finish(self.job, self.state, outcome)
+            except OSError:
+                if not self.job.exists:
+                    raise
+                self.home.wait(pause_s)  # the disk has become read-only, say: nothing tells when it is mended
+                pause_s = min(_SLOWEST_TICK_S, pause_s * 2)
+            else:
+                return
 
     def _attempt(self) -> None:
         nothing = takedown.nothing_to_do(self.job.host, self.plan)

@@ -109,5 +109,6 @@ def _wake(job: Job) -> bool:
     pid = state.get("pid")
     if pid is not None and process.is_alive(pid, state.get("pid_start")):
         os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)  # somebody may have stopped it
         return True
     return False

@@ -63,6 +63,7 @@ mount -t tmpfs -o mode=755 tmpfs /home
 mkdir /home/{USER}
 mount --bind /mnt/home /home/{USER}
 mount -t tmpfs -o mode=1777,size=64m tmpfs /tmp
+mount -t tmpfs -o mode=1777,size=16m tmpfs /dev/shm
 hostname "$2"
 /usr/sbin/sshd -E /mnt/sshd.log
 while :; do sleep 3600 & wait $!; done
@@ -109,7 +110,8 @@ class Host:
 
     dir: Path
     home_bytes: int = 48 * MIB
-    config: str = _CONFIG
+    #: How far its clock is off, in seconds, with a sign: "+3600". Needs libfaketime: mark the test with `faketime`.
+    clock: str = ""
     _slot: _Slot = field(default_factory=_Slot)
     _init: subprocess.Popen[bytes] | None = None
 
@@ -127,18 +129,15 @@ class Host:
         ssh = self.dir / "etc" / "ssh"
         ssh.mkdir(parents=True)
         self.home.mkdir()
-        _do(
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            f"size={self.home_bytes},mode=700,uid={UID},gid={UID}",
-            self.name,
-            str(self.home),
-        )
+        size = f"size={self.home_bytes},mode=700,uid={UID},gid={UID}"
+        _do("mount", "-t", "tmpfs", "-o", size, self.name, str(self.home))
+        if self.clock:
+            [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+            (self.dir / "etc" / "ld.so.preload").write_text(f"{library}\n")
+            (self.dir / "etc" / "faketimerc").write_text(f"{self.clock}\n")
         (self.dir / "etc" / "machine-id").write_text(os.urandom(16).hex() + "\n")
         self.new_host_key()
-        self.new_user_key()
+        self.user_key = self.new_user_key()
         self.write_config()
         _do("ip", "netns", "add", self.name)
         _do("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
@@ -216,13 +215,18 @@ class Host:
 
     def run(self, command: str, *, user: str = USER) -> str:
         """Run sh text on the host; what it printed."""
-        first = self.first_process()
-        spaces = ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p"]
-        switch = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"] if user == USER else []
+        spaces = ["nsenter", "-t", str(self.first_process()), "-m", "-u", "-i", "-n", "-p"]
+        account = ["-S", str(UID), "-G", str(UID)] if user == USER else []
+        surroundings = ["env", "-i", f"HOME=/home/{USER}", "PATH=/usr/bin:/bin:/usr/sbin"]
+        return _do(*spaces, *account, *surroundings, "sh", "-c", command).stdout
+
+    def protect(self) -> None:
+        """The home becomes read-only for whoever opens a file from now on."""
         home = f"/home/{USER}"
-        return _do(
-            *spaces, *switch, "env", "-i", f"HOME={home}", "PATH=/usr/bin:/bin:/usr/sbin", "sh", "-c", command
-        ).stdout
+        self.run(f"mount --bind {home} {home} && mount -o remount,bind,ro {home}", user="root")
+
+    def unprotect(self) -> None:
+        self.run(f"umount --lazy /home/{USER}", user="root")
 
     # -- network ---------------------------------------------------------------------------------------------------
 
@@ -255,7 +259,7 @@ class Host:
 
     def new_user_key(self) -> Path:
         """Made anew; the old one is let in no more from the next start of the sshd."""
-        key = self.dir / "user_key"
+        key = self.dir / f"user_key-{secrets.token_hex(3)}"
         self._new_key(key)
         shutil.copy(f"{key}.pub", self.dir / "etc" / "ssh" / "jobdeploy_authorized_keys")
         (self.dir / "etc" / "ssh" / "jobdeploy_authorized_keys").chmod(0o644)
@@ -269,7 +273,7 @@ class Host:
     def write_config(self, **options: object) -> None:
         """Lines of sshd_config(5), above those that we need; in force from the next start."""
         lines = "".join(f"{name} {value}\n" for name, value in options.items())
-        (self.dir / "etc" / "ssh" / "sshd_config").write_text(lines + self.config)
+        (self.dir / "etc" / "ssh" / "sshd_config").write_text(lines + _CONFIG)
 
     def restart_sshd(self) -> None:
         """Ends the listener and its sessions, and starts it with the present files."""

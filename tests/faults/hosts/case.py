@@ -18,7 +18,8 @@ from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.spec import load_spec
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
-from airflow_jobdeploy.service.watching import Follower, Update, Watch
+from airflow_jobdeploy.service.follower import Follower, Update
+from airflow_jobdeploy.service.watching import Watch
 from tests.servers import kernel
 from tests.servers.netns import UID, USER, Host
 from tests.servers.wire import Way
@@ -197,7 +198,10 @@ class Case:
 
     def bytes_lost(self, following: Following) -> int:
         """Bytes of the log on the host that were not told; none may be told twice."""
-        there = Counter((self.job_dir() / "log").read_bytes().splitlines(keepends=True))
+        log = (self.job_dir() / "log").read_bytes()
+        if not log.endswith(b"\n"):
+            log += b"\n"  # a last line without an end is given one
+        there = Counter(log.splitlines(keepends=True))
         told = Counter(following.text.encode().splitlines(keepends=True))
         twice = told - there
         assert not twice, f"told and not there, or twice: {list(twice)[:3]}"
@@ -219,7 +223,7 @@ class Case:
 
 def case(host: Host, **options: Any) -> Case:
     """A case on the direct way to a host."""
-    way = Way(host.address, host.dir / "user_key", host.host_key(), USER)
+    way = Way(host.address, host.user_key, host.host_key(), USER)
     return Case(host=host, way=way, **options)
 
 
