@@ -25,7 +25,7 @@ WIDTH = 8
 @contextlib.contextmanager
 def connecting(worker: str, width: int = WIDTH) -> Iterator[None]:
     """Hold one of `width` places while a connection to `worker` is made."""
-    with _place(_directory() / hashlib.sha256(worker.encode()).hexdigest()[:20], width):
+    with _place(own_directory() / hashlib.sha256(worker.encode()).hexdigest()[:20], width):
         yield
 
 
@@ -58,8 +58,11 @@ def _first_free(directory: Path, width: int) -> int | None:
     return None
 
 
-def _directory() -> Path:
-    """A directory of this account alone below the temporary one. WorkerError when somebody else made it."""
+def own_directory() -> Path:
+    """A directory of this account alone below the temporary one, for what its processes have to agree on.
+
+    WorkerError when somebody else made it.
+    """
     path = Path(tempfile.gettempdir()) / f"jobdeploy-connect-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()

@@ -1,18 +1,25 @@
 """The reaper: a live job whose task is over, and for which nobody waits, is stopped.
 
 It is what is left when `on_kill` could not act: the triggerer was down, a process was killed, Airflow could
-not be asked. A watcher does it on connect and every minute; `airflow jobdeploy reap` by hand. Only jobs of
-this deployment whose record says `owner: task` are looked at, and those that somebody follows here are not.
+not be asked. A watcher does it on connect and every minute; a task that comes by the worker does it when nobody of
+its machine has within a minute; `airflow jobdeploy reap` by hand. Only jobs of this deployment whose record says
+`owner: task` are looked at, and those that somebody follows here are not.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import logging
+import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import IO, Any
 
 from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.backends.gate import own_directory
 from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.policy import GONE, reaping
 from airflow_jobdeploy.hooks import runtime
@@ -27,10 +34,16 @@ AskStates = Callable[[str, list[str]], Mapping[str, Mapping[str, Any]]]
 class Reaper:
     """One worker's reaper: a chore of its watcher. Remembers whom it suspects from one look to the next."""
 
-    def __init__(self, ask: AskStates = runtime.states_of_runs, deployment: Callable[[], str] = deployment_id) -> None:
+    def __init__(
+        self,
+        ask: AskStates = runtime.states_of_runs,
+        deployment: Callable[[], str] = deployment_id,
+        suspects: Iterable[str] = (),
+    ) -> None:
         self._ask = ask
         self._deployment = deployment
-        self._suspects: frozenset[str] = frozenset()
+        #: Jobs whose owner seemed gone at the last look.
+        self.suspects = frozenset(suspects)
 
     def __call__(self, backend: Backend, followed: frozenset[str]) -> list[str]:
         """Look once; the ids of the jobs that were told to stop. When Airflow cannot be asked, none."""
@@ -40,8 +53,8 @@ class Reaper:
         except runtime.CANNOT_ASK as error:
             log.warning("Airflow cannot be asked for the owners of live jobs (%s); looking again later.", error)
             return []
-        found = reaping(owners, self._suspects)
-        self._suspects = found.suspects
+        found = reaping(owners, self.suspects)
+        self.suspects = found.suspects
         for job_id, why in found.stop.items():
             log.warning("Stopping job %s of %s: %s.", job_id, keys[job_id], why)
             backend.stop(job_id, reason=why, by="the reaper")
@@ -80,3 +93,47 @@ def reap(backends: Iterable[Backend]) -> list[str]:
         reaper = Reaper(runtime.states_in_database)
         stopped += reaper(backend, frozenset()) + reaper(backend, frozenset())
     return stopped
+
+
+#: How long a look from a task counts for the other tasks of the machine, in seconds.
+LOOK_EVERY_S = 60.0
+
+
+def reap_in_passing(
+    backend: Backend,
+    followed: frozenset[str],
+    ask: AskStates = runtime.states_of_runs,
+    deployment: Callable[[], str] = deployment_id,
+) -> list[str]:
+    """Look from a task that has come to a worker anyway; the ids of the jobs that were told to stop.
+
+    A task that is marked failed after it deferred and before its trigger began gets no `on_kill` from anybody, and
+    where no other job is followed on its worker no triggerer comes to look. So tasks do, one a minute for all of the
+    machine: 500 that come at once cost one look. WorkerError when the worker cannot be asked.
+    """
+    # Not by the name of the deployment: to look that up would cost each task a question to Airflow.
+    mine = f"{backend.facts().machine} {os.environ.get('AIRFLOW_HOME', '')}"
+    name = hashlib.sha256(mine.encode()).hexdigest()[:20]
+    with (own_directory() / f"reaped-{name}").open("a+") as notes:
+        try:
+            fcntl.flock(notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another task is just looking
+            return []
+        last = _read(notes)
+        if 0 <= time.time() - last["at"] < LOOK_EVERY_S:
+            return []
+        reaper = Reaper(ask, deployment, last["suspects"])
+        stopped = reaper(backend, followed)
+        notes.truncate(0)
+        notes.write(json.dumps({"at": time.time(), "suspects": sorted(reaper.suspects)}))
+        return stopped
+
+
+def _read(notes: IO[str]) -> dict[str, Any]:
+    """What the last look left; nothing where there was none, or it was cut off."""
+    notes.seek(0)
+    try:
+        last = json.loads(notes.read())
+        return {"at": float(last["at"]), "suspects": [str(job_id) for job_id in last["suspects"]]}
+    except (ValueError, KeyError, TypeError):
+        return {"at": 0.0, "suspects": []}

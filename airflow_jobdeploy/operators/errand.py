@@ -26,6 +26,7 @@ from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.errors import JobCancelled, JobDeployError, WorkerError
 from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+from airflow_jobdeploy.hooks.reaping import reap_in_passing
 from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
 from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
@@ -144,6 +145,7 @@ class Errand:
 
     def _wait(self, workers: Workers, handle: JobHandle, *, offset: int, may_defer: bool) -> dict[str, Any]:
         """Follow the job in this process until its end, or until it is handed over (raises TaskDeferred)."""
+        self._reap(workers, handle)
         while True:
             self._handle = handle
             can_defer = may_defer and self._can_defer(workers, handle)
@@ -164,6 +166,15 @@ class Errand:
             if not sequel.again:
                 return self._finish(workers, handle, followed.state)
             handle, offset = self._submitted_again(workers, followed.state, sequel), 0
+
+    def _reap(self, workers: Workers, handle: JobHandle) -> None:
+        """Now that the worker is at hand: end what lost its task and was not told."""
+        if runtime.is_dag_test():  # its runs are in no scheduler's hands
+            return
+        try:
+            reap_in_passing(workers.backend(handle.worker), frozenset([handle.job_id]))
+        except (WorkerError, OSError) as error:
+            self._log.info("Did not look for jobs that have lost their tasks: %s", error)
 
     def _told_to_end(self) -> bool:
         return self._bell is not None and self._bell.rung()

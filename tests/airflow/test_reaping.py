@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from airflow_jobdeploy.backends.hosted import HostedBackend, local_backend
 from airflow_jobdeploy.core.plan import JobKey, Plan, Step, new_uid
-from airflow_jobdeploy.hooks.reaping import Reaper
+from airflow_jobdeploy.hooks.reaping import LOOK_EVERY_S, Reaper, reap_in_passing
 
 SLEEP = (Step(name="job", kind="shell", content="sleep 60"),)
 
@@ -69,3 +71,32 @@ def test_when_airflow_cannot_be_asked_nothing_is_stopped(worker: HostedBackend) 
         raise EOFError("Request socket closed before length")
 
     assert Reaper(ask=silent, deployment=lambda: "mine")(worker, frozenset()) == []
+
+
+@pytest.fixture
+def passing(worker: HostedBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A look from a task; the looks of the machine's tasks are noted in a folder of the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def look(states: dict[str, Any], *, later_s: float = 0.0) -> list[str]:
+        for notes in tmp_path.glob("jobdeploy-connect-*/reaped-*"):
+            last = json.loads(notes.read_text())
+            notes.write_text(json.dumps({**last, "at": last["at"] - later_s}))
+        return reap_in_passing(worker, frozenset(), ask=lambda dag_id, run_ids: states, deployment=lambda: "mine")
+
+    return look
+
+
+def test_a_task_that_comes_by_reaps_once_a_minute_for_its_machine(worker: HostedBackend, passing: Any) -> None:
+    job, mapped = started(worker), started(worker, map_index=3)
+    assert passing({"run 1": {"train": "failed", "train_3": "running"}}) == [job]
+    assert passing({"run 1": {"train": "failed", "train_3": "success"}}) == []
+    later = LOOK_EVERY_S + 1
+    # The first one may still be on its way to its end, and be told again.
+    assert mapped in passing({"run 1": {"train": "failed", "train_3": "success"}}, later_s=later)
+
+
+def test_tasks_tell_each_other_whom_they_suspect(worker: HostedBackend, passing: Any) -> None:
+    job = started(worker)
+    assert passing({}) == []
+    assert passing({}, later_s=LOOK_EVERY_S + 1) == [job]
