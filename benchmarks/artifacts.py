@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -101,7 +100,7 @@ def _shell(lab: Lab, handle: Any, there: str, here: str) -> Callable[[], float]:
         begun = time.perf_counter()
         subprocess.run(f"{command} | {here.format(dest=shlex.quote(str(dest)))}", shell=True, check=True)
         taken = time.perf_counter() - begun
-        assert len(os.listdir(dest)) in (1, _FILES)
+        assert sum(1 for _ in dest.iterdir()) in (1, _FILES)
         return taken
 
     return run

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 from benchmarks.lab import CONN, ROOT, Lab
 from benchmarks.measure import interleaved
@@ -41,7 +42,7 @@ print(json.dumps({"ms": (time.perf_counter() - begun) * 1000, "modules": sorted(
 """
 
 
-def costs(lab: Lab, rounds: int = 7) -> Iterator[Measured]:
+def costs(lab: Lab, rounds: int = 5) -> Iterator[Measured]:
     """Fresh interpreters, warm page cache."""
     ours = _dag_file(
         "airflow_jobdeploy.operators.job", "JobRunOperator", f'job_spec={{"command": "true"}}, worker_pool="{CONN}"'
@@ -50,7 +51,7 @@ def costs(lab: Lab, rounds: int = 7) -> Iterator[Measured]:
     sources = {"import": _IMPORT_OURS, "import_stock": _IMPORT_STOCK, "parse": ours, "parse_stock": stock}
     lab.say(f"{len(sources) * rounds} fresh interpreters")
     _no_heavy_modules(lab)
-    found = interleaved({name: _case(lab.dir, source) for name, source in sources.items()}, rounds)
+    found = interleaved({name: partial(_ms, source) for name, source in sources.items()}, rounds)
     yield Measured(row="import", ours=found["import"], reference=found["import_stock"])
     yield Measured(row="parse", ours=found["parse"], reference=found["parse_stock"])
 
@@ -59,18 +60,17 @@ def _dag_file(module: str, name: str, arguments: str) -> str:
     return _DAG.format(module=module, name=name, arguments=arguments, count=_TASKS)
 
 
-def _case(folder: Path, source: str) -> Callable[[], float]:
-    return lambda: float(_run(folder, source)["ms"])
+def _ms(source: str) -> float:
+    return float(_run(source)["ms"])
 
 
-def _run(folder: Path, source: str) -> dict[str, object]:
+def _run(source: str) -> dict[str, Any]:
     command = [sys.executable, "-c", _TIMED, source]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _no_heavy_modules(lab: Lab) -> None:
-    modules = set(_run(lab.dir, _IMPORT_OURS)["modules"])  # type: ignore[call-overload]
-    heavy = modules & {"paramiko", "asyncssh", "docker"}
+    heavy = {"paramiko", "asyncssh", "docker"} & set(_run(_IMPORT_OURS)["modules"])
     if heavy:
         lab.say(f"our operator modules import {', '.join(sorted(heavy))}")

@@ -18,8 +18,7 @@ def interleaved(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
     """The median of each case; one round runs them all, every other one backwards, so that no case is always last."""
     seen: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds):
-        names = list(cases) if number % 2 == 0 else list(reversed(cases))
-        for name in names:
+        for name in list(cases)[:: 1 if number % 2 == 0 else -1]:
             seen[name].append(cases[name]())
     return {name: statistics.median(values) for name, values in seen.items()}
 
@@ -81,7 +80,7 @@ def rss_bytes() -> int:
 
 
 def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
 def _stat(pid: int) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.lab import Lab, opened
@@ -36,17 +37,32 @@ def _cases() -> dict[str, Case]:
 
 def main(wanted: list[str]) -> int:
     """0 when every row that ran meets its goal, 1 when one does not, 2 for a name that is none."""
-    with opened() as lab:
+    with opened() as lab, _quiet(lab.dir / "stdout"):
         cases = _cases()
         unknown = sorted(set(wanted) - set(cases))
         if unknown:
             print(f"no such rows: {', '.join(unknown)}; there are: {', '.join(cases)}", file=sys.stderr)
             return 2
-        found = [measured for name in (wanted or cases) for measured in _run(lab, name, cases[name])]
-    lines = _merged([result(measured) for measured in found])
-    RESULTS.write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name in wanted or cases:
+            _kept(_run(lab, name, cases[name]))
+    lines = json.loads(RESULTS.read_text(encoding="utf-8"))
     print(table(lines))
     return 0 if all(line["met"] for line in lines) else 1
+
+
+@contextmanager
+def _quiet(path: Path) -> Iterator[None]:
+    """What Airflow logs goes to a file, as in a task: printing it would be measured, too."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _run(lab: Lab, name: str, case: Case) -> list[Measured]:
@@ -57,16 +73,17 @@ def _run(lab: Lab, name: str, case: Case) -> list[Measured]:
     return found
 
 
-def _merged(new: list[dict[str, object]]) -> list[dict[str, object]]:
-    """The new lines among those of earlier runs, in the table's order; rows that are no more are dropped."""
+def _kept(new: list[Measured]) -> None:
+    """Put new lines among those of earlier runs, in the table's order; rows that are no more are dropped."""
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    known = {line["row"]: line for line in [*old, *new]}
-    return [known[row.what] for row in ROWS.values() if row.what in known]
+    known = {line["row"]: line for line in [*old, *map(result, new)]}
+    lines = [known[row.what] for row in ROWS.values() if row.what in known]
+    RESULTS.write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def table(lines: list[dict[str, object]]) -> str:
     """For a terminal."""
-    rows = [("", "ours", "reference", "ratio", "goal", "")]
+    rows: list[tuple[str, ...]] = [("", "ours", "reference", "ratio", "goal", "")]
     digits = {row.what: row.digits for row in ROWS.values()}
     for line in lines:
         shown = [_number(line[key], digits[str(line["row"])]) for key in ("ours", "reference")]

@@ -14,8 +14,8 @@ from benchmarks.lab import CONN, execute
 
 def remote_job(command: str, **options: Any) -> SSHRemoteJobOperator:
     """At its quickest: it need not find out the system, polls every second, leaves its files."""
-    given = {"poll_interval": 1, "remote_os": "posix", "cleanup": "never", **options}
-    return SSHRemoteJobOperator(task_id="t", ssh_conn_id=CONN, command=command, **given)
+    quick: dict[str, Any] = {"task_id": "t", "poll_interval": 1, "remote_os": "posix", "cleanup": "never"}
+    return SSHRemoteJobOperator(ssh_conn_id=CONN, command=command, **{**quick, **options})
 
 
 def ssh(command: str) -> SSHOperator:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from benchmarks.lab import CONN, Lab, execute, task
@@ -61,7 +63,7 @@ def answer(question: dict[str, Any]) -> dict[str, float]:
     for dag in dags.values():
         sync_dag(dag)
         _walked(dag)
-    found = interleaved({name: lambda dag=dag: _walked(dag) for name, dag in dags.items()}, question["rounds"])
+    found = interleaved({name: partial(_walked, dag) for name, dag in dags.items()}, question["rounds"])
     return {name: (found[name] - found["noop"]) * 1000 / _CHAIN for name in ("ours", "stock")}
 
 
@@ -69,19 +71,22 @@ def _chain(kind: str) -> Any:
     from airflow.providers.standard.operators.python import PythonOperator
     from airflow.sdk import DAG
 
-    from airflow.providers.ssh.operators.ssh_remote_job import SSHRemoteJobOperator
+    from benchmarks import stock
 
-    remote = {"ssh_conn_id": CONN, "command": "true", "poll_interval": 1, "remote_os": "posix", "cleanup": "always"}
     makers: dict[str, Callable[[str], Any]] = {
-        "noop": lambda name: PythonOperator(task_id=name, python_callable=time.time),
+        "noop": lambda name: PythonOperator(task_id=name, python_callable=_nothing),
         "ours": lambda name: _ours(name, deferrable=True),
-        "stock": lambda name: SSHRemoteJobOperator(task_id=name, **remote),
+        "stock": lambda name: stock.remote_job("true", task_id=name, cleanup="always"),
     }
     with DAG(f"bench_{kind}", schedule=None) as dag:
         tasks = [makers[kind](f"t{number}") for number in range(_CHAIN)]
-        for before, after in zip(tasks, tasks[1:], strict=False):
+        for before, after in itertools.pairwise(tasks):
             before >> after
     return dag
+
+
+def _nothing() -> None:
+    """What the other tasks are compared with."""
 
 
 def _walked(dag: Any) -> float:
