@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_jobdeploy.backends import proxy
+from airflow_jobdeploy.backends import prompt, proxy
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.channel import Client, LocalClient, ParamikoClient
 from airflow_jobdeploy.backends.hosted import HostedBackend
@@ -71,11 +71,16 @@ def _open(worker: Worker) -> paramiko.SSHClient:
 
 
 def _connected(hook: Any) -> paramiko.SSHClient:
-    if not hook.host_proxy_cmd:
+    if hook.host_proxy_cmd:
+        with proxy.through(hook.host_proxy_cmd) as stream:
+            hook.host_proxy = stream  # in place of paramiko's ProxyCommand
+            return hook.get_conn()
+    hook.host_proxy = prompt.connect(hook.remote_host, int(hook.port), hook.conn_timeout)
+    try:
         return hook.get_conn()
-    with proxy.through(hook.host_proxy_cmd) as stream:
-        hook.host_proxy = stream  # in place of paramiko's ProxyCommand
-        return hook.get_conn()
+    except BaseException:
+        hook.host_proxy.close()
+        raise
 
 
 def ssh_hook(worker: Worker) -> Any:

@@ -219,6 +219,8 @@ class Watcher:
         self._judge = judge
         self._seen: Dict[str, Tuple[Any, Any]] = {}
         self._looks = 0
+        #: Did the last look find more than a grown log?
+        self.moved = False
         self.first = judge.views(names)
         for name, state in self.first.items():
             self._seen[name] = (self._signs(name), _essence(state))
@@ -226,6 +228,7 @@ class Watcher:
     def changes(self) -> Dict[str, Optional[dict]]:
         """States that differ from those told last."""
         self._looks += 1
+        self.moved = False
         deep = self._looks % self._DEEP == 0
         changed: Dict[str, Optional[dict]] = {}
         for name, (signs, essence) in self._seen.items():
@@ -234,9 +237,11 @@ class Watcher:
             if now == signs and (not deep or ended or essence is None or self._is_quiet(name, essence)):
                 continue
             state = self._judge.views([name])[name]
-            self._seen[name] = (now, _essence(state))
-            if _essence(state) != essence:
+            latest = _essence(state)
+            self._seen[name] = (now, latest)
+            if latest != essence:
                 changed[name] = state
+                self.moved = self.moved or _phase(latest) != _phase(essence)
         return changed
 
     def _signs(self, name: str) -> Any:
@@ -262,6 +267,10 @@ def _essence(state: Optional[dict]) -> Any:
         return None
     history = [(entry["status"], entry["reason"]) for entry in state.get("history", ())]
     return {**{key: value for key, value in state.items() if key not in ("running_s", "usage")}, "history": history}
+
+
+def _phase(essence: Any) -> Any:
+    return essence and (essence.get("phase"), essence.get("status"), essence.get("reason"))
 
 
 def age_of_claim(job: Job) -> float:

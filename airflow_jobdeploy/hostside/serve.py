@@ -56,8 +56,10 @@ _OPS = (
 )
 #: So many bytes of a transfer are written at once.
 _FRAMES = 4 * MAX_FRAME
-#: How often watched jobs are looked at, in seconds.
-LOOK_S = 0.25
+#: How often watched jobs are looked at, in seconds: soon after a request or a change, then ever more seldom. One
+#: look takes 10 us a job: where there are many, looks are so seldom that they take no more than a share of the time.
+SOON_S, LOOK_S, LATEST_S = 0.01, 0.25, 1.0
+_SLOWER, _SHARE = 1.25, 0.01
 
 
 def serve(root: str, source: int, target: int) -> int:
@@ -82,6 +84,7 @@ class Session:
         self._frames: Deque[Any] = deque()
         self._ended = False
         self._looked = 0.0
+        self._pause_s = LOOK_S
         self._asked = time.monotonic()
         #: How long the client may say nothing, in seconds: sshd may notice only after hours that a connection was cut.
         self._idle_s: Optional[float] = None
@@ -93,14 +96,15 @@ class Session:
             request = self._next_request()
             if request is not None:
                 self._answer(request)
+                self._pause_s = SOON_S
             self._look()
 
     def _gather(self) -> None:
         """Take what has arrived; wait only when nothing is to be done."""
         watcher, judge = self._ops.watcher, self._ops.judge
-        patience: Optional[float] = None if watcher is None else LOOK_S
+        patience: Optional[float] = None if watcher is None else self._until_look_s()
         if judge is not None and judge.has_children:
-            patience = LOOK_S
+            patience = min(LOOK_S, LOOK_S if patience is None else patience)
         if self._frames:
             patience = 0.0
         if self._is_readable(patience):
@@ -183,11 +187,17 @@ class Session:
         if judge is not None:
             judge.reap()
         watcher = self._ops.watcher
-        if watcher is None or time.monotonic() - self._looked < LOOK_S:
+        if watcher is None or self._until_look_s() > 0:
             return
-        self._looked = time.monotonic()
+        begun = time.monotonic()
         for job, state in watcher.changes().items():
             self._send(protocol.pack_json({"event": "state", "job": job, "state": state}))
+        self._looked = time.monotonic()
+        calm = SOON_S if watcher.moved else min(LOOK_S, self._pause_s * _SLOWER)
+        self._pause_s = min(LATEST_S, max(calm, (self._looked - begun) / _SHARE))
+
+    def _until_look_s(self) -> float:
+        return max(0.0, self._looked + self._pause_s - time.monotonic())
 
     def _send_bytes(self, data: bytes) -> None:
         view = memoryview(data)
