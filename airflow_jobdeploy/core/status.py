@@ -18,10 +18,10 @@ class JobStatus(str, Enum):
 
     PENDING = "PENDING"  #: accepted, not running yet
     SUSPENDED = "SUSPENDED"  #: preempted, will resume
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
+    RUNNING = "RUNNING"  #: its command runs, or what that left behind
+    SUCCEEDED = "SUCCEEDED"  #: exit code 0, or one of the whitelist
+    FAILED = "FAILED"  #: the reason says how
+    CANCELLED = "CANCELLED"  #: somebody stopped it, or took it down
     UNKNOWN = "UNKNOWN"  #: the worker cannot be asked, or does not know; not an end
 
     @property
@@ -41,19 +41,19 @@ class Reason(str, Enum):
     QUEUED = "Queued"  #: no free slot on the worker
     STAGING = "Staging"  #: code or data is on its way
     SETUP = "Setup"  #: staging or setting up failed
-    EXIT_CODE = "ExitCode"
-    SIGNAL = "Signal"
-    OUT_OF_MEMORY = "OutOfMemory"
-    TIMED_OUT = "TimedOut"
-    DISK_FULL = "DiskFull"
-    CANCELLED = "Cancelled"
-    PREEMPTED = "Preempted"
+    EXIT_CODE = "ExitCode"  #: the command ended with a code that is no success
+    SIGNAL = "Signal"  #: a signal that we did not send ended the command
+    OUT_OF_MEMORY = "OutOfMemory"  #: the kernel killed the command for want of memory
+    TIMED_OUT = "TimedOut"  #: `timeout`, `setup_timeout` or `schedule_timeout` passed
+    DISK_FULL = "DiskFull"  #: a disk of the job was full when it failed
+    CANCELLED = "Cancelled"  #: stopped or taken down; the message says by whom and why
+    PREEMPTED = "Preempted"  #: it had to make room
     WORKER_LOST = "WorkerLost"  #: the host rebooted under the job
     PROCESS_LOST = "ProcessLost"  #: the supervisor was killed; its processes were swept
     WORKER_CHANGED = "WorkerChanged"  #: another machine answers under the worker's name
-    UNREACHABLE = "Unreachable"
-    RECORD_MISSING = "RecordMissing"
-    NEWER_LAYOUT = "NewerLayout"
+    UNREACHABLE = "Unreachable"  #: the worker does not answer; what runs there goes on
+    RECORD_MISSING = "RecordMissing"  #: the worker answers, and knows no such job
+    NEWER_LAYOUT = "NewerLayout"  #: a newer release made the record: this one does not judge it
     LEFTOVERS = "Leftovers"  #: RUNNING: the build ended, what it left is still alive
 
     def __str__(self) -> str:
@@ -194,9 +194,9 @@ def sentence(state: JobState) -> str:
     """One sentence that tells a person what became of the job and why."""
     maker = _SENTENCES.get(state.reason)
     if maker is not None:
-        return maker(state) + _last_lines(state)
+        return maker(state) + _flaws(state) + _last_lines(state)
     if state.status is JobStatus.SUCCEEDED:
-        return f"Succeeded{_after(state)}{_yet(state)}."
+        return f"Succeeded{_after(state)}{_yet(state)}{_flaws(state)}."
     if state.status is JobStatus.RUNNING:
         return f"Running{_for(state.running_s)}."
     return {JobStatus.PENDING: "Waiting to start.", JobStatus.UNKNOWN: "The worker cannot tell."}.get(
@@ -217,7 +217,8 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min"
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+    hours = minutes % 1440 // 60
+    return f"{minutes // 1440} d {hours} h" if hours else f"{minutes // 1440} d"
 
 
 def size(count: float) -> str:
@@ -240,6 +241,14 @@ def _yet(state: JobState) -> str:
     if state.exit_code:
         return f"; exit code {state.exit_code} is on the whitelist"
     return f"; {state.facts['hint']}" if state.facts.get("hint") else ""
+
+
+def _flaws(state: JobState) -> str:
+    """What of a finished job's results is not there, whatever its status."""
+    told = [
+        str(state.facts[key]) for key in ("result_error", "manifest_error", "log_cap_error") if state.facts.get(key)
+    ]
+    return "".join(f"; {text}" for text in told) if state.status.is_finished else ""
 
 
 def _for(seconds: float | None) -> str:
@@ -280,7 +289,11 @@ def _timed_out(state: JobState) -> str:
 def _disk_full(state: JobState) -> str:
     free = state.facts.get("disk_free_bytes")
     seen = f" ({size(free)} free)" if free is not None else ""
-    return f"The disk of {state.facts.get('disk_path', 'the job')} is full{seen}; exit code {state.exit_code}"
+    if state.exit_code is not None:
+        end = f"exit code {state.exit_code}"
+    else:
+        end = f"killed by {state.signal}" if state.signal else "the command could not be started"
+    return f"The disk of {state.facts.get('disk_path', 'the job')} is full{seen}; {end}"
 
 
 def _cancelled(state: JobState) -> str:

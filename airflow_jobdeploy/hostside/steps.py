@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import Dict, List, Optional, Tuple
 
 from airflow_jobdeploy.hostside import files
@@ -167,6 +168,8 @@ def write_below(directory: str, path: str, content: str, mode: int) -> None:
     folder = _open_folder(directory, parts[:-1])
     beside = ".%s.new" % os.urandom(6).hex()
     try:
+        if _is_link(parts[-1], folder):
+            raise SetupError("%r below %s is a link, a file is to be written there: remove it" % (path, directory))
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
         try:
             with os.fdopen(fd, "wb") as file:
@@ -182,6 +185,13 @@ def write_below(directory: str, path: str, content: str, mode: int) -> None:
         raise SetupError("cannot write %s below %s: %s" % (path, directory, error.strerror)) from None
     finally:
         os.close(folder)
+
+
+def _is_link(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _open_folder(directory: str, parts: Tuple[str, ...]) -> int:

@@ -53,6 +53,14 @@ def said(**wire: object) -> str:
             "The disk of /data is full (0 bytes free); exit code 1",
         ),
         (
+            {"status": "FAILED", "reason": "DiskFull", "facts": {"disk_path": "/data", "disk_free_bytes": 4096}},
+            "The disk of /data is full (4.0 KiB free); the command could not be started",
+        ),
+        (
+            {"status": "SUCCEEDED", "running_s": 5, "facts": {"result_error": "the result file is not JSON: x"}},
+            "Succeeded after 5.0 s; the result file is not JSON: x.",
+        ),
+        (
             {
                 "status": "CANCELLED",
                 "reason": "Cancelled",
@@ -93,7 +101,9 @@ def test_what_is_no_handle_says_so(bad: dict) -> None:
         JobHandle.from_dict(bad)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59, "59 s"), (600, "10 min"), (200000, "2 d 7 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59, "59 s"), (600, "10 min"), (200000, "2 d 7 h"), (7 * 86400, "7 d")]
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

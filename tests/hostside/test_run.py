@@ -168,6 +168,7 @@ def test_an_unusable_result_says_why(serve: Serve, make: str, complaint: str) ->
     assert state["status"] == "SUCCEEDED"
     assert state["result"] is None
     assert complaint in state["facts"]["result_error"]
+    assert complaint in JobState.from_wire(state).message
 
 
 def test_usage_and_times_are_told(serve: Serve) -> None:
@@ -244,14 +245,17 @@ def test_no_step_writes_outside(serve: Serve, tmp_path: Path, path: str) -> None
     assert not (tmp_path / "x").exists()
 
 
-def test_a_symlink_in_place_of_the_file_is_replaced_not_followed(serve: Serve, tmp_path: Path) -> None:
+def test_a_symlink_in_place_of_the_file_is_refused(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     work = tmp_path / "work"
     work.mkdir()
     (work / "f").symlink_to(tmp_path / "victim")
-    serve.run(plan((Step(name="s", kind="file", path="f", content="new"),), workdir=str(work)))
+    state = serve.run(plan((Step(name="s", kind="file", path="f", content="new"),), workdir=str(work)))
+    assert (state["status"], state["reason"]) == ("FAILED", "Setup")
+    assert "'f' below" in state["message"]
+    assert "is a link" in state["message"]
     assert (tmp_path / "victim").read_text() == "precious"
-    assert (work / "f").read_text() == "new"
+    assert (work / "f").is_symlink()
 
 
 @pytest.fixture
