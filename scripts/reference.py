@@ -33,6 +33,11 @@ LEADS = {
         "All take the arguments of Airflow's `BaseOperator` too. `DEFAULT_DEFERRABLE` is Airflow's setting "
         "`[operators] default_deferrable`."
     ),
+    "For your tests": (
+        "A worker in memory that passes the same contract suite as the real ones, and a clock that stands still. "
+        "pytest fixtures `clock`, `memory_host` and `memory_backend`: "
+        '`pytest_plugins = ["airflow_jobdeploy.testing.fixtures"]`.'
+    ),
 }
 SPEC_HEAD = (
     "See [how to run one](../how-to/run-a-job-spec.md). Durations are seconds, or text such as `90s`, `2h30m`; "
@@ -57,13 +62,26 @@ def public(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 def python_page(title: str, modules: tuple[str, ...]) -> str:
     parts = [f"# {title}", LEADS.get(title, "")]
     for module in modules:
-        path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
-        if not path.exists():
-            path = path.with_suffix("") / "__init__.py"
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in public(tree):
+        tree = module_tree(module)
+        for node in (*public(tree), *reexported(module, tree)):
             parts += class_section(module, node) if isinstance(node, ast.ClassDef) else function_section(module, node)
     return page(parts)
+
+
+def module_tree(module: str) -> ast.Module:
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    if not path.exists():
+        path = path.with_suffix("") / "__init__.py"
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def reexported(package: str, tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    """What a package gives its users from modules of its own."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"airflow_jobdeploy.{package}."):
+            names = {alias.name for alias in node.names}
+            inner = module_tree(str(node.module).removeprefix("airflow_jobdeploy."))
+            yield from (found for found in public(inner) if found.name in names)
 
 
 def class_section(module: str, node: ast.ClassDef) -> list[str]:
@@ -78,8 +96,13 @@ def class_section(module: str, node: ast.ClassDef) -> list[str]:
     # What operators inherit and override is called by Airflow, not by people.
     shown = [] if is_operator else [m for name, m in methods.items() if not name.startswith("_") and docstring(m)]
     for method in shown:
-        parts += [f"### {node.name}.{method.name}", f"```python\n{signature(method)}\n```", docstring(method)]
+        use = f"{method.name}: {ast.unparse(method.returns)}" if is_property(method) else signature(method)
+        parts += [f"### {node.name}.{method.name}", f"```python\n{use}\n```", docstring(method)]
     return parts
+
+
+def is_property(node: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator) in ("property", "cached_property") for decorator in node.decorator_list)
 
 
 def constructors(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
