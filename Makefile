@@ -1,6 +1,6 @@
 # Two commands for a new user: make demo, make test. `make help` lists all.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check airflow lint format docs clean setup
+.PHONY: help demo test faults check airflow lint format docs clean setup
 
 PYTHON_BIN := .venv/bin/python
 
@@ -25,6 +25,11 @@ check:
 	$(PYTHON_BIN) -m ruff check .
 	$(PYTHON_BIN) -m ruff format --check .
 	$(PYTHON_BIN) -m mypy
+
+faults: ## Break SSH hosts in 25 ways and print what becomes of their jobs (root; about 4 minutes)
+	@scripts/setup.sh dev
+	@scripts/test-tools.sh
+	$(PYTHON_BIN) -m benchmarks.faults
 
 lint: ## Only ruff and mypy
 	@scripts/setup.sh dev

@@ -330,4 +330,7 @@ class ParamikoChannel:
         return status, self._stderr.decode(errors="replace").strip()
 
     def close(self) -> None:
-        self._channel.close()
+        try:
+            self._channel.close()
+        except (OSError, EOFError):
+            pass  # its connection is gone, so it is closed

@@ -91,6 +91,8 @@ class HostedBackend:
         self._transfers: list[Session] = []
         #: Does the host allow one session only?
         self._single = False
+        #: Did a transfer break on this connection?
+        self._failed = False
         self._facts: WorkerFacts | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._seen: dict[str, str] = {}
@@ -281,7 +283,7 @@ class HostedBackend:
         if self._control is not None and self._control.alive and self._control.is_stale and not self._single:
             self._control.close()  # the connection may be busy with a transfer: only this session is replaced
             self._control, self._subscribed = self._open(), frozenset()
-        if self._control is None or not self._control.alive or not (self._client and self._client.is_alive):
+        if self._control is None or not self._control.alive or self._is_suspect():
             self._drop()
             try:
                 self._control = self._open()
@@ -289,6 +291,11 @@ class HostedBackend:
                 self._drop()
                 raise WorkerUnreachable(f"{self.worker}: {error}") from error
         return self._control
+
+    def _is_suspect(self) -> bool:
+        """Is the connection gone, or has something on it failed, which then may not be known of the rest yet?"""
+        failed = self._failed or (self._logs is not None and self._logs.broken)
+        return failed or self._client is None or not self._client.is_alive
 
     def _open(self) -> Session:
         if self._client is None:
@@ -343,6 +350,7 @@ class HostedBackend:
 
     def _give_back(self, session: Session) -> None:
         """After a transfer. A session whose transfer was given up half-way is of no more use, whichever it is."""
+        self._failed = self._failed or session.broken
         keeps = session is self._control or len(self._transfers) < _TRANSFERS
         if not (session.idle and keeps):
             session.close()
@@ -358,7 +366,7 @@ class HostedBackend:
         self._client = self._control = self._logs = None
         self._transfers = []
         self._subscribed = frozenset()
-        self._single = False
+        self._single = self._failed = False
 
 
 def local_backend(*, root: str | os.PathLike[str] = DEFAULT_ROOT, machine: str | None = None) -> HostedBackend:

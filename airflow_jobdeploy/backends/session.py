@@ -51,6 +51,8 @@ class Session:
         self._streaming = False
         self.heard_at = time.monotonic()
         self.alive = True
+        #: Has its stream failed? What broke it may have broken the connection.
+        self.broken = False
         try:
             self._channel = client.open(command(python))
         except ChannelRefused:
@@ -239,6 +241,7 @@ class Session:
             raise self._broken(str(error) or type(error).__name__) from error
 
     def _broken(self, why: str) -> WorkerUnreachable:
+        self.broken = True
         if hasattr(self, "_channel"):
             self.close()
         self.alive = False

@@ -70,6 +70,11 @@ class Follower:
         """Bytes of log known to be there and not read."""
         return max(0, self.state.log_bytes - self._next) if self.state else 0
 
+    @property
+    def has_ended(self) -> bool:
+        """Is its end known?"""
+        return self.state is not None and self.state.status.is_finished
+
     def tell(self, state: JobState) -> None:
         """A new state came."""
         changed = self.state is None or _news(self.state) != _news(state)
@@ -101,9 +106,11 @@ class Follower:
             self._give(text)
 
     def give_up(self, state: JobState) -> None:
-        """The worker is lost, and the job with it: what is left of its log cannot be had."""
+        """The worker is lost, and what is left of the log with it; the job, too, if its end was not known."""
+        left = self.backlog
+        mark = f"[{left} bytes of log lost with the worker at offset {self._next}]\n" if left else ""
         self.state, self.over = state, True
-        self._give(self._view.end())
+        self._give(self._view.end() + mark)
 
     def _ends(self) -> bool:
         return self.state is not None and self._until(self.state)

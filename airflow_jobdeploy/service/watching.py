@@ -251,7 +251,10 @@ class Watch:
         silent_s = now - self._silent_since
         for follower in self._all():
             if follower.lost_after_s is not None and silent_s >= follower.lost_after_s and not follower.over:
-                follower.give_up(_lost(follower, silent_s))
+                known = follower.state if follower.has_ended else None
+                follower.give_up(known or _lost(follower, silent_s))
+            elif follower.has_ended:
+                continue  # an end that is known stays known while its log is being read
             elif silent_s >= self._unknown_after_s or reason is Reason.WORKER_CHANGED:
                 follower.tell(_unknown(follower, error, reason))
         self._failures += 1

@@ -21,7 +21,7 @@ from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.service.follower import Follower, Update
 from airflow_jobdeploy.service.watching import Watch
 from tests.servers import kernel
-from tests.servers.netns import UID, USER, Host
+from tests.servers.netns import USER, Host
 from tests.servers.wire import Way
 
 #: Long enough for a machine that does other things, too.
@@ -135,7 +135,11 @@ class Case:
     notebook: Notebook = field(default_factory=Notebook)
     said: list[str] = field(default_factory=list)
     connects: int = 0
+    env: dict[str, str] = field(default_factory=dict)
     _closing: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pool = WorkerPool(name="lab", kind="ssh", workers=(Worker(conn_id=self.host.name),))
 
     # -- what a task does ------------------------------------------------------------------------------------------
 
@@ -150,11 +154,10 @@ class Case:
 
     def submit(self, command: str, *, project: Path | None = None, **spec: Any) -> service.Submitted:
         """Submit as a task does, or as its retry: the same intent is used each time."""
-        pool = WorkerPool(name="lab", kind="ssh", workers=(Worker(conn_id=self.host.name),))
-        loaded = load_spec({"command": _GUARD + command, **spec})
-        work = service.prepare_run(loaded, pool=pool, resolve_secret=str, project_dir=project)
+        loaded = load_spec({"command": _GUARD + command, "env": self.env, **spec})
+        work = service.prepare_run(loaded, pool=self.pool, resolve_secret=str, project_dir=project)
         epoch = {"max_tries": 0, "clear_number": 0}
-        with service.Workers(pool, lambda _: self.backend()) as workers:
+        with service.Workers(self.pool, lambda _: self.backend()) as workers:
             return service.submit(work, workers, intents=self.notebook, epoch=epoch, say=self.said.append)
 
     def follow(self, handle: JobHandle) -> Following:
@@ -199,7 +202,7 @@ class Case:
     def bytes_lost(self, following: Following) -> int:
         """Bytes of the log on the host that were not told; none may be told twice."""
         log = (self.job_dir() / "log").read_bytes()
-        if not log.endswith(b"\n"):
+        if log and not log.endswith(b"\n"):
             log += b"\n"  # a last line without an end is given one
         there = Counter(log.splitlines(keepends=True))
         told = Counter(following.text.encode().splitlines(keepends=True))
@@ -210,12 +213,10 @@ class Case:
     def left_behind(self) -> list[str]:
         """What should not be there once all is over and all connections are closed: processes, half-built files."""
         self.close()
-        _eventually(lambda: not self._processes())
+        eventually(lambda: not self._processes())
         left = [f"process {line!r}" for line in self._processes().values()]
         left += [str(path) for name in ("incoming", "trash") for path in self.host.root.glob(f"hosts/*/{name}/*")]
-        left += self.host.run(f"ls -d /tmp/jd-{UID}/* 2>/dev/null; true").split()
-        left += [line for line in self.host.run("cat /proc/net/unix").splitlines() if "jobdeploy" in line]
-        return left
+        return left + self.host.traces()
 
     def _processes(self) -> dict[int, bytes]:
         return {pid: line for pid, line in self.host.processes().items() if not _is_listener(line)}
@@ -235,8 +236,11 @@ def _lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def _eventually(check: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    """The kernel tells nobody: look again until `check` holds, or give up; the caller looks at what is left."""
+def eventually(check: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+    """The kernel tells nobody: look again until `check` holds; False when it did not in time."""
     until = time.monotonic() + timeout_s
-    while not check() and time.monotonic() < until:
+    while not check():
+        if time.monotonic() > until:
+            return False
         time.sleep(0.05)
+    return True

@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.hosts import case as cases
 from tests.faults.hosts.case import Case, Following
+from tests.faults.hosts.here import LocalCase
 from tests.servers.netns import NewHost, new_host, swept
 
 __all__ = ["new_host", "swept"]
@@ -26,6 +27,7 @@ RECORD = os.environ.get("JOBDEPLOY_FAULTS_RECORD", "")
 class Verdict:
     """What became of one fault. Set by `seal`, which also holds it against what is promised."""
 
+    backend: str = "ssh"
     told: str = ""
     live_attempts_max: int = -1
     bytes_lost: int = -1
@@ -33,6 +35,7 @@ class Verdict:
 
     def seal(self, case: Case, following: Following | None, told: str = "", *, starts: int = 1) -> None:
         """The end of a test: nothing lost, nothing twice, nothing left. `told`: where no job was followed."""
+        self.backend = case.pool.kind
         self.told = told or (following.told if following else "")
         self.live_attempts_max = case.live_attempts_max()
         self.bytes_lost = case.bytes_lost(following) if following else 0
@@ -55,7 +58,7 @@ def verdict(request: pytest.FixtureRequest) -> Iterator[Verdict]:
     if RECORD:
         row = {
             "fault": marker.args[0],
-            "backend": "ssh",
+            "backend": found.backend,
             "verdict": found.told,
             "live_attempts_max": found.live_attempts_max,
             "bytes_lost": found.bytes_lost,
@@ -80,6 +83,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def case(new_host: NewHost) -> Iterator[Case]:
     """A host, switched on, and a task that submits to it."""
     found = cases.case(new_host())
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=["local", pytest.param("ssh", marks=pytest.mark.netns)])
+def any_case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    """The same, and the pool `local`."""
+    if request.param == "ssh":
+        yield request.getfixturevalue("case")
+        return
+    found = LocalCase(tmp_path)
     yield found
     found.close()
 

@@ -13,11 +13,10 @@ from tests.faults.hosts.case import Case, counting
 from tests.faults.hosts.conftest import Verdict
 from tests.servers import kernel
 
-pytestmark = pytest.mark.netns
-
 FAMILY = "echo started; setsid sleep 1000 & (setsid sleep 1000 &) ; sleep 1000"
 
 
+@pytest.mark.netns
 @pytest.mark.fault("sshd restarted, with its sessions")
 def test_sshd_restarted(case: Case, verdict: Verdict) -> None:
     following = case.started(counting(60, 0.1))
@@ -29,6 +28,7 @@ def test_sshd_restarted(case: Case, verdict: Verdict) -> None:
     assert verdict.told == "SUCCEEDED"
 
 
+@pytest.mark.netns
 @pytest.mark.fault("MaxSessions 1")
 def test_one_session_a_connection(case: Case, verdict: Verdict) -> None:
     case.host.write_config(MaxSessions=1)
@@ -41,35 +41,35 @@ def test_one_session_a_connection(case: Case, verdict: Verdict) -> None:
 
 
 @pytest.mark.fault("serve killed")
-def test_serve_killed(case: Case, verdict: Verdict) -> None:
-    following = case.started(counting(60, 0.1))
+def test_serve_killed(any_case: Case, verdict: Verdict) -> None:
+    following = any_case.started(counting(60, 0.1))
     following.until_text("line 5\n")
-    supervisor = case.supervisor()
-    for pid, line in case.host.processes().items():
+    supervisor = any_case.supervisor()
+    for pid, line in any_case.host.processes().items():
         if line.endswith(b"\0jobdeploy\0") and pid != supervisor:
             os.kill(pid, signal.SIGKILL)
     assert following.end().status is JobStatus.SUCCEEDED
-    verdict.seal(case, following)
+    verdict.seal(any_case, following)
     assert verdict.told == "SUCCEEDED"
 
 
 @pytest.mark.fault("supervisor killed")
-def test_supervisor_killed(case: Case, verdict: Verdict) -> None:
-    following = case.started(FAMILY)
+def test_supervisor_killed(any_case: Case, verdict: Verdict) -> None:
+    following = any_case.started(FAMILY)
     following.until_text("started\n")
-    os.kill(case.supervisor(), signal.SIGKILL)
+    os.kill(any_case.supervisor(), signal.SIGKILL)
     killed = time.monotonic()
     state = following.end()
     assert (state.status, state.reason) == (JobStatus.FAILED, "ProcessLost")
     assert following.times[-1] - killed < 5
-    verdict.seal(case, following)
+    verdict.seal(any_case, following)
 
 
 @pytest.mark.fault("supervisor stopped and continued")
-def test_supervisor_stopped_and_continued(case: Case, verdict: Verdict) -> None:
-    following = case.started(counting(15, 0.1))
+def test_supervisor_stopped_and_continued(any_case: Case, verdict: Verdict) -> None:
+    following = any_case.started(counting(15, 0.1))
     following.until_text("line 5\n")
-    supervisor = case.supervisor()
+    supervisor = any_case.supervisor()
     os.kill(supervisor, signal.SIGSTOP)
     following.until_text("line 15\n")
     with pytest.raises(AssertionError, match="not within"):
@@ -77,30 +77,30 @@ def test_supervisor_stopped_and_continued(case: Case, verdict: Verdict) -> None:
     os.kill(supervisor, signal.SIGCONT)
     state = following.end()
     assert (state.status, state.exit_code) == (JobStatus.SUCCEEDED, 0)
-    verdict.seal(case, following)
+    verdict.seal(any_case, following)
     assert verdict.told == "SUCCEEDED"
 
 
 @pytest.mark.fault("job stopped by us while its supervisor is stopped")
-def test_a_stop_reaches_a_stopped_supervisor(case: Case, verdict: Verdict) -> None:
-    following = case.started(FAMILY)
+def test_a_stop_reaches_a_stopped_supervisor(any_case: Case, verdict: Verdict) -> None:
+    following = any_case.started(FAMILY)
     following.until_text("started\n")
-    os.kill(case.supervisor(), signal.SIGSTOP)
+    os.kill(any_case.supervisor(), signal.SIGSTOP)
     following.watch.stop_job(following.updates[-1].state.job_id, reason="enough", by="pytest")
     assert following.end(timeout_s=20).status is JobStatus.CANCELLED
-    verdict.seal(case, following)
+    verdict.seal(any_case, following)
 
 
 @pytest.mark.fault("everything of the job killed at once")
-def test_all_killed_at_once(case: Case, verdict: Verdict) -> None:
-    following = case.started(FAMILY)
+def test_all_killed_at_once(any_case: Case, verdict: Verdict) -> None:
+    following = any_case.started(FAMILY)
     following.until_text("started\n")
-    marked = [pid for pid in case.host.processes() if b"JOBDEPLOY_JOB_ID=" in kernel.read(pid, "environ")]
-    for pid in (case.supervisor(), *marked):
+    marked = [pid for pid in any_case.host.processes() if b"JOBDEPLOY_JOB_ID=" in kernel.read(pid, "environ")]
+    for pid in (any_case.supervisor(), *marked):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue  # it goes with the supervisor
     state = following.end()
     assert (state.status, state.reason) == (JobStatus.FAILED, "ProcessLost")
-    verdict.seal(case, following)
+    verdict.seal(any_case, following)
