@@ -11,7 +11,8 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason, duration
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
+from airflow_jobdeploy.core.words import duration
 from airflow_jobdeploy.hostside import layout
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 
 from airflow_jobdeploy.core.plan import JobKey
-from airflow_jobdeploy.core.status import JobHandle, size
+from airflow_jobdeploy.core.status import JobHandle
+from airflow_jobdeploy.core.words import size
 from airflow_jobdeploy.errors import JobDeployError, SpecError, TemplateError, WorkerError
 from airflow_jobdeploy.hooks import files
 from airflow_jobdeploy.hooks.jobs import read_jobs

@@ -89,6 +89,13 @@ def hint(tail: bytes, temporary: str) -> str:
     return ""
 
 
+def status_hint(status: Optional[int], path: str) -> str:
+    """Advice for an exit status that shells have given a meaning; "" for others."""
+    if status == 127:
+        return "127 means that a program was not found on this worker; PATH there is %s" % path
+    return ""
+
+
 _VENV = "make a virtual environment in the job and install into it; the example template venv.yaml does so"
 _HINTS = (
     (b"externally-managed-environment", "This host's Python is managed by its system: " + _VENV),

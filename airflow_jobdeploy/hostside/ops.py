@@ -19,6 +19,7 @@ from airflow_jobdeploy.hostside import (
     logs,
     moves,
     pack,
+    plans,
     recover,
     resources,
     takedown,
@@ -26,17 +27,10 @@ from airflow_jobdeploy.hostside import (
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.judge import Judge, Watcher, age_of_claim
 from airflow_jobdeploy.hostside.layout import HostPaths
+from airflow_jobdeploy.hostside.protocol import OpError
 
 #: The most bytes of a log that one request gets.
 LOG_LIMIT = 4 * 1024 * 1024
-
-
-class OpError(Exception):
-    """The answer is no: `code` for programs, the text for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Reply(Dict[str, Any]):
@@ -98,7 +92,7 @@ class Ops:
 
     def claim(self, ask: dict) -> Reply:
         plan, secrets = ask["plan"], ask.get("secrets") or {}
-        _check_plan(plan)
+        plans.check(plan)
         job = Job(self.host, plan["job_id"])
         new = False
         if not job.exists:
@@ -287,7 +281,7 @@ class Ops:
         wanted = ask.get("deployment")
         rows: List[dict] = []
         for job in known:
-            plan = _shown_plan(job)
+            plan = plans.shown(job)
             if wanted is not None and plan.get("key", {}).get("deployment") != wanted:
                 continue
             state = self.judge.views([job.id])[job.id]
@@ -325,25 +319,6 @@ class Ops:
         return reply
 
 
-def _check_plan(plan: Any) -> None:
-    if not isinstance(plan, dict):
-        raise OpError("bad-request", "the plan is not an object")
-    if not isinstance(plan.get("layout"), int) or plan["layout"] > layout.LAYOUT:
-        raise OpError(
-            "newer-layout", "the plan has layout %r, this runner knows up to %d" % (plan.get("layout"), layout.LAYOUT)
-        )
-    layout.checked_name(plan["uid"])
-    if plan.get("job_id") != layout.job_id(plan["uid"], plan["attempt"]):
-        raise OpError("bad-request", "job id %r does not follow from uid and attempt" % plan.get("job_id"))
-    for key, value in (plan.get("limits") or {}).items():
-        if key.endswith(("_s", "_bytes")) and not isinstance(value, (int, float, type(None))):
-            raise OpError("bad-request", "limits.%s is %r, expected a number or null" % (key, value))
-    if plan.get("resource_id"):
-        layout.checked_name(plan["resource_id"])
-    if plan.get("resource") and plan["resource"]["id"] != plan.get("resource_id"):
-        raise OpError("bad-request", "the resource's id %r is not the plan's" % plan["resource"]["id"])
-
-
 def _replace(host: HostPaths, fresh: str, target: str) -> None:
     """Give a whole tree its name; of two at once the last stays, whole."""
     files.private_dir(os.path.dirname(target))
@@ -356,17 +331,3 @@ def _replace(host: HostPaths, fresh: str, target: str) -> None:
                 raise
             continue
         return
-
-
-def _shown_plan(job: Job) -> dict:
-    """The plan without the text of its builds: it may be long, and hold what a template's secrets became."""
-    try:
-        plan = dict(job.plan())
-        owner = files.read_json(job.paths.owner) or {}
-    except (files.Damaged, jobdir.NewerLayout):
-        return {}
-    plan["steps"] = [{**step, "content": ""} for step in plan.get("steps", ())]
-    if plan.get("resource"):
-        plan["resource"] = {**plan["resource"], "builds": {}}
-    plan["owner"] = owner.get("owner", plan.get("owner", "none"))
-    return plan

@@ -33,6 +33,14 @@ class ProtocolError(Exception):
     """The other side does not speak this protocol, or the stream was cut inside a frame."""
 
 
+class OpError(Exception):
+    """The answer is no: `code` for programs, the text for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def pack(kind: bytes, payload: Union[bytes, memoryview]) -> bytes:
     """One frame. ValueError over MAX_FRAME."""
     if len(payload) > MAX_FRAME:

@@ -47,8 +47,8 @@ from typing import Any, Callable, Deque, Iterator, Optional
 from airflow_jobdeploy.hostside import protocol
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.jobdir import NewerLayout
-from airflow_jobdeploy.hostside.ops import OpError, Ops, Reply
-from airflow_jobdeploy.hostside.protocol import MAX_FRAME
+from airflow_jobdeploy.hostside.ops import Ops, Reply
+from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError
 
 _OPS = (
     *("hello", "claim", "put", "start", "poll", "watch", "stop", "preempt", "renew", "move", "own", "log"),

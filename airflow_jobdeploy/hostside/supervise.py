@@ -31,12 +31,12 @@ from airflow_jobdeploy.hostside import (
 )
 from airflow_jobdeploy.hostside.bounds import Bounds, Cut
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, enter, stamp
+from airflow_jobdeploy.hostside.meter import TICK_S, Meter
 from airflow_jobdeploy.hostside.steps import SetupError
 from airflow_jobdeploy.hostside.tree import Tree
 
 #: How long what a command left may take to end by itself before it is signalled: `> >(tee log)` still writes.
 SETTLE_S = 1.0
-_TICK_S = 0.5
 _QUEUE_TICK_S = 0.25
 _SLOWEST_TICK_S = 5.0
 
@@ -59,11 +59,9 @@ class Supervisor:
         self.cut = Cut()
         self.facts: Dict[str, Any] = {}
         self.disk: Dict[str, Any] = {}
-        self.peak_bytes = 0
+        self.meter = Meter(job, self.limits, self.tree)
         self.secrets: Dict[str, str] = {}
         self.workdir = job.paths.dir
-        self._memory_before = evidence.memory_reading()
-        self._looked = 0.0
         self._ran_s: Optional[float] = None
         #: The command that runs, or ran last.
         self._pid = 0
@@ -91,7 +89,7 @@ class Supervisor:
 
     def _write_down(self, outcome: Dict[str, Any]) -> None:
         """Write the exit record, for as long as that takes: nobody else knows how it ended."""
-        pause_s = _TICK_S
+        pause_s = TICK_S
         while True:
             try:
                 finish.finish(self.job, self.state, outcome)
@@ -163,7 +161,7 @@ class Supervisor:
             self.status, self.is_ok = before, True
             return
         if self.state.get("started") is None:
-            self._memory_before = evidence.memory_reading()
+            self.meter.begin()
             self.state["started"] = stamp()
             self.bounds.command_starts()
         self.bounds.check()
@@ -240,37 +238,14 @@ class Supervisor:
     def _pause(self, seconds: float, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
         """Wait for a signal or `seconds`; Cut when an order has come or a deadline has passed."""
         self.bounds.wait(seconds, until)
-        self._look_around()
+        self.meter.look()
         self.bounds.check(until, limit)
 
     def _tick_s(self) -> float:
         """Long jobs are looked at less often: a thousand of them cost a host little. Signals wake us at once anyway."""
         if self.limits.get("log_limit_bytes"):
-            return _TICK_S
-        return (
-            min(_SLOWEST_TICK_S, _TICK_S + age_s(self.state["started"]) / 60) if self.state.get("started") else _TICK_S
-        )
-
-    def _look_around(self) -> None:
-        """Now and then: how much memory the tree holds, and the cap of the log."""
-        now = kernel.boottime_s()
-        if now - self._looked < _TICK_S:
-            return
-        self._looked = now
-        if self.state.get("started") is not None:
-            held = sum(member.rss_bytes for member in self.tree.members(thorough=False))
-            self.peak_bytes = max(self.peak_bytes, held)
-        self._cap_log()
-
-    def _cap_log(self) -> None:
-        limit = self.limits.get("log_limit_bytes")
-        if not limit or self.facts.get("log_cap_error"):
-            return
-        try:
-            if not logs.cap(self.job.paths, int(limit)):
-                self.facts["log_cap_error"] = "this filesystem cannot drop the head of a file: the log is kept whole"
-        except OSError:  # a full disk: log_cap.json first, then the hole; tried again at the next look
-            pass
+            return TICK_S
+        return min(_SLOWEST_TICK_S, TICK_S + age_s(self.state["started"]) / 60) if self.state.get("started") else TICK_S
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -304,10 +279,10 @@ class Supervisor:
             self.facts["last_lines"] = logs.last_lines(logs.tail(self.job.paths), self.secrets.values())
 
     def _outcome(self) -> Dict[str, Any]:
-        self._cap_log()
+        self.meter.cap_log()
         self._note_last_lines()
         started = self.state.get("started")
-        used = max(self.peak_bytes, house.largest_child_bytes()) if started else 0
+        used = self.meter.used_bytes()
         ran_s = self._ran_s if self._ran_s is not None or not started else age_s(started)
         seen = verdict.Evidence(
             status=self.status,
@@ -318,7 +293,7 @@ class Supervisor:
             stop=self.cut.stop,
             preempt=self.cut.preempt,
             orphan=self.cut.orphan,
-            memory=self._memory(used),
+            memory=self.meter.shortage(used),
             disk=self.disk or None,
             facts=self._hinted(),
         )
@@ -327,23 +302,13 @@ class Supervisor:
         outcome["usage"] = {"wall_s": ran_s or 0.0, "cpu_s": house.cpu_s(), "peak_memory_bytes": used}
         return outcome
 
-    def _memory(self, used: int) -> Optional[Dict[str, Any]]:
-        if not evidence.was_oom(self._memory_before, evidence.memory_reading()):
-            return None
-        limit, peak = evidence.memory_limit()
-        return {"memory_used_bytes": max(used, peak), "memory_limit_bytes": limit}
-
     def _hinted(self) -> Dict[str, Any]:
-        facts = dict(self.facts)
+        facts = {**self.facts, **self.meter.facts}
         if self.is_ok or "hint" in facts:
             return facts
-        hint = evidence.hint(logs.tail(self.job.paths), self.job.temporary())
-        if not hint and self.status == 127:
-            hint = "127 means that a program was not found on this worker; PATH there is %s" % self._path()
+        path = self.plan.get("env", {}).get("PATH") or os.environ.get("PATH", os.defpath)
+        hint = evidence.hint(logs.tail(self.job.paths), self.job.temporary()) or evidence.status_hint(self.status, path)
         return {**facts, "hint": hint}
-
-    def _path(self) -> str:
-        return self.plan.get("env", {}).get("PATH") or os.environ.get("PATH", os.defpath)
 
     def _enter(self, phase: str, status: str, reason: str) -> None:
         enter(self.state, phase, status, reason)

@@ -10,7 +10,8 @@ from typing import Any
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.policy import is_over
-from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason, duration
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
+from airflow_jobdeploy.core.words import duration
 from airflow_jobdeploy.errors import (
     JobCancelled,
     JobFailed,

@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel, Verb, on_return, place
-from airflow_jobdeploy.core.status import JobHandle, JobState, duration, size
+from airflow_jobdeploy.core.status import JobHandle, JobState
+from airflow_jobdeploy.core.words import duration, size
 from airflow_jobdeploy.errors import JobDeployError, PlacementError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
 from airflow_jobdeploy.service.preparing import Identity, Work

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, duration, size
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
+from airflow_jobdeploy.core.words import duration, size
 
 
 def said(**wire: object) -> str:

@@ -1,0 +1,29 @@
+"""Numbers as people say them."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float | None) -> str:
+    """ "12 s", "14 min", "3 h 5 min", "2 d 4 h": as people say it."""
+    if seconds is None:
+        return "an unknown time"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+    hours = minutes % 1440 // 60
+    return f"{minutes // 1440} d {hours} h" if hours else f"{minutes // 1440} d"
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
