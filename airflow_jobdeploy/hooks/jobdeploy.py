@@ -17,7 +17,7 @@ from airflow.sdk import BaseHook
 
 from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.status import JobHandle
-from airflow_jobdeploy.core.words import size
+from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import JobDeployError, SpecError, TemplateError, WorkerError
 from airflow_jobdeploy.hooks import files
 from airflow_jobdeploy.hooks.jobs import read_jobs
@@ -272,7 +272,7 @@ def fetch(
 
     backend = workers.backend(handle.worker)
     report = download(backend, handle.job_id, Path(dest), tuple(patterns), progress=_Progress(say)).to_dict()
-    there = f"{report['file_count']} files in {report['dest']}"
+    there = f"{counted(report['file_count'], 'file')} in {report['dest']}"
     say(f"{there}: {size(report['bytes'])} downloaded, {report['skipped']} were there already.")
     return report
 

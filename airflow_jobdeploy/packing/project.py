@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing.listing import list_project
 
@@ -40,7 +41,7 @@ class ProjectArchive:
 
     def __str__(self) -> str:
         """One line for the log."""
-        text = f"{self.files} files, {self.bytes} bytes from {self.root}"
+        text = f"{counted(self.files, 'file')}, {size(self.bytes)} from {self.root}"
         if self.left_out:
             text += f"; left out: {_some(self.first_left_out, self.left_out)}"
         if self.skipped:

@@ -41,7 +41,7 @@ def test_overrides_and_project(cli: Cli, job: Write, home: Path) -> None:
     (project / "name.txt").write_text("sent\n")
     done = cli("run", job("cat name.txt; echo $A"), "--project-dir", project, "--set", "env={A: 3.10}")
     assert (done.code, done.out) == (0, "sent\n3.10\n"), done.err
-    assert "Sending 1 files" in done.err
+    assert "Sending 1 file," in done.err
 
 
 def test_a_detached_job_by_the_beginning_of_its_id(cli: Cli, job: Write, home: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
-from airflow_jobdeploy.core.words import duration, size
+from airflow_jobdeploy.core.words import counted, duration, size
 
 
 def said(**wire: object) -> str:
@@ -112,3 +112,7 @@ def test_durations(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(5, "5 bytes"), (2048, "2.0 KiB"), (3 * 2**40, "3.0 TiB")])
 def test_sizes(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_counts() -> None:
+    assert [counted(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
