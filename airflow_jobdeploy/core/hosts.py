@@ -9,6 +9,7 @@ from airflow_jobdeploy.core.source import Item, shortened
 
 #: Most hosts of one pool.
 MAX_HOSTS = 2_000
+_TOO_MANY = (f"more than {MAX_HOSTS} hosts.", "Make several pools of them.")
 #: Longest range.
 MAX_LENGTH = 1_000
 
@@ -33,7 +34,7 @@ def expand_hosts(text: str, item: Item, problems: Problems) -> list[str]:
         numbers = _numbers(ranges, item, problems)
         if numbers is None or len(found) * len(numbers) > MAX_HOSTS:
             if numbers is not None:
-                problems.append(item.problem(f"more than {MAX_HOSTS} hosts."))
+                problems.append(item.problem(*_TOO_MANY))
             return []
         found = [f"{host}{before}{number}" for host in found for number in numbers]
     found = [host + rest for host in found]
@@ -55,7 +56,7 @@ def _numbers(ranges: str, item: Item, problems: Problems) -> list[str] | None:
             return None
         first, last = int(match[1]), int(match[2] or match[1])
         if last - first >= MAX_HOSTS:
-            problems.append(item.problem(f"more than {MAX_HOSTS} hosts."))
+            problems.append(item.problem(*_TOO_MANY))
             return None
         found += [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
     return found

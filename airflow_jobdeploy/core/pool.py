@@ -27,7 +27,7 @@ from airflow_jobdeploy.core.spec_kinds import GPUS, GpuType
 from airflow_jobdeploy.errors import PoolError
 
 DEFAULT_ROOT = "~/.jobdeploy"
-_LATER = {"docker": "Docker pools come in a later release.", "slurm": "Slurm pools come in a later release."}
+_LATER = ("docker", "slurm")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class PoolKind:
 
     def read(self, item: Item, problems: Problems) -> str | None:
         if isinstance(item.value, str) and item.value in _LATER:
-            problems.append(item.problem(f"pools of kind {item.value} are not in this release.", _LATER[item.value]))
+            text = f"pools of kind {item.value} come in a later release."
+            problems.append(item.problem(text, "This one has local and ssh."))
             return None
         return Text(("local", "ssh")).read(item, problems)
 

@@ -90,8 +90,8 @@ def test_huge_pools_are_refused_at_once() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"kind": "docker", "workers": [{"url": "unix:///x"}]}, "Docker pools come in a later release"),
-        ({"kind": "slurm"}, "Slurm pools come in a later release"),
+        ({"kind": "docker", "workers": [{"url": "unix:///x"}]}, "pools of kind docker come in a later release"),
+        ({"kind": "slurm"}, "pools of kind slurm come in a later release"),
         ({"kind": "shh"}, "Did you mean 'ssh'?"),
         ({"kind": None}, "a worker pool needs 'kind'"),
         ({"workers": []}, "an ssh pool needs workers"),
