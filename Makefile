@@ -1,6 +1,6 @@
 # Two commands for a new user: make demo, make test. `make help` lists all.
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check airflow lint format docs clean setup
+.PHONY: help demo test test-slow kills faults check airflow lint format docs clean setup
 
 PYTHON_BIN := .venv/bin/python
 
@@ -19,14 +19,24 @@ test: ## Lint, type check and run all tests
 	@scripts/setup.sh dev
 	@scripts/test-tools.sh
 	@$(MAKE) --no-print-directory check
-	$(PYTHON_BIN) -m pytest -n 2
+	$(PYTHON_BIN) -m pytest -n 2 --dist loadgroup
+
+test-slow: ## The tests that take minutes: two triggerers, one killed; 500 submits at once
+	@scripts/setup.sh dev
+	@scripts/test-tools.sh
+	$(PYTHON_BIN) -m pytest -m slow
+
+kills: ## Kill, clear, fail tasks of a running Airflow in all states; print how fast their jobs die
+	@scripts/setup.sh dev
+	@scripts/test-tools.sh
+	@figures=$$(mktemp) && JOBDEPLOY_KILLS=$$figures $(PYTHON_BIN) -m pytest -q tests/airflow/test_matrix.py && cat $$figures && rm $$figures
 
 check:
 	$(PYTHON_BIN) -m ruff check .
 	$(PYTHON_BIN) -m ruff format --check .
 	$(PYTHON_BIN) -m mypy
 
-faults: ## Break SSH hosts in 25 ways and print what becomes of their jobs (root; about 4 minutes)
+faults: ## Break hosts in all ways we know, print and note what becomes of their jobs (root; 5 minutes)
 	@scripts/setup.sh dev
 	@scripts/test-tools.sh
 	$(PYTHON_BIN) -m benchmarks.faults

@@ -1,8 +1,6 @@
 """A worker that runs `hostside/`: this machine and SSH hosts are one class.
 
-One connection; on it one control session for small requests and changes, one for logs, and up to
-four for transfers, each opened when first needed. Where the host allows one session per connection
-only (sshd: MaxSessions 1), the control session does all of it, one thing after the other.
+The contract as requests over the sessions of one connection (connection.py).
 """
 
 from __future__ import annotations
@@ -17,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-import airflow_jobdeploy
 from airflow_jobdeploy.backends import arriving
 from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk, WorkerFacts
-from airflow_jobdeploy.backends.channel import ChannelRefused, Client, LocalClient
-from airflow_jobdeploy.backends.session import IDLE_S, Refusal, Session
+from airflow_jobdeploy.backends.channel import Client, LocalClient
+from airflow_jobdeploy.backends.connection import Connection
+from airflow_jobdeploy.backends.session import Refusal, Session
 from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
-from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, WorkerUnreachable, nearest
+from airflow_jobdeploy.errors import StagingError, WorkerError, nearest
 
 DEFAULT_ROOT = "~/.jobdeploy"
 #: The most that one `log` request may ask for.
@@ -36,7 +34,6 @@ SILENCE_S = 3.0
 ANSWER_S = 6.0
 #: The same for a log that is being read, where bytes should come all the time.
 LOG_STALL_S = 8.0
-_TRANSFERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +76,18 @@ class HostedBackend:
         machine: str | None = None,
     ) -> None:
         self.worker = worker
-        self.machine = machine
-        self._kind = _KINDS[kind]
-        self.capabilities = self._kind.capabilities
-        self._connect = connect
-        self._root = root
-        self._path = path
-        self._client: Client | None = None
-        self._control: Session | None = None
-        self._logs: Session | None = None
-        self._transfers: list[Session] = []
-        #: Does the host allow one session only?
-        self._single = False
-        #: Did a transfer break on this connection?
-        self._failed = False
-        self._facts: WorkerFacts | None = None
-        self._subscribed: frozenset[str] = frozenset()
+        how = _KINDS[kind]
+        self.capabilities = how.capabilities
+        self._connection = Connection(
+            worker=worker,
+            connect=connect,
+            python=how.python,
+            root=root,
+            greeting={"env_mode": how.env_mode, "path": path},
+            machine=machine,
+        )
+        #: The control session that tells changes, and of which jobs.
+        self._subscribed: tuple[Session | None, frozenset[str]] = (None, frozenset())
         self._seen: dict[str, str] = {}
         #: The manifest that was asked for last: its job, its files by path.
         self._listed: tuple[str, dict[str, ArtifactFile]] = ("", {})
@@ -103,59 +96,59 @@ class HostedBackend:
     # -- the worker ----------------------------------------------------------------------------------------------
 
     def facts(self) -> WorkerFacts:
-        self._session()
-        assert self._facts is not None
-        return self._facts
+        self._connection.control()
+        assert self._connection.facts is not None
+        return self._connection.facts
 
     def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
-        answer = self._session().request("jobs", deployment=deployment, live_only=live_only)
+        answer = self._connection.control().request("jobs", deployment=deployment, live_only=live_only)
         return [{**job, "state": JobState.from_wire(job["state"]).to_dict()} for job in answer["jobs"]]
 
     def resource(self, resource_id: str) -> dict[str, Any] | None:
-        record = self._session().request("resource", resource=resource_id).get("record")
+        record = self._connection.control().request("resource", resource=resource_id).get("record")
         return dict(record) if record is not None else None
 
     def close(self) -> None:
-        self._drop()
+        self._connection.drop()
         self._waker.close()
 
     # -- the life of a job ---------------------------------------------------------------------------------------
 
     def claim(self, plan: Plan) -> JobState:
-        answer = self._session().request("claim", plan=plan.to_wire(), secrets=dict(plan.secret_env))
+        answer = self._connection.control().request("claim", plan=plan.to_wire(), secrets=dict(plan.secret_env))
         return JobState.from_wire(answer["state"])
 
     def start(self, job_id: str) -> JobState:
-        return JobState.from_wire(self._session().request("start", job=job_id)["state"])
+        return JobState.from_wire(self._connection.control().request("start", job=job_id)["state"])
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         if not job_ids:
             return {}
-        return self._states(self._session().request("poll", jobs=list(job_ids))["states"])
+        return self._states(self._connection.control().request("poll", jobs=list(job_ids))["states"])
 
     def stop(self, job_id: str, *, reason: str, by: str = "", grace_s: float | None = None) -> JobState:
-        answer = self._session().request("stop", job=job_id, reason=reason, by=by, grace_s=grace_s)
+        answer = self._connection.control().request("stop", job=job_id, reason=reason, by=by, grace_s=grace_s)
         return JobState.from_wire(answer["state"])
 
     def preempt(
         self, job_id: str, *, reason: str, by: str = "", signal: str | None = None, grace_s: float | None = None
     ) -> JobState:
-        session = self._session()
+        session = self._connection.control()
         answer = session.request("preempt", job=job_id, reason=reason, by=by, signal=signal, grace_s=grace_s)
         return JobState.from_wire(answer["state"])
 
     def renew(self, job_ids: Sequence[str]) -> None:
-        self._session().request("renew", jobs=list(job_ids))
+        self._connection.control().request("renew", jobs=list(job_ids))
 
     def set_moved(self, job_id: str, successor: Plan) -> None:
         to: dict[str, Any] = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
-        self._session().request("move", job=job_id, **to)
+        self._connection.control().request("move", job=job_id, **to)
 
     def set_owner(self, job_id: str, owner: str) -> None:
-        self._session().request("own", job=job_id, owner=owner)
+        self._connection.control().request("own", job=job_id, owner=owner)
 
     def forget(self, job_id: str) -> None:
-        self._session().request("forget", job=job_id)
+        self._connection.control().request("forget", job=job_id)
 
     def _states(self, states: Mapping[str, Mapping[str, Any] | None]) -> dict[str, JobState]:
         return {job_id: self._state(job_id, state) for job_id, state in states.items()}
@@ -163,7 +156,8 @@ class HostedBackend:
     def _state(self, job_id: str, state: Mapping[str, Any] | None) -> JobState:
         if state is not None:
             return JobState.from_wire(state)
-        where = f"{self._facts.hostname}:{self._facts.root}" if self._facts else self.worker
+        facts = self._connection.facts
+        where = f"{facts.hostname}:{facts.root}" if facts else self.worker
         return unknown(
             job_id, Reason.RECORD_MISSING, f"{self.worker} has no record of job {job_id} (looked in {where})"
         )
@@ -172,7 +166,7 @@ class HostedBackend:
 
     def watch(self, job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
         wanted = frozenset(job_ids)
-        session = self._session()
+        session = self._connection.control()
         changed = self._subscribe(session, wanted)
         if not changed:
             patience = min(timeout_s, self._check_alive(session))
@@ -184,10 +178,10 @@ class HostedBackend:
         self._waker.wake()
 
     def _subscribe(self, session: Session, wanted: frozenset[str]) -> dict[str, JobState]:
-        if wanted == self._subscribed:
+        if self._subscribed == (session, wanted):
             return {}
         states = self._states(session.request("watch", jobs=sorted(wanted))["states"])
-        self._subscribed = wanted
+        self._subscribed = session, wanted
         self._seen = {job_id: mark for job_id, mark in self._seen.items() if job_id in wanted}
         return {job_id: state for job_id, state in states.items() if self._is_news(job_id, state)}
 
@@ -212,7 +206,7 @@ class HostedBackend:
     # -- bytes ---------------------------------------------------------------------------------------------------
 
     def read_log(self, job_id: str, offset: int, limit: int) -> LogChunk:
-        session = self._log_session()
+        session = self._connection.logs()
         wanted = {"job": job_id, "offset": offset, "limit": min(limit, LOG_LIMIT)}
         answer, pieces = session.request_bytes("log", stall_s=LOG_STALL_S, **wanted)
         return LogChunk(offset=answer["offset"], data=b"".join(pieces), dropped_bytes=answer.get("dropped", 0))
@@ -224,24 +218,19 @@ class HostedBackend:
         self._put(job_id, archive, into="checkpoint", what="checkpoint")
 
     def _put(self, job_id: str, archive: Iterable[bytes], *, into: str, what: str) -> None:
-        session = self._take_transfer()
         try:
-            session.send_bytes("put", archive, job=job_id, into=into)
+            with self._connection.transfer() as session:
+                session.send_bytes("put", archive, job=job_id, into=into)
         except Refusal as error:
             raise StagingError(f"the {what} could not be brought to {error}") from error
-        finally:
-            self._give_back(session)
 
     def checkpoint(self, job_id: str) -> Iterator[bytes]:
-        session = self._take_transfer()
-        try:
+        with self._connection.transfer() as session:
             _, pieces = session.request_bytes("checkpoint", job=job_id)
             yield from pieces
-        finally:
-            self._give_back(session)
 
     def manifest(self, job_id: str) -> list[ArtifactFile]:
-        files = self._session().request("manifest", job=job_id)["files"]
+        files = self._connection.control().request("manifest", job=job_id)["files"]
         fields = ArtifactFile.__dataclass_fields__
         found = [ArtifactFile(**{key: file[key] for key in fields if key in file}) for file in files]
         self._listed = job_id, {file.path: file for file in found}
@@ -261,112 +250,18 @@ class HostedBackend:
     def _fetched(
         self, job_id: str, paths: list[str], known: Mapping[str, ArtifactFile]
     ) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
-        session = self._take_transfer()
         try:
-            _, pieces = session.request_bytes("get", job=job_id, paths=paths)
-            stream = arriving.Pieces(pieces)
-            for name, content in arriving.files(stream):
-                if name in known:
-                    yield known[name], cast("IO[bytes]", content)
-            stream.drain()
+            with self._connection.transfer() as session:
+                _, pieces = session.request_bytes("get", job=job_id, paths=paths)
+                stream = arriving.Pieces(pieces)
+                for name, content in arriving.files(stream):
+                    if name in known:
+                        yield known[name], cast("IO[bytes]", content)
+                stream.drain()
         except tarfile.TarError as error:
             raise StagingError(f"the files of job {job_id} arrived damaged from {self.worker}: {error}") from error
         except Refusal as error:
             raise StagingError(f"the files of job {job_id} could not be fetched: {error}") from error
-        finally:
-            self._give_back(session)
-
-    # -- sessions ------------------------------------------------------------------------------------------------
-
-    def _session(self) -> Session:
-        """The control session; a lost one is replaced, by way of a new connection."""
-        if self._control is not None and self._control.alive and self._control.is_stale and not self._single:
-            self._control.close()  # the connection may be busy with a transfer: only this session is replaced
-            self._control, self._subscribed = self._open(), frozenset()
-        if self._control is None or not self._control.alive or self._is_suspect():
-            self._drop()
-            try:
-                self._control = self._open()
-            except ChannelRefused as error:
-                self._drop()
-                raise WorkerUnreachable(f"{self.worker}: {error}") from error
-        return self._control
-
-    def _is_suspect(self) -> bool:
-        """Is the connection gone, or has something on it failed, which then may not be known of the rest yet?"""
-        failed = self._failed or (self._logs is not None and self._logs.broken)
-        return failed or self._client is None or not self._client.is_alive
-
-    def _open(self) -> Session:
-        if self._client is None:
-            self._client = self._connect()
-        session = Session(self._client, python=self._kind.python, root=self._root)
-        try:
-            self._learn(self._hello(session))
-        except BaseException:
-            session.close()
-            raise
-        return session
-
-    def _hello(self, session: Session) -> dict[str, Any]:
-        version = getattr(airflow_jobdeploy, "__version__", "")
-        told: dict[str, Any] = {"env_mode": self._kind.env_mode, "path": self._path, "idle_s": IDLE_S}
-        return session.request("hello", client=version, **told)
-
-    def _learn(self, answer: Mapping[str, Any]) -> WorkerFacts:
-        known = {key: answer[key] for key in WorkerFacts.__dataclass_fields__ if key in answer}
-        facts = WorkerFacts(**{**known, "worker": self.worker, "warnings": tuple(answer.get("warnings", ()))})
-        if self.machine is not None and facts.machine != self.machine:
-            raise WorkerChanged(
-                f"another machine answers as {self.worker}: {facts.machine} ({facts.hostname}), expected"
-                f" {self.machine}. Was the host replaced, its root emptied, or does the name lead to several hosts?"
-            )
-        self.machine = facts.machine
-        self._facts = facts
-        return facts
-
-    def _extra(self) -> Session:
-        """One more session, or the control session where the host allows no more."""
-        control = self._session()
-        if not self._single:
-            try:
-                return self._open()
-            except ChannelRefused:
-                self._single = True
-        return control
-
-    def _log_session(self) -> Session:
-        if self._logs is None or not self._logs.idle:
-            self._logs = self._extra()
-        return self._logs
-
-    def _take_transfer(self) -> Session:
-        self._session()
-        while self._transfers:
-            session = self._transfers.pop()
-            if session.idle:
-                return session
-        return self._extra()
-
-    def _give_back(self, session: Session) -> None:
-        """After a transfer. A session whose transfer was given up half-way is of no more use, whichever it is."""
-        self._failed = self._failed or session.broken
-        keeps = session is self._control or len(self._transfers) < _TRANSFERS
-        if not (session.idle and keeps):
-            session.close()
-        elif session is not self._control:
-            self._transfers.append(session)
-
-    def _drop(self) -> None:
-        for session in (self._control, self._logs, *self._transfers):
-            if session is not None:
-                session.close()
-        if self._client is not None:
-            self._client.close()
-        self._client = self._control = self._logs = None
-        self._transfers = []
-        self._subscribed = frozenset()
-        self._single = self._failed = False
 
 
 def local_backend(*, root: str | os.PathLike[str] = DEFAULT_ROOT, machine: str | None = None) -> HostedBackend:

@@ -154,11 +154,16 @@ class Case:
 
     def submit(self, command: str, *, project: Path | None = None, **spec: Any) -> service.Submitted:
         """Submit as a task does, or as its retry: the same intent is used each time."""
+        self._again = lambda: self.submit(command, project=project, **spec)
         loaded = load_spec({"command": _GUARD + command, "env": self.env, **spec})
         work = service.prepare_run(loaded, pool=self.pool, resolve_secret=str, project_dir=project)
         epoch = {"max_tries": 0, "clear_number": 0}
         with service.Workers(self.pool, lambda _: self.backend()) as workers:
             return service.submit(work, workers, intents=self.notebook, epoch=epoch, say=self.said.append)
+
+    def submit_again(self) -> service.Submitted:
+        """As the task's next try does, with all as before."""
+        return self._again()
 
     def follow(self, handle: JobHandle) -> Following:
         following = Following(self.backend, handle, unknown_after_s=self.unknown_after_s)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pytest
 
+from airflow_jobdeploy.core.status import JobStatus
 from tests.faults.hosts import case as cases
 from tests.faults.hosts.case import Case, Following
 from tests.faults.hosts.here import LocalCase
@@ -39,6 +40,8 @@ class Verdict:
         self.told = told or (following.told if following else "")
         self.live_attempts_max = case.live_attempts_max()
         self.bytes_lost = case.bytes_lost(following) if following else 0
+        if following is not None and following.updates[-1].state.status is JobStatus.SUCCEEDED:
+            assert case.submit_again().reattached, "a retry takes what is there"
         left = case.left_behind()
         self.left_behind = len(left)
         assert self.live_attempts_max <= 1

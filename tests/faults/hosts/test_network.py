@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_jobdeploy.backends import hosted
+from airflow_jobdeploy.backends import connection, hosted
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerUnreachable
 from airflow_jobdeploy.packing.artifacts import download
@@ -35,7 +35,7 @@ def wire(case: Case) -> Iterator[Wire]:
 
 @pytest.mark.fault("cut for 2 s")
 def test_cut_for_two_seconds(case: Case, verdict: Verdict) -> None:
-    following = case.started(counting(60, 0.1))
+    following = case.started(counting(40, 0.1))
     following.until_text("line 5\n")
     case.host.cut()
     time.sleep(2)
@@ -50,14 +50,14 @@ def test_cut_for_two_seconds(case: Case, verdict: Verdict) -> None:
 def test_cut_for_longer_than_connections_live(
     case: Case, verdict: Verdict, lasting: Lasting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosted, "IDLE_S", 20.0)  # what the cut leaves over there ends by that, at the latest
-    case.unknown_after_s = 1.0
-    following = case.started(counting(200, 0.1))
+    monkeypatch.setattr(connection, "IDLE_S", 20.0)  # what the cut leaves over there ends by that, at the latest
+    case.unknown_after_s = lasting(short=0, long=1)
+    following = case.started(counting(int(lasting(short=100, long=200)), 0.1))
     following.until_text("line 5\n")
     case.host.cut()
     cut_at = time.monotonic()
     unknown_at = following.until_status(JobStatus.UNKNOWN)
-    # The silence, one connect that fails, and its pauses.
+    # The silence; where it must last, also one connect that fails, and its pauses.
     assert unknown_at - cut_at < hosted.SILENCE_S + hosted.ANSWER_S + 15
     time.sleep(max(0.0, lasting(short=12, long=30) - (time.monotonic() - cut_at)))
     case.host.heal()
@@ -69,7 +69,7 @@ def test_cut_for_longer_than_connections_live(
 
 @pytest.mark.fault("cut for good")
 def test_cut_for_good(case: Case, verdict: Verdict) -> None:
-    case.unknown_after_s = 1.0
+    case.unknown_after_s = 0.0
     following = case.started("echo started; sleep 1000")
     following.until_text("started\n")
     case.host.cut()

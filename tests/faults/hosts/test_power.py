@@ -117,7 +117,7 @@ def test_a_wrong_clock(new_host: NewHost, verdict: Verdict, offset: str) -> None
 
 @pytest.mark.fault("its address leads to another machine")
 def test_another_machine_under_its_address(case: Case, new_host: NewHost, verdict: Verdict) -> None:
-    following = case.started(counting(60, 0.1))
+    following = case.started(counting(40, 0.1))
     following.until_text("line 5\n")
     home, other = case.way, cases.case(new_host())
     case.way = replace(other.way)
@@ -136,14 +136,14 @@ def test_another_machine_under_its_address(case: Case, new_host: NewHost, verdic
 @pytest.mark.fault("host key changed")
 def test_a_changed_host_key(case: Case, verdict: Verdict) -> None:
     case.unknown_after_s = 1.0
-    following = case.started(counting(60, 0.1))
+    following = case.started(counting(40, 0.1))
     following.until_text("line 5\n")
     case.host.new_host_key()
     case.host.restart_sshd()
     following.until_status(JobStatus.UNKNOWN)
     assert "host key is another one than known" in following.updates[-1].state.message
     with pytest.raises(WorkerError, match="host key is another one than known"):
-        case.submit(counting(60, 0.1), schedule_timeout=2)
+        case.submit(counting(40, 0.1), schedule_timeout=2)
     case.way.host_key = case.host.host_key()  # somebody has corrected the connection
     following.watch.wake()
     assert following.end().status is JobStatus.SUCCEEDED
@@ -152,7 +152,7 @@ def test_a_changed_host_key(case: Case, verdict: Verdict) -> None:
 
 @pytest.mark.fault("login key rotated")
 def test_a_rotated_login_key(case: Case, verdict: Verdict) -> None:
-    following = case.started(counting(60, 0.1))
+    following = case.started(counting(40, 0.1))
     following.until_text("line 5\n")
     old = case.way.key_file
     case.way.key_file = case.host.new_user_key()

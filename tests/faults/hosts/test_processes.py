@@ -19,7 +19,7 @@ FAMILY = "echo started; setsid sleep 1000 & (setsid sleep 1000 &) ; sleep 1000"
 @pytest.mark.netns
 @pytest.mark.fault("sshd restarted, with its sessions")
 def test_sshd_restarted(case: Case, verdict: Verdict) -> None:
-    following = case.started(counting(60, 0.1))
+    following = case.started(counting(40, 0.1))
     following.until_text("line 5\n")
     case.host.restart_sshd()
     assert following.end().status is JobStatus.SUCCEEDED
@@ -42,7 +42,7 @@ def test_one_session_a_connection(case: Case, verdict: Verdict) -> None:
 
 @pytest.mark.fault("serve killed")
 def test_serve_killed(any_case: Case, verdict: Verdict) -> None:
-    following = any_case.started(counting(60, 0.1))
+    following = any_case.started(counting(40, 0.1))
     following.until_text("line 5\n")
     supervisor = any_case.supervisor()
     for pid, line in any_case.host.processes().items():
