@@ -203,6 +203,11 @@ class LocalChannel:
 # -- SSH ------------------------------------------------------------------------------------------------------------
 
 
+#: So much may wait in the kernel to be sent, in bytes.
+UNSENT_BYTES = 128 * 1024
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; named in Python only from 3.12 on
+
+
 class ParamikoClient:
     """A paramiko connection.
 
@@ -283,12 +288,15 @@ def _closed_after(timeout_s: float, channel: paramiko.Channel) -> Iterator[None]
 
 
 def _tune(sock: Any) -> None:
-    """Small requests at once; a dead peer is noticed after 30 s, not after the kernel's 15 min."""
+    """Small requests at once, also beside a transfer; a dead peer is noticed after 30 s, not the kernel's 15 min."""
     if not isinstance(sock, socket.socket) or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return  # a jump host: a pipe or a channel
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+        # tcp(7): the kernel would take in megabytes of a project that a slow line has not sent, and a stop would wait
+        # behind them for longer than Airflow lets a task live.
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 class ParamikoChannel:
