@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.airflow.world import World
+
 _HOME = Path(tempfile.mkdtemp(prefix="jobdeploy-airflow-"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
@@ -34,6 +36,10 @@ SETTINGS = {
 if "airflow" not in sys.modules:
     (_HOME / "dags").mkdir()
     os.environ.update(SETTINGS)
+
+# One for all modules: a fixture that each of them imports is another one for each.
+from tests.airflow.standalone import airflow as airflow  # noqa: E402
+from tests.airflow.standalone import far as far  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +61,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     yield path
     end_jobs(path / ".jobdeploy")
+
+
+@pytest.fixture
+def world(tmp_path: Path, home: Path) -> Iterator[World]:
+    """Airflow's side of one task instance; what it leaves running on this machine is stopped."""
+    from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+
+    with World(tmp_path).supervised() as world:
+        yield world
+    hook = JobDeployHook("local")
+    for row in hook.list(live_only=True):
+        hook.stop(row["plan"]["job_id"])
 
 
 def end_jobs(root: Path) -> None:

@@ -1,0 +1,443 @@
+"""A whole Airflow for tests, driven through its REST API as its UI does it: `airflow standalone` on SQLite.
+
+conftest.py imports the fixture `airflow`, for all modules to share one. What is stopped or killed here is named by pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_jobdeploy.backends.hosted import HostedBackend
+from tests.airflow import notes
+from tests.servers import sshd
+from tests.servers.sshd import Sshd
+from tests.servers.wire import Wire, wired
+
+#: A cold start takes 25 s alone on the machine, and much longer beside other tests.
+START_S = 240
+WAIT_S = 240
+#: A triggerer that was silent for so many seconds loses its triggers to the others.
+TRIGGERER_LOST_S = 15
+DAGS = Path(__file__).parent / "e2e_dags"
+_FINAL = ("success", "failed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(ask: Callable[[], Any], what: str, timeout_s: float = WAIT_S, every_s: float = 0.1) -> Any:
+    """The first true answer."""
+    until = time.monotonic() + timeout_s
+    while not (answer := ask()):
+        assert time.monotonic() < until, f"waited {timeout_s} s for {what}"
+        time.sleep(every_s)
+    return answer
+
+
+class Airflow:
+    """A running `airflow standalone`."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.runs = folder / "runs"
+        self.runs.mkdir()
+        self.port = free_port()
+        self.output = folder / "standalone.log"
+        self._environment = self._made_environment(settings)
+        self._processes = [self._start("standalone")]
+        self._token = ""
+        self._board = Board(self)
+
+    def _made_environment(self, settings: Mapping[str, str]) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+        url = f"http://localhost:{self.port}"
+        return {
+            **inherited,
+            # standalone starts its parts as `airflow`.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "TMPDIR": str(self.folder),
+            "PYTHONPATH": str(DAGS.parents[2]),
+            notes.RUNS: str(self.runs),
+            "AIRFLOW_HOME": str(self.folder / "airflow"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+            "AIRFLOW__CORE__PARALLELISM": "16",
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__BASE_URL": url,
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(TRIGGERER_LOST_S),
+            "AIRFLOW__JOBDEPLOY__DEFER_AFTER": "0.5",
+            "AIRFLOW__JOBDEPLOY__DEPLOYMENT": "e2e",
+            **settings,
+        }
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        with self.output.open("ab") as out:
+            return subprocess.Popen(
+                [str(Path(sys.executable).with_name("airflow")), *command],
+                env=self._environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """End each process that we started, with its whole group: each is a session of its own."""
+        for process in self._processes:
+            left = tree(process.pid)
+            for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(0 if number == signal.SIGCONT else 20)
+            send(left, signal.SIGKILL)
+
+    # -- its processes -----------------------------------------------------------------------------------------
+
+    def part(self, name: str) -> list[int]:
+        """The pids of a part of standalone (`triggerer`), it first, then all below it."""
+        main = self._processes[0].pid
+        for pid in children(main):
+            if name in command_of(pid):
+                return tree(pid)
+        raise AssertionError(f"no {name} among {[command_of(pid) for pid in children(main)]}")
+
+    def executor_workers(self) -> list[int]:
+        """The processes of the LocalExecutor, without their tasks."""
+        return [pid for pid in children(self.part("scheduler")[0]) if "LocalExecutor" in command_of(pid)]
+
+    def looked(self, ago_s: float) -> None:
+        """As if a task had looked for jobs to reap so many seconds ago: the next one looks after a minute."""
+        for looks in self.folder.glob("jobdeploy-connect-*/reaped-*"):
+            looks.write_text(json.dumps({"at": time.time() - ago_s, "suspects": []}))
+
+    def another_triggerer(self) -> subprocess.Popen[bytes]:
+        """Start one more."""
+        self._processes.append(self._start("triggerer", "--skip-serve-logs"))
+        return self._processes[-1]
+
+    # -- REST --------------------------------------------------------------------------------------------------
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON answer of the API; None while it does not answer, or has no such thing."""
+        request = urllib.request.Request(
+            f"http://localhost:{self.port}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Accept": "application/json", **self._login()},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise AssertionError(f"{method} {path}: {error.code} {error.read()[:500]!r}") from error
+        except OSError:
+            return None
+        return json.loads(text) if text else {}
+
+    def _login(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def is_up(self) -> bool:
+        text = self.output.read_text(errors="replace")
+        assert self._processes[0].poll() is None, text[-4000:]
+        assert "Exception in thread" not in text, text[-4000:]
+        if not self._token:
+            answer = self.ask("GET", "/auth/token")
+            self._token = answer["access_token"] if answer else ""
+        known = self.ask("GET", "/api/v2/dags") if self._token else None
+        return bool(known) and {"deferred", "patient"} <= {dag["dag_id"] for dag in known["dags"]}
+
+    def trigger(self, dag_id: str, **conf: str) -> Run:
+        """Start a run."""
+        run_id = f"{dag_id}-{uuid.uuid4().hex[:12]}"
+        folder = self.runs / run_id
+        folder.mkdir()
+        body = {"logical_date": None, "dag_run_id": run_id, "conf": {"folder": str(folder), **conf}}
+        answer = self.ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)
+        assert answer, f"{dag_id} cannot be triggered"
+        return Run(self, dag_id, run_id, folder)
+
+    def task(self, run_id: str) -> dict[str, Any]:
+        return self._board.task(run_id)
+
+
+class Board:
+    """What the API says of all tasks, asked once for all who want to know: each answer costs the machine dear."""
+
+    _FRESH_S = 0.4
+
+    def __init__(self, airflow: Airflow) -> None:
+        self._airflow = airflow
+        self._lock = threading.Lock()
+        self._asked_at = 0.0
+        self._tasks: dict[str, dict[str, Any]] = {}
+
+    def task(self, run_id: str) -> dict[str, Any]:
+        with self._lock:
+            if time.monotonic() - self._asked_at > self._FRESH_S:
+                answer = self._airflow.ask("GET", "/api/v2/dags/~/dagRuns/~/taskInstances?limit=100&order_by=-id")
+                if answer is not None:
+                    self._tasks = {task["dag_run_id"]: task for task in answer["task_instances"]}
+                self._asked_at = time.monotonic()
+            return self._tasks.get(run_id, {})
+
+
+class Run:
+    """A DAG run with its one task, and what its job wrote."""
+
+    def __init__(self, airflow: Airflow, dag_id: str, run_id: str, folder: Path) -> None:
+        self.airflow = airflow
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.folder = folder
+        self._path = f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
+        self._task = f"{self._path}/taskInstances/run"
+
+    def task(self) -> dict[str, Any]:
+        return self.airflow.task(self.run_id)
+
+    def until(self, state: str, *, try_number: int = 1) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            task = self.task()
+            there = (task.get("state"), task.get("try_number")) == (state, try_number)
+            ended = task.get("state") in _FINAL and task.get("try_number") == try_number
+            assert there or not ended, f"{task['state']}, expected {state}\n{self.log(try_number)}"
+            return task if there else None
+
+        return wait_for(reached, f"{self.run_id} to be {state} in try {try_number}")
+
+    def log(self, try_number: int = 1) -> str:
+        answer = self.airflow.ask("GET", f"{self._task}/logs/{try_number}?full_content=true") or {"content": []}
+        return "\n".join(str(entry.get("event", entry)) for entry in answer["content"])
+
+    def result(self) -> Any:
+        return (self.airflow.ask("GET", f"{self._task}/xcomEntries/return_value") or {}).get("value")
+
+    def notes(self, what: str) -> list[float]:
+        """When Airflow called what (probes.py), as time.time()."""
+        path = self.folder / what
+        return [float(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    # -- what a person does in the UI --------------------------------------------------------------------------
+
+    def act(self, what: str) -> None:
+        {
+            "mark failed": lambda: self._set(self._task, {"new_state": "failed"}),
+            "mark success": lambda: self._set(self._task, {"new_state": "success"}),
+            "fail the run": lambda: self._set(self._path, {"state": "failed"}),
+            "clear": self._clear,
+        }[what]()
+
+    def _set(self, path: str, body: Any) -> None:
+        assert self.airflow.ask("PATCH", path, body) is not None
+
+    def _clear(self) -> None:
+        body = {"dry_run": False, "dag_run_id": self.run_id, "task_ids": ["run"], "only_failed": False}
+        assert self.airflow.ask("POST", f"/api/v2/dags/{self.dag_id}/clearTaskInstances", body) is not None
+
+    # -- the job -----------------------------------------------------------------------------------------------
+
+    def starts(self) -> list[tuple[int, int]]:
+        """(attempt, pid) of each start of the job."""
+        path = self.folder / "started"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(int(line.split()[0]), int(line.split()[1])) for line in lines]
+
+    def begun(self, count: int = 1) -> Life:
+        """Wait for so many starts; the last of them."""
+        starts = wait_for(lambda: self.starts()[count - 1 :], f"start {count} of the job of {self.run_id}")
+        return Life(starts[0][1])
+
+    def records(self, home: Path | None = None) -> list[Path]:
+        """The directories of the run's attempts on the worker, in order."""
+        found = []
+        for plan in (home or self.airflow.home).glob(".jobdeploy/hosts/*/jobs/*/plan.json"):
+            with contextlib.suppress(OSError, ValueError):
+                content = json.loads(plan.read_text())
+                if content["key"]["run_id"] == self.run_id:
+                    found.append((content["attempt"], plan.parent))
+        return [path for _, path in sorted(found)]
+
+    def go(self) -> None:
+        """Let the job come to its end."""
+        (self.folder / "go").touch()
+
+
+class Life:
+    """A process whose end is noted when it comes: pidfd_open(2)."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.ended_at: float | None = None
+        try:
+            self._file = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self.ended_at = time.time()
+            return
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        poll.poll()
+        self.ended_at = time.time()
+        os.close(self._file)
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended_at is not None
+
+    def end(self, timeout_s: float = WAIT_S) -> float:
+        """Wait for its end; when that was, as time.time()."""
+        if self.ended_at is None:
+            self._thread.join(timeout_s)
+        assert self.ended_at is not None, f"process {self.pid} is alive after {timeout_s} s"
+        return self.ended_at
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in path.read_text().split()]
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    return [pid, *(below for child in children(pid) for below in tree(child))]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def send(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """SIGSTOP, and SIGCONT at the end."""
+    send(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send(pids, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Airflow]:
+    """An `airflow standalone` for the time of a `with`; no job outlives it."""
+    started = Airflow(folder, settings)
+    try:
+        wait_for(started.is_up, "airflow standalone", START_S, every_s=1)
+        yield started
+    finally:
+        for run in started.runs.iterdir():
+            (run / "go").touch()
+        started.stop()
+
+
+class Far:
+    """The pool `far`: an SSH host at the end of a wire that can be made slow."""
+
+    #: Bytes a second: a stop gets through a transfer's buffers in time, and the transfer takes minutes.
+    SLOW = 400_000
+
+    def __init__(self, host: Sshd, wire: Wire) -> None:
+        self.host = host
+        self.wire = wire
+
+    @property
+    def home(self) -> Path:
+        return self.host.home
+
+    def settings(self) -> dict[str, str]:
+        """For Airflow: the connection."""
+        extra = {"key_file": str(self.host.key_file), "host_key": self.host.host_key, "look_for_keys": "false"}
+        connection = {
+            "conn_type": "ssh",
+            "host": "127.0.0.1",
+            "port": self.wire.port,
+            "login": self.host.user,
+            "extra": extra,
+        }
+        return {"AIRFLOW_CONN_FAR": json.dumps(connection)}
+
+    def project(self) -> Path:
+        """A project that takes minutes at `SLOW`: bytes that no compression makes fewer."""
+        folder = self.host.dir / "project"
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "data").write_bytes(os.urandom(64 * 1024 * 1024))
+        return folder
+
+    def warm_up(self) -> None:
+        """Bring the runner there, so that what is slow later is the project."""
+        backend = HostedBackend(worker="far", kind="ssh", connect=self.host.client)
+        try:
+            backend.facts()
+        finally:
+            backend.close()
+
+
+@pytest.fixture(scope="session")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    """An SSH host for the tasks of `airflow`."""
+    with sshd.running(tmp_path_factory.mktemp("far")) as host, wired("127.0.0.1", host.port) as wire:
+        yield Far(host, wire)
+
+
+@pytest.fixture(scope="session")
+def airflow(far: Far, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    """One for all tests of this process."""
+    with running(tmp_path_factory.mktemp("standalone"), far.settings()) as started:
+        yield started
