@@ -212,7 +212,7 @@ class Lock:
 def is_locked(path: str) -> Optional[bool]:
     """Does somebody hold this lock? None: the filesystem has no locks, or there is no such file."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # not to write: closing it would ring the bells of watchers
     except OSError:
         return None
     try:

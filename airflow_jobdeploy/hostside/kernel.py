@@ -6,6 +6,7 @@ worked; what does not work is reported to the near side by `facts.capabilities`,
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -63,3 +64,17 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
     if call is None:
         return False
     return call(fd, _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0
+
+
+def inotify() -> Optional[int]:
+    """A new inotify(7) descriptor that does not block; None where there is none, or the user has too many."""
+    libc = _libc()
+    call = getattr(libc, "inotify_init1", None)
+    fd = call(os.O_NONBLOCK | os.O_CLOEXEC) if call else -1
+    return fd if fd >= 0 else None
+
+
+def inotify_add(fd: int, path: str, mask: int) -> int:
+    """The number under which events of `path` come; negative when it cannot be watched."""
+    libc = _libc()
+    return int(libc.inotify_add_watch(fd, os.fsencode(path), mask)) if libc is not None else -1

@@ -25,9 +25,10 @@ from airflow_jobdeploy.hostside import (
     takedown,
 )
 from airflow_jobdeploy.hostside.jobdir import Job
-from airflow_jobdeploy.hostside.judge import Judge, Watcher, age_of_claim
+from airflow_jobdeploy.hostside.judge import Judge, age_of_claim
 from airflow_jobdeploy.hostside.layout import HostPaths
 from airflow_jobdeploy.hostside.protocol import OpError
+from airflow_jobdeploy.hostside.watcher import Watcher
 
 #: The most bytes of a log that one request gets.
 LOG_LIMIT = 4 * 1024 * 1024
@@ -260,6 +261,8 @@ class Ops:
     def watch(self, ask: dict) -> Reply:
         self.host  # noqa: B018 - hello first
         assert self.judge is not None
+        if self.watcher is not None:
+            self.watcher.close()
         self.watcher = Watcher(self.judge, ask["jobs"])
         return Reply(states=self.watcher.first)
 

@@ -54,12 +54,10 @@ _OPS = (
     *("hello", "claim", "put", "start", "poll", "watch", "stop", "preempt", "renew", "move", "own", "log"),
     *("jobs", "resource", "manifest", "get", "checkpoint", "forget", "bye"),
 )
+#: How often children that end dead supervisors' jobs are asked whether they are done, in seconds.
+_REAP_S = 0.25
 #: So many bytes of a transfer are written at once.
 _FRAMES = 4 * MAX_FRAME
-#: How often watched jobs are looked at, in seconds: soon after a request or a change, then ever more seldom. One
-#: look takes 10 us a job: where there are many, looks are so seldom that they take no more than a share of the time.
-SOON_S, LOOK_S, LATEST_S = 0.01, 0.25, 1.0
-_SLOWER, _SHARE = 1.25, 0.01
 
 
 def serve(root: str, source: int, target: int) -> int:
@@ -83,8 +81,6 @@ class Session:
         self._reader = protocol.Reader()
         self._frames: Deque[Any] = deque()
         self._ended = False
-        self._looked = 0.0
-        self._pause_s = LOOK_S
         self._asked = time.monotonic()
         #: How long the client may say nothing, in seconds: sshd may notice only after hours that a connection was cut.
         self._idle_s: Optional[float] = None
@@ -96,15 +92,16 @@ class Session:
             request = self._next_request()
             if request is not None:
                 self._answer(request)
-                self._pause_s = SOON_S
+                if self._ops.watcher is not None:
+                    self._ops.watcher.expect()
             self._look()
 
     def _gather(self) -> None:
         """Take what has arrived; wait only when nothing is to be done."""
         watcher, judge = self._ops.watcher, self._ops.judge
-        patience: Optional[float] = None if watcher is None else self._until_look_s()
+        patience: Optional[float] = None if watcher is None else watcher.patience_s()
         if judge is not None and judge.has_children:
-            patience = min(LOOK_S, LOOK_S if patience is None else patience)
+            patience = min(_REAP_S, _REAP_S if patience is None else patience)
         if self._frames:
             patience = 0.0
         if self._is_readable(patience):
@@ -115,8 +112,11 @@ class Session:
         if self._idle_s is not None:
             left = max(0.0, self._asked + self._idle_s - time.monotonic())
             patience = left if patience is None else min(patience, left)
-        if select.select([self._source], [], [], patience)[0]:
-            return True
+        watcher = self._ops.watcher
+        bell = None if watcher is None else watcher.fd
+        ready = select.select([self._source] if bell is None else [self._source, bell], [], [], patience)[0]
+        if ready:
+            return self._source in ready
         if self._idle_s is not None and time.monotonic() - self._asked >= self._idle_s:
             raise EOFError("the client has said nothing for %d s" % self._idle_s)
         return False
@@ -187,17 +187,10 @@ class Session:
         if judge is not None:
             judge.reap()
         watcher = self._ops.watcher
-        if watcher is None or self._until_look_s() > 0:
+        if watcher is None:
             return
-        begun = time.monotonic()
         for job, state in watcher.changes().items():
             self._send(protocol.pack_json({"event": "state", "job": job, "state": state}))
-        self._looked = time.monotonic()
-        calm = SOON_S if watcher.moved else min(LOOK_S, self._pause_s * _SLOWER)
-        self._pause_s = min(LATEST_S, max(calm, (self._looked - begun) / _SHARE))
-
-    def _until_look_s(self) -> float:
-        return max(0.0, self._looked + self._pause_s - time.monotonic())
 
     def _send_bytes(self, data: bytes) -> None:
         view = memoryview(data)

@@ -21,6 +21,7 @@ from airflow_jobdeploy.hostside import (
     house,
     identity,
     kernel,
+    lease,
     logs,
     messages,
     process,
@@ -38,7 +39,9 @@ from airflow_jobdeploy.hostside.tree import Tree
 #: How long what a command left may take to end by itself before it is signalled: `> >(tee log)` still writes.
 SETTLE_S = 1.0
 _QUEUE_TICK_S = 0.25
-_SLOWEST_TICK_S = 5.0
+#: The longest pause between two looks at a running job, in seconds; and where it stops when nobody asks for it.
+_SLOWEST_TICK_S, _LEASE_TICK_S = 60.0, 5.0
+_RETRY_S = 5.0
 
 
 class Supervisor:
@@ -97,7 +100,7 @@ class Supervisor:
                 if not self.job.exists:
                     raise
                 self.home.wait(pause_s)  # the disk has become read-only, say: nothing tells when it is mended
-                pause_s = min(_SLOWEST_TICK_S, pause_s * 2)
+                pause_s = min(_RETRY_S, pause_s * 2)
             else:
                 return
 
@@ -242,10 +245,14 @@ class Supervisor:
         self.bounds.check(until, limit)
 
     def _tick_s(self) -> float:
-        """Long jobs are looked at less often: a thousand of them cost a host little. Signals wake us at once anyway."""
-        if self.limits.get("log_limit_bytes"):
+        """Orders come with a signal, ends too: what is left to look after is memory, the seldomer the older the job.
+
+        A thousand quiet jobs shall cost their host next to nothing. A log with a cap, and a lease, want more.
+        """
+        if self.limits.get("log_limit_bytes") or not self.state.get("started"):
             return TICK_S
-        return min(_SLOWEST_TICK_S, TICK_S + age_s(self.state["started"]) / 60) if self.state.get("started") else TICK_S
+        slowest = _SLOWEST_TICK_S if lease.bound_s(self.job) is None else _LEASE_TICK_S
+        return min(slowest, max(TICK_S, age_s(self.state["started"]) / 2))
 
     # -- the end --------------------------------------------------------------------------------------------------
 
