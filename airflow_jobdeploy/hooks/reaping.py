@@ -3,7 +3,8 @@
 It is what is left when `on_kill` could not act: the triggerer was down, a process was killed, Airflow could
 not be asked. A watcher does it on connect and every minute; a task that comes by the worker does it when nobody of
 its machine has within a minute; `airflow jobdeploy reap` by hand. Only jobs of this deployment whose record says
-`owner: task` are looked at, and those that somebody follows here are not.
+`owner: task` are looked at. That a job is followed here does not save it when its task is over: SQLite gives the id
+of a deleted trigger to the next one, and a triggerer that has the old one running goes on running it.
 """
 
 from __future__ import annotations
@@ -48,11 +49,13 @@ class Reaper:
     def __call__(self, backend: Backend, followed: frozenset[str]) -> list[str]:
         """Look once; the ids of the jobs that were told to stop. When Airflow cannot be asked, none."""
         try:
-            keys = self._unattended(backend, followed)
+            keys = self._owned(backend)
             owners = owner_states(keys, self._ask)
         except runtime.CANNOT_ASK as error:
             log.warning("Airflow cannot be asked for the owners of live jobs (%s); looking again later.", error)
             return []
+        # Whoever follows a job knows better than an answer that finds nothing.
+        owners = {job_id: state for job_id, state in owners.items() if state != GONE or job_id not in followed}
         found = reaping(owners, self.suspects)
         self.suspects = found.suspects
         for job_id, why in found.stop.items():
@@ -60,20 +63,28 @@ class Reaper:
             backend.stop(job_id, reason=why, by="the reaper")
         return sorted(found.stop)
 
-    def _unattended(self, backend: Backend, followed: frozenset[str]) -> dict[str, JobKey]:
-        """Live jobs of ours that belong to tasks and are not followed here."""
+    def _owned(self, backend: Backend) -> dict[str, JobKey]:
+        """Live jobs of ours that belong to tasks."""
         jobs = backend.jobs(deployment=self._deployment(), live_only=True)
         plans = [job["plan"] for job in jobs if job["plan"].get("owner") == "task"]
-        keys = {str(plan["job_id"]): JobKey(**plan["key"]) for plan in plans if plan["job_id"] not in followed}
+        keys = {str(plan["job_id"]): JobKey(**plan["key"]) for plan in plans}
         return {job_id: key for job_id, key in keys.items() if key.run_id}
 
 
+#: So many runs are asked for in one question: their ids stand in a URL.
+_RUNS_AT_ONCE = 100
+
+
 def owner_states(keys: Mapping[str, JobKey], ask: AskStates) -> dict[str, str | None]:
-    """The state of each job's task instance: one question a DAG."""
+    """The state of each job's task instance: one question a DAG, more for very many runs."""
     runs: dict[str, set[str]] = defaultdict(set)
     for key in keys.values():
         runs[key.dag_id].add(key.run_id)
-    states = {dag_id: ask(dag_id, sorted(run_ids)) for dag_id, run_ids in runs.items()}
+    states: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for dag_id, found in runs.items():
+        wanted = sorted(found)
+        for start in range(0, len(wanted), _RUNS_AT_ONCE):
+            states[dag_id].update(ask(dag_id, wanted[start : start + _RUNS_AT_ONCE]))
     return {job_id: _state(key, states[key.dag_id]) for job_id, key in keys.items()}
 
 
