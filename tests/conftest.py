@@ -14,6 +14,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
+
+#: How long an example takes says more about what else the machine does than about us.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 _SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
 

@@ -273,7 +273,7 @@ def test_ctrl_c_while_the_project_is_sent(cli: Cli, job: Write, home: Path) -> N
     project = home / "project"
     project.mkdir()
     (project / "big").write_bytes(bytes(3 << 20))
-    sent = attending._Metered.__iter__
+    sent, before = attending._Metered.__iter__, signal.getsignal(signal.SIGINT)
 
     def interrupted(self: attending._Metered):  # type: ignore[no-untyped-def]
         for chunk in sent(self):
@@ -285,4 +285,4 @@ def test_ctrl_c_while_the_project_is_sent(cli: Cli, job: Write, home: Path) -> N
         done = cli("run", job("echo never"), "--project-dir", project)
     assert (done.code, done.out) == (130, "")
     assert "was not started (CANCELLED)" in done.err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before

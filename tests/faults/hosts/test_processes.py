@@ -67,11 +67,11 @@ def test_supervisor_killed(any_case: Case, verdict: Verdict) -> None:
 
 @pytest.mark.fault("supervisor stopped and continued")
 def test_supervisor_stopped_and_continued(any_case: Case, verdict: Verdict) -> None:
-    following = any_case.started(counting(15, 0.1))
+    following = any_case.started(counting(50, 0.1))  # long enough to be caught alive on a busy machine
     following.until_text("line 5\n")
     supervisor = any_case.supervisor()
     os.kill(supervisor, signal.SIGSTOP)
-    following.until_text("line 15\n")
+    following.until_text("line 50\n")
     with pytest.raises(AssertionError, match="not within"):
         following.end(timeout_s=3)  # its exit status is known to nobody yet, and nobody guesses
     os.kill(supervisor, signal.SIGCONT)
