@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout
@@ -43,6 +44,17 @@ def epoch(context: Mapping[str, Any]) -> dict[str, int]:
         "max_tries": int(context["ti"].max_tries or 0),
         "clear_number": int(getattr(context["dag_run"], "clear_number", 0) or 0),
     }
+
+
+def time_left(ti: Any, execution_timeout: timedelta | None) -> timedelta | None:
+    """What is left of execution_timeout for a deferral: Airflow counts that anew, from the deferral on.
+
+    The start of a task instance is that of its try; a deferral does not change it.
+    """
+    started = getattr(ti, "start_date", None)
+    if execution_timeout is None or started is None:
+        return execution_timeout
+    return max(execution_timeout - (datetime.now(timezone.utc) - started), timedelta(seconds=1))
 
 
 def task_state(ti: Any) -> str | None:

@@ -269,7 +269,8 @@ class Errand:
             poll_interval=settings.poll_interval_s() if asked is None else float(asked),
             checkpoint_interval=settings.checkpoint_interval_s(),
         )
-        self._task.defer(trigger=trigger, method_name="execute_complete", timeout=self._task.execution_timeout)
+        timeout = runtime.time_left(ti, self._task.execution_timeout)
+        self._task.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
 
     # -- told to end -------------------------------------------------------------------------------------------
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -18,22 +17,7 @@ from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.job import JobRunOperator
 from airflow_jobdeploy.operators.template import TemplateUpOperator
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
-from tests.airflow.world import World
-
-
-@pytest.fixture
-def world(tmp_path: Path, home: Path) -> Iterator[World]:
-    with World(tmp_path).supervised() as world:
-        yield world
-    hook = JobDeployHook("local")
-    for row in hook.list(live_only=True):
-        hook.stop(row["plan"]["job_id"])
-
-
-def call(operator: Any, method: str, *arguments: Any, **named: Any) -> Any:
-    """A method of the operator, past Airflow's guard against calling `execute` by hand."""
-    function = getattr(type(operator), method)
-    return getattr(function, "__wrapped__", function)(operator, *arguments, **named)
+from tests.airflow.world import World, call
 
 
 def run_operator(**more: Any) -> JobRunOperator:
@@ -120,6 +104,18 @@ def test_a_timeout_while_deferred_stops_the_job(world: World) -> None:
     state = wait_ended(trigger["jobs"][0])
     assert state["status"] == "CANCELLED"
     assert "execution_timeout has passed" in state["message"]
+
+
+@pytest.mark.parametrize(("since_s", "left_s"), [(30, 60), (500, 1)])
+def test_a_deferral_has_what_is_left_of_the_execution_timeout(world: World, since_s: int, left_s: int) -> None:
+    context = world.context()
+    context["ti"].start_date = datetime.now(timezone.utc) - timedelta(seconds=since_s)
+    operator = run_operator(
+        job_spec={"command": "exec sleep 60", "grace": 1}, deferrable=True, execution_timeout=timedelta(seconds=90)
+    )
+    with pytest.raises(TaskDeferred) as caught:
+        call(operator, "execute", context)
+    assert left_s - 20 < caught.value.timeout.total_seconds() <= left_s
 
 
 def test_not_deferred_where_the_triggerer_may_be_elsewhere(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
