@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.job import JobRunOperator
 from airflow_jobdeploy.retries import PreemptionRetryPolicy
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
-from tests.airflow.world import World
+from tests.airflow.world import World, call
 
 #: Saves when it is told to; done when it finds what it saved.
 SAVES = """
@@ -31,18 +30,8 @@ while :; do sleep 0.1; done
 """
 
 
-@pytest.fixture
-def world(tmp_path: Path, home: Path) -> Iterator[World]:
-    with World(tmp_path).supervised() as world:
-        yield world
-    hook = JobDeployHook("local")
-    for row in hook.list(live_only=True):
-        hook.stop(row["plan"]["job_id"])
-
-
 def execute(operator: Any, world: World) -> Any:
-    function = type(operator).execute
-    return getattr(function, "__wrapped__", function)(operator, world.context())
+    return call(operator, "execute", world.context())
 
 
 def train(begun: Path, **more: Any) -> JobRunOperator:
