@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
-from airflow_jobdeploy.hostside import evidence, house, kernel, logs
+from airflow_jobdeploy.hostside import evidence, house, kernel, logs, process
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.tree import Tree
 
@@ -35,7 +35,8 @@ class Meter:
             return
         self._looked = now
         if self._before is not None:
-            held = sum(member.rss_bytes for member in self._tree.members(thorough=False))
+            # What each has held at most since it began: long jobs are looked at seldom.
+            held = sum(process.most_bytes(member) for member in self._tree.members(thorough=False))
             self._peak_bytes = max(self._peak_bytes, held)
         self.cap_log()
 

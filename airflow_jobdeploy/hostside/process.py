@@ -46,6 +46,14 @@ def look(pid: int) -> Optional[Process]:
     return Process(pid, comm, state, int(fields[1]), int(fields[19]), int(fields[21]) * _PAGE)
 
 
+def most_bytes(process: Process) -> int:
+    """The most memory that a live process has held so far."""
+    for line in (_read("/proc/%d/status" % process.pid) or b"").splitlines():
+        if line.startswith(b"VmHWM:"):  # in kB, proc(5)
+            return int(line.split()[1]) * 1024
+    return process.rss_bytes
+
+
 def _has_threads(pid: int) -> bool:
     # A main thread that has ended shows as a zombie while others of its process run on.
     try:

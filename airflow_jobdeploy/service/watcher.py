@@ -18,6 +18,9 @@ from airflow_jobdeploy.service.watching import Chore, Watch
 
 log = logging.getLogger(__name__)
 
+#: How long a pass waits for news, in seconds. News, new followers and orders end the wait at once.
+PASS_S = 5.0
+
 #: A watcher without jobs keeps its connection for this many seconds.
 LINGER_S = 15.0
 
@@ -101,7 +104,7 @@ class Watcher:
     def _run(self) -> None:
         while not self._retired():
             try:
-                self._watch.run_pass(1.0)
+                self._watch.run_pass(PASS_S)
             except Exception:
                 # The thread serves every job of the worker: one bad answer must not end it for all.
                 log.exception("The watcher of %s met an error; it goes on", self._key)
