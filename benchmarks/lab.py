@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONN = "bench"
 #: The same host as a pool whose root lies in memory: transfers are measured without the disk.
 RAM_POOL = "bench_ram"
-_SAY_S = 2.0
+#: A process apart that takes longer hangs, in seconds.
+_LIMIT_S = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Lab:
                 stdout=out,
                 stderr=out,
                 check=False,
+                timeout=_LIMIT_S,
             )
         if done.returncode or not answer.exists():
             raise RuntimeError(f"{module} ended with {done.returncode}: {log.read_text(errors='replace')[-3000:]}")
