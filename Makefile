@@ -19,7 +19,7 @@ test: ## Lint, type check and run all tests
 	@scripts/setup.sh dev
 	@scripts/test-tools.sh
 	@$(MAKE) --no-print-directory check
-	$(PYTHON_BIN) -m pytest -n 2 --dist loadgroup
+	$(PYTHON_BIN) -m pytest -n 2
 
 test-slow: ## The tests that take minutes: two triggerers, one killed; 500 submits at once
 	@scripts/setup.sh dev

@@ -38,8 +38,8 @@ if "airflow" not in sys.modules:
     os.environ.update(SETTINGS)
 
 # One for all modules: a fixture that each of them imports is another one for each.
+from tests.airflow.far import far as far  # noqa: E402
 from tests.airflow.standalone import airflow as airflow  # noqa: E402
-from tests.airflow.standalone import far as far  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A whole Airflow for tests, driven through its REST API as its UI does it: `airflow standalone` on SQLite.
 
-conftest.py imports the fixture `airflow`, for all modules to share one. What is stopped or killed here is named by pid.
+conftest.py imports the fixture, for all modules to share one. What is stopped or killed here is named by pid.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -25,11 +24,9 @@ from typing import Any
 
 import pytest
 
-from airflow_jobdeploy.backends.hosted import HostedBackend
 from tests.airflow import notes
-from tests.servers import sshd
-from tests.servers.sshd import Sshd
-from tests.servers.wire import Wire, wired
+from tests.airflow.far import Far
+from tests.airflow.processes import Life, children, command_of, send, tree
 
 #: A cold start takes 25 s alone on the machine, and much longer beside other tests.
 START_S = 240
@@ -297,82 +294,6 @@ class Run:
         (self.folder / "go").touch()
 
 
-class Life:
-    """A process whose end is noted when it comes: pidfd_open(2)."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.ended_at: float | None = None
-        try:
-            self._file = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self.ended_at = time.time()
-            return
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        poll = select.poll()
-        poll.register(self._file, select.POLLIN)
-        poll.poll()
-        self.ended_at = time.time()
-        os.close(self._file)
-
-    @property
-    def is_over(self) -> bool:
-        return self.ended_at is not None
-
-    def end(self, timeout_s: float = WAIT_S) -> float:
-        """Wait for its end; when that was, as time.time()."""
-        if self.ended_at is None:
-            self._thread.join(timeout_s)
-        assert self.ended_at is not None, f"process {self.pid} is alive after {timeout_s} s"
-        return self.ended_at
-
-
-# -- processes ---------------------------------------------------------------------------------------------------------
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in path.read_text().split()]
-    return found
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    return [pid, *(below for child in children(pid) for below in tree(child))]
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def send(pids: list[int], number: int) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-@contextlib.contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """SIGSTOP, and SIGCONT at the end."""
-    send(pids, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        send(pids, signal.SIGCONT)
-
-
 @contextlib.contextmanager
 def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Airflow]:
     """An `airflow standalone` for the time of a `with`; no job outlives it."""
@@ -384,56 +305,6 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Airflow]:
         for run in started.runs.iterdir():
             (run / "go").touch()
         started.stop()
-
-
-class Far:
-    """The pool `far`: an SSH host at the end of a wire that can be made slow."""
-
-    #: Bytes a second: a stop gets through a transfer's buffers in time, and the transfer takes minutes.
-    SLOW = 400_000
-
-    def __init__(self, host: Sshd, wire: Wire) -> None:
-        self.host = host
-        self.wire = wire
-
-    @property
-    def home(self) -> Path:
-        return self.host.home
-
-    def settings(self) -> dict[str, str]:
-        """For Airflow: the connection."""
-        extra = {"key_file": str(self.host.key_file), "host_key": self.host.host_key, "look_for_keys": "false"}
-        connection = {
-            "conn_type": "ssh",
-            "host": "127.0.0.1",
-            "port": self.wire.port,
-            "login": self.host.user,
-            "extra": extra,
-        }
-        return {"AIRFLOW_CONN_FAR": json.dumps(connection)}
-
-    def project(self) -> Path:
-        """A project that takes minutes at `SLOW`: bytes that no compression makes fewer."""
-        folder = self.host.dir / "project"
-        if not folder.exists():
-            folder.mkdir()
-            (folder / "data").write_bytes(os.urandom(64 * 1024 * 1024))
-        return folder
-
-    def warm_up(self) -> None:
-        """Bring the runner there, so that what is slow later is the project."""
-        backend = HostedBackend(worker="far", kind="ssh", connect=self.host.client)
-        try:
-            backend.facts()
-        finally:
-            backend.close()
-
-
-@pytest.fixture(scope="session")
-def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    """An SSH host for the tasks of `airflow`."""
-    with sshd.running(tmp_path_factory.mktemp("far")) as host, wired("127.0.0.1", host.port) as wire:
-        yield Far(host, wire)
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from tests.airflow import notes
-from tests.airflow.standalone import START_S, Airflow, Far, Life, Run, stopped, wait_for
+from tests.airflow.far import Far
+from tests.airflow.processes import Life, stopped
+from tests.airflow.standalone import START_S, Airflow, Run, wait_for
 
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.sshd,
-    pytest.mark.xdist_group("standalone"),
     pytest.mark.timeout(START_S + 900),
 ]
 

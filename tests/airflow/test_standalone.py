@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.airflow import standalone
+from tests.airflow.processes import parent_of
 from tests.airflow.standalone import START_S, Airflow, Run, wait_for
 
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.sshd,
-    pytest.mark.xdist_group("standalone"),
     pytest.mark.timeout(START_S + 600),
 ]
 
@@ -62,7 +61,7 @@ def test_a_worker_that_is_shut_down_hands_its_job_to_the_triggerer(run: Callable
     made = run("patient")
     life = made.begun()
     task = int(made.until("running")["pid"])
-    os.kill(task if whom == "the task's process" else standalone.parent_of(task), signal.SIGTERM)
+    os.kill(task if whom == "the task's process" else parent_of(task), signal.SIGTERM)
     made.until("deferred")
     assert not life.is_over
     made.go()

@@ -11,13 +11,13 @@ import signal
 import pytest
 
 from tests.airflow import notes
-from tests.airflow.standalone import START_S, Airflow, Run, send, stopped, tree, wait_for
+from tests.airflow.processes import send, stopped, tree
+from tests.airflow.standalone import START_S, Airflow, Run, wait_for
 
 pytestmark = [
     pytest.mark.airflow,
     pytest.mark.sshd,
     pytest.mark.slow,
-    pytest.mark.xdist_group("standalone"),
     pytest.mark.timeout(START_S + 900),
 ]
 
