@@ -28,9 +28,9 @@ def is_alive(pid: int) -> bool:
 
 
 def pid_inside(pid: int) -> int:
-    """The number by which a process is known in its own namespace."""
-    [line] = [line for line in read(pid, "status").decode().splitlines() if line.startswith("NSpid:")]
-    return int(line.split()[-1])
+    """The number by which a process is known in its own namespace; 0 when it has ended meanwhile."""
+    lines = [line for line in read(pid, "status").decode().splitlines() if line.startswith("NSpid:")]
+    return int(lines[0].split()[-1]) if lines else 0
 
 
 def all_pids() -> list[int]:
