@@ -33,7 +33,7 @@ GB = 1 << 30
 
 _DOCKER = "a docker pool (a later release)"
 _PLACEMENT = "a pool that places jobs by what they need (a later release)"
-_SERVICES = "services, job_type: deploy (a later release)"
+_SERVICES = "services (a later release)"
 _BUNDLES = "code from a git repository or as an archive (a later release); `project_dir` works"
 _DATA = "datasets and volumes (a later release)"
 
