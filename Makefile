@@ -1,6 +1,6 @@
 # Two commands for a new user: make demo, make test. `make help` lists all.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow kills faults check airflow lint format docs clean setup
+.PHONY: help demo test test-slow kills faults bench check airflow lint format docs clean setup
 
 PYTHON_BIN := .venv/bin/python
 
@@ -40,6 +40,11 @@ faults: ## Break hosts in all ways we know, print and note what becomes of their
 	@scripts/setup.sh dev
 	@scripts/test-tools.sh
 	$(PYTHON_BIN) -m benchmarks.faults
+
+bench: ## Measure what it costs beside the stock operators, print and note it (10 minutes; ROWS="submit log": some)
+	@scripts/setup.sh dev
+	@scripts/test-tools.sh
+	$(PYTHON_BIN) -m benchmarks.run $(ROWS)
 
 lint: ## Only ruff and mypy
 	@scripts/setup.sh dev

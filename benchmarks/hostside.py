@@ -76,6 +76,32 @@ def killed(lab: Lab, rounds: int = 5) -> Iterator[Measured]:
             yield Measured(row=row, ours=max(seen))
 
 
+#: A handler that saves its work and says so, in a job that does not end by itself.
+_SAVES = """
+trap 'date > "$JOBDEPLOY_CHECKPOINT_DIR/step"; echo "{\\"checkpoint\\": \\"step\\"}" >> "$JOBDEPLOY_MESSAGES_FILE"' TERM
+while :; do sleep 300 & wait $!; done
+"""
+
+
+def preempted(lab: Lab, rounds: int = 5) -> Iterator[Measured]:
+    """With a grace of a minute, of which the job's word makes the rest unnecessary."""
+    with jobs.backend() as host:
+        seen = [_suspended_after(host) for _ in range(rounds)]
+    yield Measured(row="preempted", ours=max(seen))
+
+
+def _suspended_after(host: Any) -> float:
+    handle = jobs.start(host, _SAVES)
+    jobs.until(host, handle.job_id, lambda state: state.phase == "running")
+    time.sleep(1.0)  # the shell has set its trap by then
+    begun = time.monotonic()
+    host.preempt(handle.job_id, reason="measured", grace_s=60.0)
+    jobs.until(host, handle.job_id, lambda state: state.status == "SUSPENDED" and state.phase == "ended")
+    taken = time.monotonic() - begun
+    host.forget(handle.job_id)
+    return taken
+
+
 def _only_child(pid: int) -> int:
     (child,) = jobs.children(pid)
     return child

@@ -48,6 +48,8 @@ class _Seen:
 
 
 def _ours(jobs: Sequence[dict[str, Any]]) -> list[Any]:
+    import airflow.providers.ssh.hooks.ssh  # noqa: F401 - what SSHRemoteJobTrigger has imported by now, too
+
     from airflow_jobdeploy.triggers.job import JobTrigger
 
     class Told(JobTrigger):

@@ -159,6 +159,13 @@ ROWS: dict[str, Row] = {
         is_met=_at_most(2),
         digits=2,
     ),
+    "preempted": Row(
+        what="preempt order -> checkpoint saved, grace over, SUSPENDED seen, worst (s)",
+        reference_name="",
+        goal="<= 2",
+        is_met=_at_most(2),
+        digits=2,
+    ),
 }
 
 
