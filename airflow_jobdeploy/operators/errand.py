@@ -200,7 +200,8 @@ class Errand:
     def _ended(self, handle: JobHandle, state: JobState) -> dict[str, Any]:
         handle = handle.with_state(state)
         self._log.info("Job %s: %s", handle.job_id, state.message)
-        self._push(handle)  # a task that fails returns nothing, and a later `down` wants the handle
+        if state.status is not JobStatus.SUCCEEDED:
+            self._push(handle)  # a task that fails returns nothing, and a later `down` wants the handle
         raise_for(state)
         return handle.to_dict()
 
