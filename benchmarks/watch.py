@@ -24,7 +24,7 @@ while True:
 '"""
 
 
-def quiet(lab: Lab, count: int = 500, window_s: float = 30.0) -> Iterator[Measured]:
+def quiet(lab: Lab, count: int = 500, window_s: float = 60.0) -> Iterator[Measured]:
     """CPU here and on the host, connections, memory; and what the loop under load is late."""
     stock = _stock(lab, count, window_s)
     with jobs.backend() as host:
