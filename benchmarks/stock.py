@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from airflow.providers.ssh.operators.ssh import SSHOperator
@@ -15,6 +16,7 @@ from benchmarks.lab import CONN, execute
 def remote_job(command: str, **options: Any) -> SSHRemoteJobOperator:
     """At its quickest: it need not find out the system, polls every second, leaves its files."""
     quick: dict[str, Any] = {"task_id": "t", "poll_interval": 1, "remote_os": "posix", "cleanup": "never"}
+    quick["remote_base_dir"] = os.environ["AIRFLOW_HOME"] + "/ssh-jobs"  # gone with the lab
     return SSHRemoteJobOperator(ssh_conn_id=CONN, command=command, **{**quick, **options})
 
 
