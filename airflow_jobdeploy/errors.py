@@ -95,7 +95,15 @@ class WorkerError(JobDeployError):
 
 
 class WorkerUnreachable(WorkerError):
-    """The worker cannot be asked now. Nothing follows from this about its jobs."""
+    """The worker cannot be asked now. Nothing follows from this about its jobs.
+
+    `lasting`: it cannot be until somebody changes something (a key, a name, a missing Python); else it may just be
+    rebooting.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class WorkerChanged(WorkerError):

@@ -39,7 +39,18 @@ def busy_pauses_s() -> Iterator[float]:
 def unreachable(worker: str, error: Exception) -> WorkerUnreachable:
     """The error of a connect, with what to do about it."""
     said = str(error).strip() or type(error).__name__
-    return WorkerUnreachable(f"cannot connect to {worker}: {said.rstrip('.')}. {_advice(error, said)}".rstrip())
+    text = f"cannot connect to {worker}: {said.rstrip('.')}. {_advice(error, said)}".rstrip()
+    return WorkerUnreachable(text, lasting=_is_lasting(error, said))
+
+
+def _is_lasting(error: Exception, said: str) -> bool:
+    """Must a person do something first?"""
+    import paramiko
+
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_NONAME
+    refusals = (paramiko.BadHostKeyException, paramiko.AuthenticationException, paramiko.PasswordRequiredException)
+    return isinstance(error, refusals) or "not found in known_hosts" in said
 
 
 def _advice(error: Exception, said: str) -> str:
@@ -74,7 +85,8 @@ def no_session(worker: str, python: str, status: int | None, stderr: str, noise:
     """A login shell that ended, or was silent, before our Python answered. `status` None: it did not end."""
     said = stderr or " / ".join(noise.decode(errors="replace").split("\n")[-4:]).strip()
     told = f"; it said: {said[-800:]!r}" if said else ""
-    return WorkerUnreachable(f"no session on {worker}: {_why(python, status, said)}{told}")
+    # A login shell that says nothing may be that of a host under load; what it says, it will say again.
+    return WorkerUnreachable(f"no session on {worker}: {_why(python, status, said)}{told}", lasting=status is not None)
 
 
 def _why(python: str, status: int | None, said: str) -> str:
@@ -101,5 +113,6 @@ def too_noisy(worker: str, limit_bytes: int, noise: bytes) -> WorkerUnreachable:
     text = noise[:200].decode(errors="replace")
     return WorkerUnreachable(
         f"no session on {worker}: the login shell printed more than {limit_bytes} bytes before our command ran,"
-        f" beginning {text!r}. Let its start-up files print only for a terminal (`[ -t 1 ]`)"
+        f" beginning {text!r}. Let its start-up files print only for a terminal (`[ -t 1 ]`)",
+        lasting=True,
     )

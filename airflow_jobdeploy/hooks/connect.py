@@ -95,7 +95,8 @@ def ssh_hook(worker: Worker) -> Any:
     except (AirflowException, ValueError) as error:
         raise WorkerUnreachable(
             f"worker {worker.name}: connection {worker.conn_id!r} cannot be used: {error}. "
-            "Correct it under Admin, Connections; its type is ssh"
+            "Correct it under Admin, Connections; its type is ssh",
+            lasting=True,
         ) from error
     hook.compress = False  # costs more time than the bytes it saves
     hook.conn_timeout = hook.conn_timeout or CONNECT_TIMEOUT_S

@@ -41,6 +41,8 @@ SETTLE_S = 1.0
 _QUEUE_TICK_S = 0.25
 #: The longest pause between two looks at a running job, in seconds; and where it stops when nobody asks for it.
 _SLOWEST_TICK_S, _LEASE_TICK_S = 300.0, 5.0
+#: The next look at a job comes when it is so much older again: 6 looks in its first 5 minutes.
+_SELDOMER = 3.0
 _RETRY_S = 5.0
 
 
@@ -252,7 +254,7 @@ class Supervisor:
         if self.limits.get("log_limit_bytes") or not self.state.get("started"):
             return TICK_S
         slowest = _SLOWEST_TICK_S if lease.bound_s(self.job) is None else _LEASE_TICK_S
-        return min(slowest, max(TICK_S, age_s(self.state["started"])))
+        return min(slowest, max(TICK_S, _SELDOMER * age_s(self.state["started"])))
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from airflow_jobdeploy.service.preparing import Identity, Work
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
 
-#: How long a submitter asks for a worker that does not answer, unless `schedule_timeout` says otherwise.
-PATIENCE_S = 600.0
+#: How long a submitter asks for a worker that does not answer, unless `schedule_timeout` says otherwise: the one that
+#: has its job; and any of the pool, for a first attempt. A host reboots within the second, too.
+PATIENCE_S, FIRST_PATIENCE_S = 600.0, 120.0
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -146,7 +147,7 @@ class _Submission:
             if isinstance(found, Candidate) and found.has_room:
                 return last.worker
         try:
-            return self._place(avoid=last.worker)
+            return self._place(avoid=last.worker, patience_s=0)
         except PlacementError:
             return last.worker
 
@@ -296,25 +297,41 @@ class _Submission:
                 self.say(f"Job {job_id} of an earlier, forgotten submission of this task is stopped first.")
                 self._stop(worker, job_id, "a newer submission of its task")
 
-    def _place(self, avoid: str = "") -> str:
-        """The first reachable worker with a free slot; `avoid` is not asked."""
-        answers, refusals = [], []
+    def _place(self, avoid: str = "", *, patience_s: float = FIRST_PATIENCE_S) -> str:
+        """The first reachable worker with a free slot; `avoid` is not asked. PlacementError when none answers."""
+        limit = min(patience_s, self.work.schedule_timeout_s or patience_s)
+        begun, failures = time.monotonic(), 0
+        while True:
+            answers, refusals = self._candidates(avoid)
+            if answers:
+                for name, error in refusals.items():
+                    self.say(f"Passed over worker {name}: {error}")
+                return place(answers)
+            failures += 1
+            passing = [e for e in refusals.values() if isinstance(e, WorkerUnreachable) and not e.lasting]
+            text = "; ".join(f"{name}: {error}" for name, error in refusals.items()) or "it has no other worker"
+            if not passing or time.monotonic() - begun >= limit:
+                raise PlacementError(f"no worker of pool {self.workers.pool.name!r} answers: {text}")
+            self.say(f"No worker of pool {self.workers.pool.name!r} answers, trying again: {text}")
+            self.workers.pause(backoff_s(failures, random.random()))
+
+    def _candidates(self, avoid: str) -> tuple[list[Candidate], dict[str, WorkerError]]:
+        """The workers that answer, up to the first with room; and why others do not."""
+        answers: list[Candidate] = []
+        refusals: dict[str, WorkerError] = {}
         for worker in self.workers.pool.workers:
             if worker.name == avoid:
                 continue
             self._check()
             found = self._candidate(worker.name)
-            if not isinstance(found, Candidate):
-                refusals.append(f"{worker.name}: {found}")
+            if isinstance(found, WorkerError):
+                refusals[worker.name] = found
+                self.workers.drop(worker.name)
                 continue
             answers.append(found)
             if found.has_room:
                 break
-        for refusal in refusals:
-            self.say(f"Passed over worker {refusal}")
-        if not answers:
-            raise PlacementError(f"no worker of pool {self.workers.pool.name!r} answers: " + "; ".join(refusals))
-        return place(answers)
+        return answers, refusals
 
     def _candidate(self, name: str) -> Candidate | WorkerError:
         """A worker as it answers now, or why it does not."""

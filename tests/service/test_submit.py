@@ -186,10 +186,35 @@ def test_workers_that_do_not_answer_are_passed_over(desk: Desk) -> None:
     assert any("Passed over worker gone" in line and "connection refused" in line for line in desk.said)
     desk.follow(submitted.handle)
 
-    desk.notebook.value = None
-    desk.pool = WorkerPool(name="lab", kind="ssh", workers=(Worker(conn_id="gone"),))
-    with pytest.raises(PlacementError, match=r"no worker of pool 'lab' answers: gone: gone: connection refused"):
-        desk.submit(desk.run_spec({"command": "true"}))
+
+def test_a_pool_that_is_rebooting_is_waited_for(desk: Desk) -> None:
+    """The nightly run of one host must not fail because that host was just then updated."""
+    connect, troubles = desk.connect, iter(["connection refused", "no route to host"])
+
+    def booting(worker: Worker) -> Any:
+        if trouble := next(troubles, None):
+            raise WorkerUnreachable(trouble)
+        return connect(worker)
+
+    desk.connect = booting
+    submitted = desk.submit(desk.run_spec({"command": "true"}))
+    assert [line for line in desk.said if "trying again" in line] == [
+        "No worker of pool 'local' answers, trying again: local: connection refused",
+        "No worker of pool 'local' answers, trying again: local: no route to host",
+    ]
+    assert desk.follow(submitted.handle).state.status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(("lasting", "spec"), [(True, {}), (False, {"schedule_timeout": 0.1})])
+def test_no_longer_than_makes_sense(desk: Desk, lasting: bool, spec: dict[str, Any]) -> None:
+    """A wrong password stays wrong; and `schedule_timeout` is the limit that was asked for."""
+
+    def closed(worker: Worker) -> Any:
+        raise WorkerUnreachable("gone: refused", lasting=lasting)
+
+    desk.connect = closed
+    with pytest.raises(PlacementError, match="no worker of pool 'local' answers: local: gone: refused"):
+        desk.submit(desk.run_spec({"command": "true", **spec}))
 
 
 def test_a_worker_that_left_the_pool_is_named(desk: Desk) -> None:
