@@ -119,6 +119,10 @@ class Plan:
     workdir: str = ""
     #: Is a project tree sent before the start?
     ships_project: bool = False
+    #: The tree of the project's code, by name: the job gets a writable copy of it to run in. "": none.
+    bundle: str = ""
+    #: {"tree": name} ("" while its files have not all been read), {"storage": relative path}, or empty: none.
+    dataset: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     #: Values that must not be shown: sent beside the plan, kept 0600 on the worker until the end.
     secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -156,6 +160,7 @@ class Plan:
             "env": dict(self.env),
             "secret_names": sorted(self.secret_env),
             "limits": self.limits.to_dict(),
+            "dataset": dict(self.dataset),
             "description": dict(self.description),
         }
 

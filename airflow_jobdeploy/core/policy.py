@@ -33,6 +33,11 @@ class Intent:
     #: How often the job was preempted, and tried again for a cause, within its Airflow try.
     preemptions: int = 0
     retries: int = 0
+    #: The trees of the code and the dataset, by name: all attempts between two clears use the same. "": none.
+    bundle: str = ""
+    dataset: str = ""
+    #: Where the code was taken from (packing.bundle), to make the same tree again.
+    code: Mapping[str, Any] = field(default_factory=dict)
     #: {"max_tries", "clear_number"} of the task instance: equal ones mean a retry, others a clear.
     epoch: Mapping[str, int] = field(default_factory=dict)
 
@@ -48,7 +53,7 @@ class Intent:
 
     def to_dict(self) -> dict[str, Any]:
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        return {**data, "epoch": dict(self.epoch), "version": 1}
+        return {**data, "code": dict(self.code), "epoch": dict(self.epoch), "version": 1}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Intent:
