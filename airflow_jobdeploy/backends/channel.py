@@ -205,6 +205,9 @@ class LocalChannel:
 
 #: So much may wait in the kernel to be sent, in bytes.
 UNSENT_BYTES = 128 * 1024
+#: When to ask for new keys: where OpenSSH does (its packet.c, for AES), which it does by itself. paramiko would each 512
+#: MiB, and its thread then waits for itself when the other side closes a channel meanwhile: the connection breaks.
+REKEY_BYTES, REKEY_PACKETS = 1 << 36, 1 << 31
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; named in Python only from 3.12 on
 
 
@@ -224,6 +227,7 @@ class ParamikoClient:
             raise trouble.unreachable(name, EOFError("the connection was closed at once"))
         self._transport = transport
         transport.set_keepalive(keepalive_s)
+        transport.packetizer.REKEY_BYTES, transport.packetizer.REKEY_PACKETS = REKEY_BYTES, REKEY_PACKETS
         _tune(transport.sock)
 
     def _connected(self, connect: Callable[[], paramiko.SSHClient]) -> paramiko.SSHClient:
