@@ -205,8 +205,8 @@ class LocalChannel:
 
 #: So much may wait in the kernel to be sent, in bytes.
 UNSENT_BYTES = 128 * 1024
-#: When to ask for new keys: where OpenSSH does (its packet.c, for AES), which it does by itself. paramiko would each 512
-#: MiB, and its thread then waits for itself when the other side closes a channel meanwhile: the connection breaks.
+#: When to ask for new keys: where OpenSSH does by itself (its packet.c, for AES). paramiko would each 512 MiB, and its
+#: thread then waits for itself when the other side closes a channel meanwhile: the connection breaks.
 REKEY_BYTES, REKEY_PACKETS = 1 << 36, 1 << 31
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; named in Python only from 3.12 on
 
