@@ -20,16 +20,22 @@ Clauses that every implementation keeps (tests/contract/ holds one test for each
     checkpoint (ended early by a checkpoint message), and ends SUSPENDED/Preempted. A claim of attempt n+1
     makes attempt n answer `moved_to`.
 10. `close` stops no job. A closed backend is not used again; `connect` is called anew for the next.
+11. A tree is whole or not there: `has_tree` says yes only while every file is as it was sent. `send_tree` verifies each
+    file by its sha256; cut at any point it leaves nothing under the tree's name, and called again it goes on where it
+    was cut. Of two at once one brings the tree, the other is told TreeBusy, and may take over when the first is gone.
+12. A tree that `use_tree` has given to a job stays until that job has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
+from airflow_jobdeploy.core.manifest import Manifest, TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState
+from airflow_jobdeploy.errors import WorkerError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,42 @@ class ArtifactFile:
     mode: int = 0o600
 
 
+#: What a job does with a tree: "work" is its working directory (a writable copy), "dataset" is read in place.
+WORK, DATASET = "work", "dataset"
+
+#: Told while a tree is sent: bytes sent so far, and bytes that the worker lacked at first. What it raises ends the
+#: sending; what has arrived by then is not sent again.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeReport:
+    """What `send_tree` did."""
+
+    name: str
+    #: The whole tree: files and links, and their bytes.
+    files: int
+    bytes: int
+    #: What had to be sent of it; the rest was there: of a transfer that was cut, or of another tree.
+    sent_files: int = 0
+    sent_bytes: int = 0
+    #: The source's, with the sha256 of files that nobody had read before.
+    manifest: Manifest | None = field(default=None, repr=False)
+
+
+class TreeBusy(WorkerError):
+    """Another session is bringing the same tree. Attributes: `done_bytes` so far, of `todo_bytes`; 0: not known."""
+
+    def __init__(self, message: str, *, done_bytes: int = 0, todo_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.done_bytes = done_bytes
+        self.todo_bytes = todo_bytes
+
+
+class TreeGone(WorkerError):
+    """The worker has no such tree, or no longer: send it (again)."""
+
+
 class Backend(Protocol):
     """One worker. Used by one thread at a time. See the module's docstring for the clauses."""
 
@@ -100,6 +142,22 @@ class Backend(Protocol):
 
     def claim(self, plan: Plan) -> JobState:
         """Write the attempt's record on the worker (clause 1)."""
+
+    def has_tree(self, name: str) -> bool:
+        """Is this tree there, every file of its size and untouched since it came? It counts as used just now.
+
+        TreeBusy while another session brings it.
+        """
+
+    def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
+        """Bring a tree to the worker: only what it lacks is sent, as one stream (clause 11).
+
+        TreeBusy; StagingError for a full disk, a file that differs from its sha256 or has vanished, a tree that the
+        worker refuses (paths or links that lead out).
+        """
+
+    def use_tree(self, job_id: str, role: str, name: str) -> None:
+        """Give a claimed job a tree as its "work" or "dataset" (clause 12). TreeGone when it is not there."""
 
     def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
         """Unpack a tar stream as the working directory of a claimed job, published by rename.
@@ -163,4 +221,4 @@ class Backend(Protocol):
         """Remove the record of an ended job; WorkerError when it is active."""
 
     def close(self) -> None:
-        """Let go of the worker (clause 9)."""
+        """Let go of the worker (clause 10)."""

@@ -15,12 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from airflow_jobdeploy.backends import arriving
-from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk, WorkerFacts
+from airflow_jobdeploy.backends import arriving, trees
+from airflow_jobdeploy.backends.base import (
+    ArtifactFile,
+    Capabilities,
+    LogChunk,
+    Progress,
+    TreeBusy,
+    TreeReport,
+    WorkerFacts,
+)
 from airflow_jobdeploy.backends.channel import Client, LocalClient
 from airflow_jobdeploy.backends.connection import Connection
 from airflow_jobdeploy.backends.session import Refusal, Session
 from airflow_jobdeploy.backends.waker import Waker
+from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
 from airflow_jobdeploy.errors import StagingError, WorkerError, nearest
@@ -210,6 +219,22 @@ class HostedBackend:
         wanted = {"job": job_id, "offset": offset, "limit": min(limit, LOG_LIMIT)}
         answer, pieces = session.request_bytes("log", stall_s=LOG_STALL_S, **wanted)
         return LogChunk(offset=answer["offset"], data=b"".join(pieces), dropped_bytes=answer.get("dropped", 0))
+
+    def has_tree(self, name: str) -> bool:
+        return trees.has(self._connection.control(), name)
+
+    def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
+        with self._connection.transfer() as session:
+            try:
+                return trees.send(session, source, progress)
+            except TreeBusy:
+                raise
+            except BaseException:
+                session.close()  # between the offer and the last byte nobody else may bring the tree
+                raise
+
+    def use_tree(self, job_id: str, role: str, name: str) -> None:
+        trees.use(self._connection.control(), job_id, role, name)
 
     def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
         self._put(job_id, archive, into="work", what="project")

@@ -43,7 +43,8 @@ class Session:
 
     def __init__(self, client: Client, *, python: str, root: str) -> None:
         """Start it on `client`. ChannelRefused when there is no room for one more on this connection."""
-        self._worker = client.name
+        #: Its name in messages.
+        self.worker = client.name
         self._frames: deque[tuple[bytes, Any]] = deque()
         self._events: deque[dict[str, Any]] = deque()
         self._reader = protocol.Reader()
@@ -82,10 +83,10 @@ class Session:
             data = self._channel.read() if self._channel.wait(max(0.0, until - time.monotonic())) else None
             if not data:
                 status, stderr = self._channel.ending(2.0 if data == b"" else 0.0)
-                raise trouble.no_session(self._worker, python, status, stderr, bytes(noise[-2000:]))
+                raise trouble.no_session(self.worker, python, status, stderr, bytes(noise[-2000:]))
             noise += data
             if len(noise) > NOISE_LIMIT and protocol.MARK not in noise:
-                raise trouble.too_noisy(self._worker, NOISE_LIMIT, bytes(noise[:2000]))
+                raise trouble.too_noisy(self.worker, NOISE_LIMIT, bytes(noise[:2000]))
         self._feed(bytes(noise[found + len(protocol.MARK) :]))
 
     def _bootstrap_answer(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class Session:
         if kind != b"J":
             raise protocol.ProtocolError("bytes where an answer was expected")
         if not answer["ok"]:
-            raise WorkerError(f"{self._worker} cannot serve: {answer['message']}")
+            raise WorkerError(f"{self.worker} cannot serve: {answer['message']}")
         return dict(answer)
 
     # -- asking --------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class Session:
 
     def _check_free(self, op: str) -> None:
         if self._streaming:
-            text = f"{self._worker} cannot be asked {op!r} while a transfer is under way on its one session"
+            text = f"{self.worker} cannot be asked {op!r} while a transfer is under way on its one session"
             raise WorkerError(f"{text}: finish that first, or let sshd allow more (MaxSessions)")
 
     def _send(self, op: str, params: dict[str, Any]) -> int:
@@ -179,7 +180,7 @@ class Session:
     def _check(self, answer: dict[str, Any]) -> dict[str, Any]:
         if not answer.get("ok"):
             raise Refusal(
-                str(answer.get("error", "failed")), f"{self._worker}: {answer.get('message', 'no reason given')}"
+                str(answer.get("error", "failed")), f"{self.worker}: {answer.get('message', 'no reason given')}"
             )
         return answer
 
@@ -245,7 +246,7 @@ class Session:
         if hasattr(self, "_channel"):
             self.close()
         self.alive = False
-        return WorkerUnreachable(f"{self._worker} cannot be asked: {why}. What runs there goes on.")
+        return WorkerUnreachable(f"{self.worker} cannot be asked: {why}. What runs there goes on.")
 
     def close(self) -> None:
         """End the session; it touches no job."""

@@ -80,5 +80,10 @@ class TreeSource(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
+    @property
+    def version(self) -> str:
+        """Distinguishes states of a tree whose files have not been read (their ETags, say): a transfer that was cut
+        goes on only for the same manifest and version. "" where every sha256 is known, or nothing can tell."""
+
     def open(self, entry: Entry, offset: int = 0) -> IO[bytes]:
         """A file from `offset` on. StagingError when it has vanished or cannot be read."""

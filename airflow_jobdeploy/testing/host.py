@@ -14,6 +14,7 @@ from airflow_jobdeploy.errors import StagingError, WorkerError
 from airflow_jobdeploy.testing.clock import Clock, RealClock
 from airflow_jobdeploy.testing.job import MemoryJob
 from airflow_jobdeploy.testing.run import Program
+from airflow_jobdeploy.testing.trees import MemoryStore
 
 if TYPE_CHECKING:
     from airflow_jobdeploy.testing.memory import MemoryBackend
@@ -40,6 +41,7 @@ class MemoryHost:
         self.changed = threading.Condition(threading.RLock())
         self.jobs: dict[str, MemoryJob] = {}
         self.resources: dict[str, dict[str, Any]] = {}
+        self.store = MemoryStore(name)
         self._checkpoints: dict[str, dict[str, bytes]] = {}
 
     def backend(self, *, machine: str | None = None) -> MemoryBackend:

@@ -33,8 +33,10 @@ class MemoryJob:
         self.job_id = plan.job_id
         self.resource_id = plan.resource_id or (plan.resource.id if plan.resource else "")
         self.owner = plan.owner
-        #: What `send_project` brought, and files of steps; a resource has its own instead.
+        #: The tree that `use_tree` gave as work, and files of steps; a resource has its own instead.
         self.own_files: dict[str, bytes] = {}
+        #: The tree that `use_tree` gave as dataset.
+        self.dataset: dict[str, bytes] = {}
         self.outputs: dict[str, bytes] = {}
         self.log = bytearray()
         self.dropped = 0
@@ -275,7 +277,9 @@ class MemoryJob:
             hint = nearest(asked, self._host.programs)
             text = f"{self._host.name} has no program for {asked!r} (step {step.name!r}).{hint}"
             return Evidence(setup=f"{text} Give it one: programs={{...}}", step=step.name)
-        code = self._call(program, Run(self, args=step.args, env=self._environment(step), files=files))
+        code = self._call(
+            program, Run(self, args=step.args, env=self._environment(step), files=files, dataset=self.dataset)
+        )
         is_ok = code == 0 or code in step.ok_codes or -code in step.ok_signals
         return Evidence(status=code, is_ok=is_ok, step=step.name)
 

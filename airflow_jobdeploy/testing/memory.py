@@ -7,12 +7,24 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
-from airflow_jobdeploy.backends.base import ArtifactFile, Capabilities, LogChunk, WorkerFacts
+from airflow_jobdeploy.backends.base import (
+    DATASET,
+    WORK,
+    ArtifactFile,
+    Capabilities,
+    LogChunk,
+    Progress,
+    TreeGone,
+    TreeReport,
+    WorkerFacts,
+)
+from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
 from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, WorkerUnreachable, nearest
 from airflow_jobdeploy.testing.host import MemoryHost, pack, unpack
 from airflow_jobdeploy.testing.job import MemoryJob
+from airflow_jobdeploy.testing.trees import Arrival
 
 
 class MemoryBackend:
@@ -167,6 +179,43 @@ class MemoryBackend:
             return dict(found["record"]) if found else None
 
     # -- bytes -------------------------------------------------------------------------------------------------
+
+    def has_tree(self, name: str) -> bool:
+        with self._host.changed:
+            store = self._ask().store
+            store.check_free(name)
+            return name in store.trees
+
+    def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
+        def told(done: int, todo: int) -> None:
+            self._ask()  # the wire may have been cut meanwhile
+            progress(done, todo)
+
+        arrival = Arrival(self._host.store, source, told)
+        with self._host.changed:
+            self._ask()
+            arrival.claim()
+        try:
+            arrival.receive()
+            with self._host.changed:
+                return arrival.publish()
+        finally:
+            with self._host.changed:
+                arrival.release()
+
+    def use_tree(self, job_id: str, role: str, name: str) -> None:
+        with self._host.changed:
+            job, trees = self._job(job_id), self._host.store.trees
+            if role not in (WORK, DATASET):
+                raise WorkerError(f"{self._host.name}: a tree has no role {role!r}: {WORK} and {DATASET} are known")
+            if name not in trees:
+                raise TreeGone(f"{self._host.name} has no tree {name}")
+            if role == DATASET:
+                job.dataset = dict(trees[name])
+            else:
+                files = self._host.files(job.plan)
+                files.clear()
+                files.update(trees[name])
 
     def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
         self._job(job_id)

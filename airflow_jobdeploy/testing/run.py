@@ -29,7 +29,15 @@ class _Job(Protocol):
 class Run:
     """One step of a job. Each method raises Killed once the job has been killed."""
 
-    def __init__(self, job: _Job, *, args: Sequence[str], env: Mapping[str, str], files: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        job: _Job,
+        *,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        files: Mapping[str, bytes],
+        dataset: Mapping[str, bytes] | None = None,
+    ) -> None:
         self._job = job
         self.job_id = job.job_id
         #: Arguments of an `entry` or `argv` step.
@@ -38,6 +46,8 @@ class Run:
         self.env = dict(env)
         #: The working directory: the shipped project, and files that earlier steps have written.
         self.files = dict(files)
+        #: The dataset's files.
+        self.dataset = dict(dataset or {})
 
     def write(self, data: bytes | str) -> None:
         """To stdout."""

@@ -9,6 +9,7 @@ from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerChanged, WorkerUnreachable
 from tests.contract.labs import Lab
 from tests.contract.steps import launch, wait_ready
+from tests.contract.trees import NOTHING
 
 
 def test_a_worker_says_who_it_is(lab: Lab) -> None:
@@ -29,6 +30,9 @@ ASKING = {
     "watch": lambda backend, plan: backend.watch([plan.job_id], 1),
     "read_log": lambda backend, plan: backend.read_log(plan.job_id, 0, 1),
     "stop": lambda backend, plan: backend.stop(plan.job_id, reason="x"),
+    "has_tree": lambda backend, plan: backend.has_tree("t" + "a" * 32),
+    "send_tree": lambda backend, plan: backend.send_tree(NOTHING),
+    "use_tree": lambda backend, plan: backend.use_tree(plan.job_id, "work", "t" + "a" * 32),
     "send_project": lambda backend, plan: backend.send_project(plan.job_id, []),
     "preempt": lambda backend, plan: backend.preempt(plan.job_id, reason="x"),
     "renew": lambda backend, plan: backend.renew([plan.job_id]),
