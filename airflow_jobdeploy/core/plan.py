@@ -79,6 +79,27 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a job's Python environment is made of (core.requirements); its worker makes it, or has it already."""
+
+    #: Lines of a requirements file, with its options for the index, and of a constraints file.
+    requirements: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
+    #: The Python it is made with: a name (python3.11) or a path; empty: the first of python3 and python.
+    python: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        lists = {key: list(getattr(self, key)) for key in ("requirements", "constraints")}
+        return {**lists, "python": self.python}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Environment:
+        """Keys of newer releases are left out."""
+        lists = {key: tuple(data.get(key, ())) for key in ("requirements", "constraints")}
+        return cls(**lists, python=data.get("python", ""))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResourcePlan:
     """What an `up` leaves on its worker: the record and all builds, flattened to steps."""
 
@@ -124,6 +145,8 @@ class Plan:
     #: {"tree": name} ("" while its files have not all been read), {"storage": relative path}, or empty: none.
     dataset: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    #: The Python packages that the job needs; None: none.
+    environment: Environment | None = None
     #: Values that must not be shown: sent beside the plan, kept 0600 on the worker until the end.
     secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     limits: Limits = Limits()
@@ -158,6 +181,7 @@ class Plan:
             "steps": [step.to_dict() for step in self.steps],
             "resource": self.resource.to_dict() if self.resource else None,
             "env": dict(self.env),
+            "environment": self.environment.to_dict() if self.environment else None,
             "secret_names": sorted(self.secret_env),
             "limits": self.limits.to_dict(),
             "dataset": dict(self.dataset),
@@ -171,6 +195,8 @@ class Plan:
         known["key"] = JobKey(**data.get("key", {}))
         known["limits"] = Limits(**data.get("limits", {}))
         known["steps"] = tuple(_step(step) for step in data.get("steps", ()))
+        environment = data.get("environment")
+        known["environment"] = Environment.from_dict(environment) if environment else None
         resource = data.get("resource")
         known["resource"] = _resource(resource) if resource else None
         return cls(**known)

@@ -24,14 +24,16 @@ from airflow_jobdeploy.core.kinds import (
     Text,
     Words,
 )
+from airflow_jobdeploy.core.requirements import Requirements
 from airflow_jobdeploy.core.retry import Retry, RetryRule, retry_from_dict
-from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, RelativePath
+from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, Python, RelativePath
 from airflow_jobdeploy.core.variables import SECRETS, Variables
 from airflow_jobdeploy.errors import Problem, SpecError
 
 GB = 1 << 30
 
 _DOCKER = "a docker pool (a later release)"
+_CONTAINER = "a container: a docker pool (a later release). A host's packages are for its owner to install, once"
 _PLACEMENT = "a pool that places jobs by what they need (a later release)"
 _SERVICES = "services (a later release)"
 _BUNDLES = "code from a git repository or as an archive (a later release); `project_dir` works"
@@ -63,7 +65,9 @@ class JobSpec:
         Words(), "Arguments of the script, as sh would split them, or a list. Without a script: the command line."
     )
     command: str | None = declared(ShellText(), "sh text; wins over `entry_script` and `args`.")
-    python: str | None = declared(Text(lines=True), "The Python for .py scripts; else the first of python3 and python.")
+    python: str | None = declared(
+        Python(), "The Python of .py scripts and `requirements`: 3.11, a name or a path; else python3, or python."
+    )
     env: Mapping[str, str] = declared(Variables(), "Environment variables, values as written.", {}, option=True)
     secret_env: Mapping[str, str] = declared(
         SECRETS,
@@ -75,7 +79,9 @@ class JobSpec:
     # Where, and for how long.
     worker_pool: str | None = declared(Text(), "The pool: a connection's id, or `local`.")
     timeout_s: float | None = declared(Duration(), "The longest the command may run, per attempt.", option=True)
-    setup_timeout_s: float | None = declared(Duration(), "The longest that sending the project may take.", option=True)
+    setup_timeout_s: float | None = declared(
+        Duration(), "The longest that sending the project may take, and making its environment, each.", option=True
+    )
     schedule_timeout_s: float | None = declared(Duration(), "The longest wait for a free worker.", option=True)
     grace_s: float = declared(Duration(zero=True), "From the stop signal to KILL.", 10, option=True)
     signal: str = declared(SIGNAL, "The stop signal.", "SIGTERM")
@@ -128,13 +134,10 @@ class JobSpec:
     dockerfile: str | None = declared(RelativePath(), "Build the image from this file.", needs=_DOCKER)
     shm_size_bytes: int | None = declared(Size(), "/dev/shm of the container; a number is bytes.", needs=_DOCKER)
     pids_limit: int | None = declared(Number(whole=True, minimum=1), "Processes in the container.", needs=_DOCKER)
-    requirements: tuple[str, ...] = declared(
-        Many(),
-        "Python packages to install.",
-        (),
-        needs="a docker pool or an environment made for the job (a later release)",
+    requirements: tuple[str, ...] | str | None = declared(
+        Requirements(), "Python packages to install: a list, or the path of a requirements file in the project."
     )
-    apt_packages: tuple[str, ...] = declared(Many(), "System packages to install.", (), needs=_DOCKER)
+    apt_packages: tuple[str, ...] = declared(Many(), "System packages to install.", (), needs=_CONTAINER)
     memory_bytes: int | None = declared(Size(GB), "Memory; a number is GB (2^30 bytes).", needs=_PLACEMENT)
     disk_space_bytes: int | None = declared(Size(GB), "Disk space; a number is GB (2^30 bytes).", needs=_PLACEMENT)
     cpu_count: float | None = declared(Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -84,6 +85,24 @@ class SignalName:
 
 
 SIGNAL = SignalName()
+
+
+@dataclass(frozen=True)
+class Python:
+    """An interpreter: a version (3.11, read as python3.11), a program's name or a path."""
+
+    def read(self, item: Item, problems: Problems) -> str | None:
+        if isinstance(item.value, (str, int, float)) and not isinstance(item.value, bool):
+            text = item.value if isinstance(item.value, str) else item.text
+            if re.fullmatch(r"[23](\.\d+)?", text):
+                return f"python{text}"
+            if re.match(r"\d+(\.\d+)*", text):
+                expected(item, "a version such as 3.11, a name or a path", problems, "Give the first two numbers.")
+                return None
+        return Text(lines=True).read(item, problems)
+
+    def schema(self) -> Schema:
+        return {"type": ["string", "number"]}
 
 
 def path_fault(name: str) -> str:

@@ -68,7 +68,7 @@ def _warnings(given: Mapping[str, Item]) -> list[str]:
         found += [f"{given[name].where}: {name} is not used, since command is given." for name in unused]
     elif "entry_script" in given and "args" in given:  # rule 5
         found.append(f"{given['args'].where}: entry_script and args are both given: the script is run with args.")
-    if "requirements" in given and "project_dir" not in given:  # rule 6
+    if {"requirements", "docker_image"} <= set(given) and "project_dir" not in given:  # rule 6
         message = "requirements without project_dir may conflict with packages in the image."
         found.append(f"{given['requirements'].where}: {message}")
     return found

@@ -17,12 +17,14 @@ from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Limits, Plan, ResourcePl
 from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
+from airflow_jobdeploy.core.requirements import environment_of
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.support import unsupported
 from airflow_jobdeploy.core.template import Template
 from airflow_jobdeploy.errors import Problem, SpecError, TemplateError
 from airflow_jobdeploy.packing.project import ProjectArchive, archive
+from airflow_jobdeploy.packing.texts import texts_of_folder
 
 #: Stands for the ids of an attempt while a template is checked.
 _TRIAL = "00000000"
@@ -34,6 +36,7 @@ _OF_THE_RESOURCE = {
     **dict.fromkeys(("project_dir", "workdir", "worker_pool"), _OPERATOR),
     **dict.fromkeys(("setup_timeout", "schedule_timeout", "grace", "log_limit"), _OPTION),
     **dict.fromkeys(("leftovers", "keep_for", "secret_env", "signal"), _OPTION),
+    "requirements": "Install them in a script build, as the example template venv.yaml does, or run a job spec.",
 }
 
 #: A job that asked to be restarted elsewhere stops itself after so much silence, in seconds.
@@ -278,6 +281,7 @@ def prepare_run(
     problems = unsupported(spec, kind=pool.kind)
     if problems:
         raise SpecError(problems)
+    environment = environment_of(spec, texts_of_folder(project_dir) if project_dir else None)
     recovery = _recovery(spec)
 
     def render(identity: Identity) -> Plan:
@@ -293,6 +297,7 @@ def prepare_run(
             workdir=workdir or spec.workdir or "",
             ships_project=project_dir is not None,
             env=spec.env,
+            environment=environment,
             secret_env=_resolved(spec.secret_env, resolve_secret),
             limits=_limits(spec),
             leftovers=spec.leftovers,

@@ -58,6 +58,10 @@ def problems(**fields: Any) -> str:
         ("signal", "int", "signal", "SIGINT"),
         ("entry_script", "./src/main.py", "entry_script", "src/main.py"),
         ("requirements", ["torch", "numpy<2"], "requirements", ("torch", "numpy<2")),
+        ("requirements", "more/requirements.txt", "requirements", "more/requirements.txt"),
+        ("python", "3.11", "python", "python3.11"),
+        ("python", "python3.11", "python", "python3.11"),
+        ("python", "/opt/py/bin/python", "python", "/opt/py/bin/python"),
         ("tags", ["a"], "tags", ("a",)),
         ("preemptible", "false", "preemptible", False),
         ("project_dir", "my dir; rm -rf /\n", "project_dir", "my dir; rm -rf /\n"),
@@ -114,7 +118,12 @@ def test_fields(field: str, written: Any, attribute: str, value: Any) -> None:
         ("entry_script", "/etc/passwd", "is an absolute path"),
         ("entry_script", "a/../../b", "leaves its folder"),
         ("tags", ["a", 1], "expected text"),
-        ("requirements", "torch", "expected a list"),
+        ("requirements", 3, "expected a list of packages, or the path"),
+        ("requirements", "a\nb", "Write a list, a line each"),
+        ("requirements", "../x.txt", "leads out of the project"),
+        ("requirements", ["numpy", "-e ."], "nothing in it can be edited"),
+        ("python", "3.11.4", "Give the first two numbers"),
+        ("python", True, "expected text"),
         ("dirty", "yes", "expected true or false"),
         ("app_api_token", "s3cr3t", "name it in `secret_env`"),
         ("ignore_patterns", [], "use .gitignore"),
@@ -190,7 +199,7 @@ def test_services_need_a_port_and_a_health_endpoint() -> None:
     [
         ({"entry_script": "a.py", "args": "b", "command": None}, "the script is run with args"),
         ({"entry_script": "a.py"}, "entry_script is not used, since command is given"),
-        ({"requirements": ["x"]}, "requirements without project_dir may conflict"),
+        ({"requirements": ["x"], "docker_image": "x"}, "requirements without project_dir may conflict"),
         ({"primeway_api_token": "s3cr3t"}, "primeway_api_token is not needed here and is not kept"),
     ],
 )
@@ -267,7 +276,7 @@ def test_json_of_another_release(data: dict[str, Any]) -> None:
 def test_what_every_pool_honours(kind: str) -> None:
     fields = {
         "job_name": "n", "job_type": "run", "entry_script": "a.py", "args": "b", "project_dir": ".",
-        "python": "python3",
+        "python": "python3", "requirements": ["x"],
         "env": {"A": "1"}, "secret_env": {"B": "var:b"}, "timeout": 1, "setup_timeout": 1, "schedule_timeout": 1,
         "grace": 1, "signal": "INT", "log_limit": 1, "leftovers": "wait", "keep_for": 1, "tags": ["t"],
         "description": "d", "worker_pool": "lab", "framework": "pytorch", "on_orphan": "stop",
@@ -281,7 +290,6 @@ def test_what_every_pool_honours(kind: str) -> None:
     ("field", "value"),
     [
         ("docker_image", "x"),
-        ("requirements", ["x"]),
         ("apt_packages", ["x"]),
         ("memory", 1),
         ("disk_space", 1),
