@@ -211,11 +211,12 @@ class Backend(Protocol):
     def resource(self, resource_id: str) -> dict[str, Any] | None:
         """The record of a resource, or None when the worker knows no such."""
 
-    def manifest(self, job_id: str) -> list[ArtifactFile]:
-        """The files of the output directory."""
+    def manifest(self, job_id: str, match: str | None = None) -> list[ArtifactFile]:
+        """The files of the output directory. Of a job that has not ended they are read for it, which takes time:
+        only those whose path the regular expression `match` matches whole."""
 
-    def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
-        """The contents of output files, in one stream, in the manifest's order."""
+    def fetch(self, job_id: str, paths: Sequence[str], offset: int = 0) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        """The contents of output files, in one stream, in the manifest's order; the first from `offset` on."""
 
     def forget(self, job_id: str) -> None:
         """Remove the record of an ended job; WorkerError when it is active."""

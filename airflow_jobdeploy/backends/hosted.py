@@ -43,6 +43,8 @@ SILENCE_S = 3.0
 ANSWER_S = 6.0
 #: The same for a log that is being read, where bytes should come all the time.
 LOG_STALL_S = 8.0
+#: How long the output of a running job may take to be read for its manifest.
+LISTING_S = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,14 +256,18 @@ class HostedBackend:
             _, pieces = session.request_bytes("checkpoint", job=job_id)
             yield from pieces
 
-    def manifest(self, job_id: str) -> list[ArtifactFile]:
-        files = self._connection.control().request("manifest", job=job_id)["files"]
+    def manifest(self, job_id: str, match: str | None = None) -> list[ArtifactFile]:
+        if match is None:
+            files = self._connection.control().request("manifest", job=job_id)["files"]
+        else:  # may read many files first: no order to stop waits behind that
+            with self._connection.transfer() as session:
+                files = session.request("manifest", reply_s=LISTING_S, job=job_id, match=match)["files"]
         fields = ArtifactFile.__dataclass_fields__
         found = [ArtifactFile(**{key: file[key] for key in fields if key in file}) for file in files]
         self._listed = job_id, {file.path: file for file in found}
         return found
 
-    def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+    def fetch(self, job_id: str, paths: Sequence[str], offset: int = 0) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
         # Who fetches has asked for the manifest just before: 5,000 files are listed once.
         known = self._listed[1] if self._listed[0] == job_id else {}
         if not known.keys() >= set(paths):
@@ -270,14 +276,14 @@ class HostedBackend:
             hint = nearest(missing[0], known)
             raise WorkerError(f"{self.worker}: job {job_id} has no output file {missing[0]!r}.{hint}")
         wanted = set(paths)
-        return self._fetched(job_id, [path for path in known if path in wanted], known)
+        return self._fetched(job_id, [path for path in known if path in wanted], offset, known)
 
     def _fetched(
-        self, job_id: str, paths: list[str], known: Mapping[str, ArtifactFile]
+        self, job_id: str, paths: list[str], offset: int, known: Mapping[str, ArtifactFile]
     ) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
         try:
             with self._connection.transfer() as session:
-                _, pieces = session.request_bytes("get", job=job_id, paths=paths)
+                _, pieces = session.request_bytes("get", job=job_id, paths=paths, offset=offset)
                 stream = arriving.Pieces(pieces)
                 for name, content in arriving.files(stream):
                     if name in known:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -117,14 +118,20 @@ def _write_manifest(job: Job) -> Tuple[Dict[str, int], str]:
     return total, ""
 
 
-def manifest(output: str) -> Tuple[List[dict], List[dict]]:
-    """(files with size, sha256, mode; what was left out with the reason), sorted by path."""
+def manifest(output: str, match: Optional[str] = None) -> Tuple[List[dict], List[dict]]:
+    """(files with size, sha256, mode; what was left out with the reason), sorted by path.
+
+    `match`: a regular expression; only the paths that it matches whole are read.
+    """
     if os.path.islink(output):
         return [], [{"path": ".", "why": "the output directory has been replaced by a link"}]
     top = os.path.realpath(output)
     listed: List[dict] = []
     skipped: List[dict] = []
+    wanted = re.compile(match, re.DOTALL).fullmatch if match else None
     for path in sorted(_walk(output)):
+        if wanted is not None and not wanted(path):
+            continue
         full = os.path.join(output, path)
         try:
             listed.append({"path": path, **_described(top, full)})

@@ -301,10 +301,10 @@ class Ops:
         return Reply(record=record)
 
     def manifest(self, ask: dict) -> Reply:
-        job = self._job(ask)
+        job, match = self._job(ask), ask.get("match")
         known = files.read_json(job.paths.manifest) if job.has_ended else None
-        listed = known["files"] if known else finish.manifest(job.paths.output)[0]
-        return Reply(files=listed)
+        listed = known["files"] if known else finish.manifest(job.paths.output, match)[0]
+        return Reply(files=listed, ended=job.has_ended)
 
     def checkpoint(self, ask: dict) -> Reply:
         job = self._job(ask)
@@ -317,9 +317,10 @@ class Ops:
     def get(self, ask: dict) -> Reply:
         job = self._job(ask)
         paths = [str(path) for path in ask["paths"]]
+        offset = max(0, int(ask.get("offset") or 0))
         pack.check_files(job.paths.output, paths)
         reply = Reply(files=len(paths))
-        reply.after = lambda send: pack.send_files(job.paths.output, paths, send)
+        reply.after = lambda send: pack.send_files(job.paths.output, paths, send, offset)
         return reply
 
 

@@ -17,8 +17,9 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     log       job, offset, limit             offset, dropped, size, bytes, then the bytes
     jobs      deployment, live_only          jobs: [{"plan", "state"}], newest first
     resource  resource                       record or null
-    manifest  job                            files: [{"path", "size", "sha256", "mode"}]
-    get       job, paths                     files, then a tar stream of them in order
+    manifest  job, match                     files: [{"path", "size", "sha256", "mode"}], ended; of a job that has not
+                                             ended only the paths that the regular expression `match` matches whole
+    get       job, paths, offset             files, then a tar stream of them in order, the first from `offset` on
     checkpoint  job                          files, then a tar stream of its checkpoint directory
     forget    job                            {}; the record of an ended job is gone
     bye                                      {}; the session ends

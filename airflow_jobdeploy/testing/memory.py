@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
@@ -232,27 +233,34 @@ class MemoryBackend:
             data = bytes(job.log[begin - job.dropped : begin - job.dropped + limit])
             return LogChunk(offset=begin, data=data, dropped_bytes=begin - offset)
 
-    def manifest(self, job_id: str) -> list[ArtifactFile]:
+    def manifest(self, job_id: str, match: str | None = None) -> list[ArtifactFile]:
         with self._host.changed:
-            outputs = sorted(self._job(job_id).outputs.items())
+            job = self._job(job_id)
+            wanted = re.compile(match or ".*", re.DOTALL).fullmatch
+            outputs = [(path, data) for path, data in sorted(job.outputs.items()) if job.has_ended or wanted(path)]
         return [
             ArtifactFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in outputs
         ]
 
-    def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+    def fetch(self, job_id: str, paths: Sequence[str], offset: int = 0) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
         known = {file.path: file for file in self.manifest(job_id)}
         if missing := [path for path in paths if path not in known]:
             hint = nearest(missing[0], known)
             raise WorkerError(f"{self._host.name}: job {job_id} has no output file {missing[0]!r}.{hint}")
-        return self._fetched(job_id, [file for path, file in known.items() if path in set(paths)])
+        return self._fetched(job_id, [file for path, file in known.items() if path in set(paths)], offset)
 
-    def _fetched(self, job_id: str, files: Sequence[ArtifactFile]) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+    def _fetched(
+        self, job_id: str, files: Sequence[ArtifactFile], offset: int
+    ) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
         for file in files:
             with self._host.changed:
                 data = self._job(job_id).outputs.get(file.path)
             if data is None:
                 raise StagingError(f"{self._host.name}: {file.path!r} of job {job_id} was removed")
-            yield file, io.BytesIO(data)
+            if len(data) < offset:
+                raise StagingError(f"{self._host.name}: {file.path!r} has {len(data)} bytes now, fewer than {offset}")
+            yield file, io.BytesIO(data[offset:])
+            offset = 0
 
     def close(self) -> None:
         with self._host.changed:

@@ -191,6 +191,21 @@ def test_a_fetch_that_is_given_up_does_not_disturb(produced: tuple[Backend, str]
     assert len(list(backend.fetch(job_id, list(FILES)))) == len(FILES)
 
 
+def test_the_first_file_comes_from_an_offset_on(produced: tuple[Backend, str]) -> None:
+    backend, job_id = produced
+    paths = ["deep/er/x.txt", "model.json"]
+    for offset in (1, 150_001, 200_000):
+        got = [(file.size, content.read()) for file, content in backend.fetch(job_id, paths, offset)]
+        assert got == [(200_000, b"y" * (200_000 - offset)), (2, b"{}")]
+
+
+def test_an_offset_behind_the_end_is_an_error(produced: tuple[Backend, str]) -> None:
+    backend, job_id = produced
+    with pytest.raises(StagingError, match=r"'?model\.json'?:? has 2 bytes now, fewer than 3"):
+        list(backend.fetch(job_id, ["model.json"], 3))
+    assert [content.read() for _, content in backend.fetch(job_id, ["model.json"])] == [b"{}"]
+
+
 def test_a_file_that_is_not_there_is_an_error_with_the_nearest(produced: tuple[Backend, str]) -> None:
     backend, job_id = produced
     with pytest.raises(WorkerError, match=r"'modle\.json'.*Did you mean 'model\.json'"):
