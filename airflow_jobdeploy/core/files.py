@@ -96,3 +96,11 @@ def _read_bytes(path: Path, problems: list[Problem]) -> bytes | None:
         problems.append(Problem(str(path), "", f"is larger than {MAX_BYTES >> 10} KiB.", "Is this the right file?"))
         return None
     return data
+
+
+def shown(path: Path) -> str:
+    """A path as a person in the current directory would write it."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

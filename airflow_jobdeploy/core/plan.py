@@ -42,6 +42,7 @@ class Step:
       shell   `content` is sh text of a job spec; kept in the job's directory, never in argv
       entry   `path` (below the working directory) is run with `args`: by its shebang, .py by `python`, .sh by sh
       argv    `args` is the whole command line
+      main    main(dataset_dir, model_output_dir) of main.py in the working directory is called, `args` in sys.argv
     """
 
     name: str
@@ -152,6 +153,10 @@ class Plan:
     limits: Limits = Limits()
     #: "wait": what the command left is waited for (templates' `up`); "stop": it gets grace, then KILL.
     leftovers: str = "stop"
+    #: The pool's storage on the worker: {"root", "shared"}; empty where the job needs none.
+    storage: Mapping[str, Any] = field(default_factory=dict)
+    #: Folders of the storage: {"path", "link", "read_only"}; `link` is below $JOBDEPLOY_VOLUMES_DIR.
+    volumes: tuple[Mapping[str, Any], ...] = ()
     #: Jobs at once of this pool on the worker; None: no bound.
     slots: int | None = None
     #: The job stops itself when nobody has asked for it for so many seconds; None: it goes on.
@@ -182,6 +187,8 @@ class Plan:
             "resource": self.resource.to_dict() if self.resource else None,
             "env": dict(self.env),
             "environment": self.environment.to_dict() if self.environment else None,
+            "storage": dict(self.storage),
+            "volumes": [dict(volume) for volume in self.volumes],
             "secret_names": sorted(self.secret_env),
             "limits": self.limits.to_dict(),
             "dataset": dict(self.dataset),
@@ -197,6 +204,7 @@ class Plan:
         known["steps"] = tuple(_step(step) for step in data.get("steps", ()))
         environment = data.get("environment")
         known["environment"] = Environment.from_dict(environment) if environment else None
+        known["volumes"] = tuple(data.get("volumes", ()))
         resource = data.get("resource")
         known["resource"] = _resource(resource) if resource else None
         return cls(**known)

@@ -7,6 +7,7 @@ import re
 import yaml
 from yaml.error import MarkedYAMLError
 
+from airflow_jobdeploy.core.credentials import masked
 from airflow_jobdeploy.errors import Problem
 
 #: YAML 1.1's line breaks, which PyYAML counts.
@@ -39,7 +40,7 @@ def syntax_problem(error: MarkedYAMLError, text: str, name: str) -> Problem:
     hint = next((advice for words, advice in _HINTS.items() if words in said + context), "")
     block = corrected_block(text, mark.line) if mark else ""
     if block:
-        hint = f"The line is indented deeper than the one above it. Corrected:\n{block}"
+        hint = f"The line is indented deeper than the one above it. Corrected:\n{masked(block)}"
     return Problem(where, "", f"this is not YAML: {said}{context}.", hint)
 
 

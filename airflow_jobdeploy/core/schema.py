@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_jobdeploy.core import ddl
 from airflow_jobdeploy.core.builds import NEEDED, Build
+from airflow_jobdeploy.core.credentials import CREDENTIALS
 from airflow_jobdeploy.core.fields import fields_of, record_schema
 from airflow_jobdeploy.core.kinds import Schema
 from airflow_jobdeploy.core.params import ParamSpec
 from airflow_jobdeploy.core.pool import WorkerPool
-from airflow_jobdeploy.core.spec import GPU_PAIR, OLDER, TOKEN
+from airflow_jobdeploy.core.spec import GPU_PAIR, OLDER
 from airflow_jobdeploy.core.spec_fields import JobSpec
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -42,8 +44,26 @@ def spec_schema() -> Schema:
         schema["properties"][older] = _deprecated(f"Older spelling of {present}.", JobSpec, present)
     for name in GPU_PAIR:
         schema["properties"][name] = {"description": "Older spelling of gpu_types.", "deprecated": True}
-    schema["properties"][TOKEN] = {"description": "Accepted and not kept.", "deprecated": True}
+    for name in CREDENTIALS:
+        schema["properties"][name] = {"description": "Accepted and not kept.", "deprecated": True}
+    properties = schema["properties"]
+    properties["job_type"]["anyOf"][0]["enum"] += list(ddl.FRAMEWORKS)
+    properties[ddl.KEY] = _job_data_schema(properties)
     return schema
+
+
+def _job_data_schema(spec: Schema) -> Schema:
+    """DDL's `job_data`: each key as the field that it stands for."""
+    dataset = {key: spec[name] for key, name in ddl.DATASET_FIELDS.items()}
+    fields: Schema = {key: spec[name] for key, name in ddl.FIELDS.items()}
+    fields["dataset"] = {"type": ["object", "null"], "properties": dataset, "additionalProperties": False}
+    fields.update((name, spec[name]) for name in CREDENTIALS)
+    return {
+        "description": "As in DDL's task.yaml: main() of main.py is called.",
+        "type": ["object", "null"],
+        "properties": fields,
+        "additionalProperties": False,
+    }
 
 
 def _deprecated(text: str, record: type, name: str) -> Schema:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from airflow_jobdeploy.core import ddl
+from airflow_jobdeploy.core.credentials import without_credentials
 from airflow_jobdeploy.core.fields import read_fields
 from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.kinds import Problems, as_number
@@ -28,8 +30,6 @@ OLDER = {
 }
 #: Two fields of the oldest age make one entry of `gpu_types`.
 GPU_PAIR = ("gpu_type", "gpu_count")
-#: Accepted, with a warning, and neither kept, sent nor logged.
-TOKEN = "primeway_api_token"
 #: Fields of primeway that have another answer here.
 ELSEWHERE = {
     "app_api_token": "Keep it in Airflow and name it in `secret_env`.",
@@ -37,7 +37,7 @@ ELSEWHERE = {
     "health_check_timeout": "Services come in a later release.",
     "ignore_patterns": "What git ignores is not sent: use .gitignore.",
     "max_requests": "Services come in a later release.",
-    "persistent_volume": "Volumes come in a later release.",
+    "persistent_volume": "Give a pool with storage, and `volumes: [storage:dir:/mnt/data]`.",
     "request_input_dir": "Give inputs as `args` or `env`.",
     "schedule": "Use Airflow's own schedule: DAG(schedule=...).",
     "params": "This is a template: give it as template= to TemplateUpOperator.",
@@ -77,23 +77,28 @@ def read_spec(layers: Sequence[Item], problems: Problems) -> JobSpec:
     """The spec of mappings over each other, the last one on top. Appends to `problems`; then the result is void."""
     warnings: list[str] = []
     merged: dict[str, Item] = {}
-    for layer in layers:
+    with_credentials = []
+    for written in layers:
+        before = len(warnings)
+        layer = without_credentials(written, warnings)
+        if len(warnings) > before and layer.document.path is not None:
+            with_credentials.append(layer.document.path)
         merged.update(_current(layer, problems, warnings))
+    if ddl.KEY in layers[0].value:
+        merged.update(ddl.defaults(layers[0].child(ddl.KEY), merged))
     attributes = read_fields(JobSpec, merged, problems, what="a job spec", hints=ELSEWHERE)
     check_rules(attributes, merged, layers[0], problems, warnings)
     given = {name: item.where for name, item in merged.items() if item.value is not None}
-    return JobSpec(**attributes, warnings=tuple(warnings), given=given)
+    return JobSpec(**attributes, warnings=tuple(warnings), given=given, with_credentials=tuple(with_credentials))
 
 
 def _current(layer: Item, problems: Problems, warnings: list[str]) -> dict[str, Item]:
     """The fields of one mapping by their present names."""
     found: dict[str, Item] = {}
-    for name, item in layer.fields():
-        if name == TOKEN:
-            warnings.append(f"{item.where}: {TOKEN} is not needed here and is not kept. Remove it from the file.")
-        elif name in GPU_PAIR:
+    for name, item in ddl.translated(layer, problems):
+        if name in GPU_PAIR:
             continue
-        elif name not in OLDER:
+        if name not in OLDER:
             found[name] = item
         elif OLDER[name] in layer.value:
             hint = f"Keep {OLDER[name]!r}, the present spelling."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy.core.fields import declared, fields_of, plain
@@ -28,6 +29,7 @@ from airflow_jobdeploy.core.requirements import Requirements
 from airflow_jobdeploy.core.retry import Retry, RetryRule, retry_from_dict
 from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, Python, RelativePath
 from airflow_jobdeploy.core.variables import SECRETS, Variables
+from airflow_jobdeploy.core.volumes import VOLUMES, Volume
 from airflow_jobdeploy.errors import Problem, SpecError
 
 GB = 1 << 30
@@ -37,7 +39,7 @@ _CONTAINER = "a container: a docker pool (a later release). A host's packages ar
 _PLACEMENT = "a pool that places jobs by what they need (a later release)"
 _SERVICES = "services (a later release)"
 _BUNDLES = "code from a git repository or as an archive (a later release); `project_dir` works"
-_DATA = "datasets and volumes (a later release)"
+_DATA = "datasets (a later release)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,12 @@ class JobSpec:
     command: str | None = declared(ShellText(), "sh text; wins over `entry_script` and `args`.")
     python: str | None = declared(
         Python(), "The Python of .py scripts and `requirements`: 3.11, a name or a path; else python3, or python."
+    )
+    call_main: bool = declared(
+        Flag(),
+        "Call main(dataset_dir, model_output_dir) of main.py at the project's root, as DDL does; the default in a file "
+        "with `job_data`. `args` are its sys.argv.",
+        False,
     )
     env: Mapping[str, str] = declared(Variables(), "Environment variables, values as written.", {}, option=True)
     secret_env: Mapping[str, str] = declared(
@@ -153,7 +161,9 @@ class JobSpec:
         1,
         needs="jobs over several workers (a later release)",
     )
-    volumes: tuple[Any, ...] = declared(Many(Anything()), "Storage to mount.", (), needs=_DATA)
+    volumes: tuple[Volume, ...] = declared(
+        VOLUMES, "Folders of the pool's storage: a list of `storage:dir:/mnt/data[:ro|rw]`.", ()
+    )
     dataset_location: str | None = declared(Text(), "The dataset to stage.", needs=_DATA)
     repo: str | None = declared(Text(), "A git repository to run from.", needs=_BUNDLES)
     ref: str | None = declared(Text(), "Its branch, tag or commit.", needs=_BUNDLES)
@@ -173,6 +183,8 @@ class JobSpec:
     warnings: tuple[str, ...] = field(default=(), compare=False)
     #: The fields that were given -> where ("file:line"), by their names in files.
     given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    #: Files it was read from that hold a password or the like: they are never sent, either.
+    with_credentials: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: the fields that differ from their defaults, by attribute (`timeout_s`)."""
@@ -194,6 +206,7 @@ class JobSpec:
             }
             values["retry"] = retry_from_dict(values.get("retry"))
             values["gpu_types"] = tuple(GpuType(**gpu) for gpu in values.get("gpu_types", ()))
+            values["volumes"] = tuple(Volume(**volume) for volume in values.get("volumes", ()))
             return cls(**values)
         except TypeError as error:
             raise SpecError([Problem("<record>", "", f"is not a job spec of this release: {error}.")]) from None

@@ -23,22 +23,29 @@ def check_rules(
     """Check all rules. `items` are the fields as given, by present names; `root` is where missing ones belong."""
     given = {name: item for name, item in items.items() if item.value is not None}
     if not set(given) - set(fields_of(JobSpec)):  # else what is to run may stand there, misspelt
-        _check_work(given, root, problems)
+        _check_work(attributes, given, root, problems)
+    _check_call(attributes, given, problems)
     _check_deploy(attributes, given, root, problems)
     _check_folders(given, problems)
     _check_variables(attributes, given, problems)
     warnings.extend(_warnings(given))
 
 
-def _check_work(given: Mapping[str, Item], root: Item, problems: Problems) -> None:
+def _check_work(attributes: Mapping[str, Any], given: Mapping[str, Item], root: Item, problems: Problems) -> None:
     """Rule 2: a project needs something to run in it. Without an image of its own, so does any job."""
-    if any(name in given for name in _WORK):
+    if attributes.get("call_main") or any(name in given for name in _WORK):
         return
-    hint = "Give at least one of entry_script, args or command."
+    hint = "Give at least one of entry_script, args, command or call_main."
     if "project_dir" in given:
         problems.append(given["project_dir"].problem("a project_dir with nothing to run in it.", hint))
     elif "docker_image" not in given and "dockerfile" not in given:
         problems.append(root.problem("the job has nothing to run.", hint))
+
+
+def _check_call(attributes: Mapping[str, Any], given: Mapping[str, Item], problems: Problems) -> None:
+    for name in ("command", "entry_script"):
+        if attributes.get("call_main") and name in given:
+            problems.append(given[name].problem(f"call_main and {name} are both given.", "Keep one."))
 
 
 def _check_deploy(attributes: Mapping[str, Any], given: Mapping[str, Item], root: Item, problems: Problems) -> None:

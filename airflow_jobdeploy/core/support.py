@@ -6,8 +6,10 @@ The facts stand in the table of fields (`JobSpec`): a field that `needs` somethi
 from __future__ import annotations
 
 from airflow_jobdeploy.core.fields import Field, fields_of
+from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
+from airflow_jobdeploy.core.volumes import SCHEME, nested
 from airflow_jobdeploy.errors import Problem
 
 
@@ -32,3 +34,39 @@ def _problem(field: Field, spec: JobSpec | TemplateOptions, kind: str) -> Proble
     shown = f"{field.name}: {value}" if field.default not in (None, (), False, 1) or field.same else field.name
     where = spec.given.get(field.name, "<job_spec>")
     return Problem(where, field.name, f"a pool of kind {kind} cannot honour {shown!r} yet.", f"It needs {field.needs}.")
+
+
+# -- storage -------------------------------------------------------------------------------------------------------
+
+
+def storage_fields(spec: JobSpec) -> tuple[str, ...]:
+    """The fields of `spec` that ask for the pool's storage."""
+    in_storage = (spec.dataset_location or "").startswith(SCHEME)
+    return (*(["volumes"] if spec.volumes else []), *(["dataset_location"] if in_storage else []))
+
+
+def unmountable(spec: JobSpec, pool: WorkerPool) -> list[Problem]:
+    """What `spec` wants of a storage that `pool` does not have, or cannot show to processes."""
+    hint = f"Add storage: {{root: /a/folder/of/its/workers}} to the pool{f' ({pool.where})' if pool.where else ''}."
+    missing = [] if pool.storage is not None else storage_fields(spec)
+    problems = [_at(name, spec, f"pool {pool.name!r} has no storage.", hint) for name in missing]
+    for outer, inner in nested(spec.volumes):
+        message = f"the volume at {inner.container_path} would lie inside the one at {outer.container_path}."
+        problems.append(_at("volumes", spec, message, "Mount it beside the other."))
+    return problems
+
+
+def _at(name: str, spec: JobSpec, message: str, hint: str) -> Problem:
+    return Problem(spec.given.get(name, "<job_spec>"), name, message, hint)
+
+
+def storage_notes(spec: JobSpec, pool: WorkerPool) -> list[str]:
+    """What its author should know of how `pool` honours the volumes of `spec`."""
+    where = spec.given.get("volumes", "<job_spec>")
+    read_only = [volume.container_path for volume in spec.volumes if volume.read_only]
+    if not read_only:
+        return []
+    which = f"the volume at {read_only[0]} is" if len(read_only) == 1 else f"the volumes at {', '.join(read_only)} are"
+    return [
+        f"{where}: {which} read-only by agreement: nothing keeps a process of pool {pool.name!r} from writing there."
+    ]

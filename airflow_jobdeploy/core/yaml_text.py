@@ -25,6 +25,7 @@ from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from airflow_jobdeploy.core.credentials import CREDENTIALS
 from airflow_jobdeploy.core.repair import syntax_problem
 from airflow_jobdeploy.core.source import (
     MAX_DEPTH,
@@ -228,7 +229,8 @@ class _Walk:
         except KeyError:
             self._known_tag(node, keys, "str")
         except (ValueError, OverflowError):
-            self._problem(node, keys, f"{shortened(repr(text))} is not of the type that its tag !!{kind} says.")
+            shown = "the value" if keys and keys[-1] in CREDENTIALS else shortened(repr(text))
+            self._problem(node, keys, f"{shown} is not of the type that its tag !!{kind} says.")
         return None
 
     def _item(self, node: Node, keys: Keys) -> Item:

@@ -143,6 +143,10 @@ class JobPaths:
         self.result = join(directory, "result.json")
         self.exit_file = join(directory, "exit_file")
         self.messages = join(directory, "messages.jsonl")
+        #: $JOBDEPLOY_VOLUMES_DIR: links to folders of the pool's storage.
+        self.volumes = join(directory, "volumes")
+        #: What main() of DDL finds as its dataset when there is none: an empty folder.
+        self.no_dataset = join(directory, "no_dataset")
         #: Scripts of a job spec (`command`), 0600.
         self.scripts = join(directory, "scripts")
 

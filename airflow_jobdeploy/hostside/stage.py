@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Dict, List, Optional
 
-from airflow_jobdeploy.hostside import environment, files, resources, steps
+from airflow_jobdeploy.hostside import environment, files, resources, steps, volumes
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.steps import SetupError
 
@@ -29,8 +29,19 @@ def place(job: Job, secrets: Dict[str, str]) -> steps.Place:
     files.private_dir(job.host.checkpoint(job.plan()["uid"]))
     env = {key: value for key, value in os.environ.items() if not key.startswith("JOBDEPLOY_")}
     env.update({**job.plan().get("env", {}), **secrets, **environment.own(job)})
-    workdir = _workdir(job, env.get("HOME", "/"))
+    home = env.get("HOME", "/")
+    env.update(_data(job, home))
+    workdir = _workdir(job, home)
     return steps.Place(workdir, job.paths, env)
+
+
+def _data(job: Job, home: str) -> Dict[str, str]:
+    """What the environment says of the pool's storage: volumes, and a dataset that is used in place."""
+    found = volumes.attach(job, home)
+    dataset = job.plan().get("dataset") or {}
+    if "storage" in dataset:
+        found["JOBDEPLOY_DATASET_DIR"] = volumes.stored(job, dataset["storage"], home)
+    return found
 
 
 def _workdir(job: Job, home: str) -> str:

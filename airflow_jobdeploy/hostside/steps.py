@@ -53,6 +53,8 @@ def prepare(step: dict, number: int, place: Place) -> Optional[List[str]]:
         return _entry(step, place)
     if kind == "argv":
         return _argv(step, place)
+    if kind == "main":
+        return _main(step, place)
     raise SetupError("step %r has kind %r, which this runner does not know" % (step.get("name"), kind))
 
 
@@ -77,6 +79,16 @@ def _entry(step: dict, place: Place) -> List[str]:
         "entry_script %r cannot be run: it has no #! line, is neither .py nor .sh, and is not executable; "
         "add a first line such as #!/usr/bin/env bash" % path
     )
+
+
+def _main(step: dict, place: Place) -> List[str]:
+    """main(dataset_dir, model_output_dir) of main.py at the working directory's root: see call_main.py."""
+    full = os.path.join(place.workdir, "main.py")
+    if not os.path.isfile(full):
+        raise SetupError("main.py is not at the root of the project: looked for %s%s" % (full, _nearest(full)))
+    dataset = place.env.get("JOBDEPLOY_DATASET_DIR") or files.private_dir(place.paths.no_dataset)
+    helper = os.path.join(os.path.dirname(os.path.abspath(__file__)), "call_main.py")
+    return [_python(step.get("python", ""), place), helper, dataset, place.paths.output, *step.get("args", ())]
 
 
 def _argv(step: dict, place: Place) -> List[str]:

@@ -29,6 +29,7 @@ from airflow_jobdeploy.hostside import (
     steps,
     takedown,
     verdict,
+    volumes,
 )
 from airflow_jobdeploy.hostside.bounds import Bounds, Cut
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, enter, stamp
@@ -192,7 +193,9 @@ class Supervisor:
         self.status = self.home.ended[pid]
         self.is_ok = verdict.is_ok(self.status, step)
         self._ran_s = age_s(self.state["started"])
-        self.disk = {} if self.is_ok else evidence.full_disk([self.job.paths.dir, self.workdir])
+        self.disk = (
+            {} if self.is_ok else evidence.full_disk([self.job.paths.dir, self.workdir, *volumes.links(self.job)])
+        )
 
     def _settle(self) -> None:
         """What the command left behind: waited for, or ended and named in the log."""

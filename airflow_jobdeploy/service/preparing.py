@@ -13,16 +13,20 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from airflow_jobdeploy.core.fields import plain
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Limits, Plan, ResourcePlan, Step
 from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
 from airflow_jobdeploy.core.requirements import environment_of
+from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.status import JobHandle
-from airflow_jobdeploy.core.support import unsupported
+from airflow_jobdeploy.core.support import storage_fields, storage_notes, unmountable, unsupported
 from airflow_jobdeploy.core.template import Template
+from airflow_jobdeploy.core.volumes import Volume
 from airflow_jobdeploy.errors import Problem, SpecError, TemplateError
+from airflow_jobdeploy.packing.main_file import checked_main
 from airflow_jobdeploy.packing.project import ProjectArchive, archive
 from airflow_jobdeploy.packing.texts import texts_of_folder
 
@@ -37,6 +41,7 @@ _OF_THE_RESOURCE = {
     **dict.fromkeys(("setup_timeout", "schedule_timeout", "grace", "log_limit"), _OPTION),
     **dict.fromkeys(("leftovers", "keep_for", "secret_env", "signal"), _OPTION),
     "requirements": "Install them in a script build, as the example template venv.yaml does, or run a job spec.",
+    **dict.fromkeys(("volumes", "dataset_location"), "Run it as a job spec, with JobRunOperator."),
 }
 
 #: A job that asked to be restarted elsewhere stops itself after so much silence, in seconds.
@@ -46,6 +51,8 @@ WORKER_LOST_AFTER_S = 90.0
 LOST_MARGIN_S = 15.0
 
 NO_RECOVERY = Recovery()
+
+_NOT_SHARED = "the storage of pool {pool!r} is not shared, and what the attempt before has written is there"
 
 ResolveSecret = Callable[[str], str]
 
@@ -79,6 +86,8 @@ class Work:
     grace_s: float = 10.0
     #: The job stops itself after so much silence, in seconds; None: it goes on.
     orphan_after_s: float | None = None
+    #: Why later attempts stay on the worker of the one before; "": they need not.
+    stays: str = ""
 
     @property
     def lost_after_s(self) -> float | None:
@@ -114,6 +123,8 @@ def _spec_step(spec: JobSpec, name: str) -> Step:
         common.update(env=spec.env, timeout_s=spec.timeout_s)
     if spec.command is not None:
         return Step(kind="shell", content=spec.command, **common)
+    if spec.call_main:
+        return Step(kind="main", args=spec.args or (), python=spec.python or "", **common)
     if spec.entry_script is not None:
         return Step(kind="entry", path=spec.entry_script, args=spec.args or (), python=spec.python or "", **common)
     return Step(kind="argv", args=spec.args or (), **common)
@@ -278,11 +289,17 @@ def prepare_run(
     resolve_secret: ResolveSecret,
 ) -> Work:
     """The work of a job spec. SpecError names each field that `pool` or this release cannot honour."""
-    problems = unsupported(spec, kind=pool.kind)
+    problems = unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
+    notes: tuple[str, ...] = ()
+    if spec.call_main:
+        checked = checked_main(spec, project_dir, workdir)
+        problems, notes = [*problems, *checked.problems], checked.warnings
     if problems:
-        raise SpecError(problems)
-    environment = environment_of(spec, texts_of_folder(project_dir) if project_dir else None)
+        raise SpecError(in_order(problems))
+    read = texts_of_folder(project_dir) if project_dir else None
+    environment = environment_of(spec, read, unasked=spec.call_main)
     recovery = _recovery(spec)
+    stored = bool(storage_fields(spec)) and pool.storage is not None
 
     def render(identity: Identity) -> Plan:
         return Plan(
@@ -290,7 +307,7 @@ def prepare_run(
             attempt=identity.attempt,
             worker=identity.worker,
             worker_pool=pool.name,
-            name=spec.job_name or "job",
+            name=_name(spec, project_dir),
             key=key,
             owner=owner,
             steps=(_spec_step(spec, "job"),),
@@ -301,6 +318,8 @@ def prepare_run(
             secret_env=_resolved(spec.secret_env, resolve_secret),
             limits=_limits(spec),
             leftovers=spec.leftovers,
+            storage=plain(pool.storage) if stored else {},
+            volumes=tuple(_mounted(volume) for volume in spec.volumes),
             description={"spec": spec.to_dict()},
         )
 
@@ -308,12 +327,23 @@ def prepare_run(
         key=key,
         render=render,
         project=partial(archive, project_dir) if project_dir else None,
-        warnings=spec.warnings,
+        warnings=(*spec.warnings, *notes, *storage_notes(spec, pool)),
         schedule_timeout_s=spec.schedule_timeout_s,
         recovery=recovery,
         orphan_after_s=_orphan_after_s(spec, recovery),
         grace_s=spec.grace_s,
+        stays=_NOT_SHARED.format(pool=pool.name) if stored and not (pool.storage and pool.storage.shared) else "",
     )
+
+
+def _name(spec: JobSpec, project_dir: Path | None) -> str:
+    """Jobs that run main() are called as their project, as in DDL."""
+    project = project_dir.resolve().name if spec.call_main and project_dir is not None else ""
+    return spec.job_name or project or "job"
+
+
+def _mounted(volume: Volume) -> dict[str, Any]:
+    return {"path": volume.path, "link": volume.link, "read_only": volume.read_only}
 
 
 def _recovery(spec: JobSpec) -> Recovery:

@@ -142,6 +142,8 @@ class _Submission:
         """Where its checkpoint is, unless that worker is lost or full; a lost one only when there is no other."""
         if self.work.worker:
             return self.work.worker
+        if self.work.stays:
+            return self._stay(last)
         if not sequel.elsewhere:
             found = self._candidate(last.worker)
             if isinstance(found, Candidate) and found.has_room:
@@ -150,6 +152,12 @@ class _Submission:
             return self._place(avoid=last.worker, patience_s=0)
         except PlacementError:
             return last.worker
+
+    def _stay(self, last: Intent) -> str:
+        """Where the attempt before was, since what it needs is only there."""
+        if len(self.workers.pool.workers) > 1:
+            self.say(f"The next attempt stays on worker {last.worker}: {self.work.stays}.")
+        return last.worker
 
     def _first(self) -> Submitted:
         worker = self.work.worker or self._place()
@@ -186,7 +194,9 @@ class _Submission:
     def _next(self, last: Intent, state: JobState | None) -> Submitted:
         """A new attempt in a new Airflow try, or after a clear: the counts begin anew."""
         worker = last.worker
-        if state is None and not self.work.worker:
+        if self.work.stays:
+            self._stay(last)
+        elif state is None and not self.work.worker:
             worker = self._place(avoid=last.worker)
         return self._go(
             last.following(

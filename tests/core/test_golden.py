@@ -265,7 +265,6 @@ restart_policy: on-failure
 on_orphan: stop
 preemptible: true
 worker_required: 2
-volumes: ["storage:data:/data"]
 dirty: true
 priority: high
 schedule_start: "0 2 * * *"

@@ -250,7 +250,7 @@ EVERYTHING: dict[str, Any] = {
     "env": {"A": "1"},
     "secret_env": {"B": "var:b"},
     "tags": ["t"],
-    "volumes": ["storage:x:/x", {"a": 1}],
+    "volumes": ["storage:x:/x", {"storage_uri": "storage:/p/a%3Ab", "container_path": "/mnt/a", "read_only": True}],
     "retry": {"on": ["worker_lost", {"exit_code": [75]}], "max": 3, "delay": "1m"},
     "job_name": "größe",
 }
@@ -300,7 +300,6 @@ def test_what_every_pool_honours(kind: str) -> None:
         ("schedule_start", "x"),
         ("schedule_end", "x"),
         ("idle_timeout", 1),
-        ("volumes", ["x"]),
         ("dataset_location", "x"),
         ("preset", "x"),
         ("priority", "high"),
