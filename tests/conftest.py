@@ -10,7 +10,7 @@ import glob
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,26 @@ from hypothesis import settings
 #: How long an example takes says more about what else the machine does than about us.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
+
+#: What an account keeps in its cache folder, and tests may use: nothing is built or fetched twice.
+_SHARED_CACHES = {"UV_CACHE_DIR": "uv", "PIP_CACHE_DIR": "pip"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Digests of files and clones of repositories that tests make are not left in the cache of whoever runs them."""
+    before = dict(os.environ)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for name, folder in _SHARED_CACHES.items():
+        os.environ.setdefault(name, os.path.join(cache, folder))
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    for name in (*_SHARED_CACHES, "XDG_CACHE_HOME"):
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+
 
 _SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
 

@@ -65,7 +65,7 @@ def read(text: bytes) -> List[list]:
         if kind != FOLDER and path in folders:
             raise BadManifest("%r is a file or a link, and a folder of other files" % path)
     for path, target in links.items():
-        if _leads_out(path, target, links):
+        if leads_out(path, target, links):
             raise BadManifest("the link %r -> %r leads out of the tree" % (path, target))
     return entries
 
@@ -103,7 +103,7 @@ def _encoded(text: str) -> bytes:
         raise BadManifest("%a is no name of a file" % text) from None
 
 
-def _leads_out(path: str, target: str, links: Dict[str, str]) -> bool:
+def leads_out(path: str, target: str, links: Dict[str, str]) -> bool:
     """Would following it, and links on the way, leave the tree?"""
     place, hops = path.split("/")[:-1], 0
     rest = target.split("/")[::-1]

@@ -1,19 +1,19 @@
 """Which files of a directory are the project: what git would keep, else all but the usual by-products."""
 
+# ruff: noqa: PTH118
+
 from __future__ import annotations
 
-import fnmatch
 import os
-import posixpath
-import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from airflow_jobdeploy.errors import StagingError
+from airflow_jobdeploy.packing import git
 
 #: Never sent: histories, and what our own builds write into a working directory.
-ALWAYS_OUT = (".git", ".jd")
+ALWAYS_OUT = frozenset({".git", ".jd"})
 #: Left out where git does not say what belongs to the project.
 BY_PRODUCTS = (
     ".hg",
@@ -32,111 +32,81 @@ BY_PRODUCTS = (
     ".DS_Store",
 )
 
-_GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false", "-c", "safe.directory=*")
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Names below a directory, "/" at the end of folders: the project's (only empty folders are named), and others."""
+
+    files: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
-def list_project(root: Path, ignore: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Relative paths below `root`, sorted: those of the project, and those left out (whole directories end with "/").
+def by_git(where: git.Folder, status: git.Status) -> Listing | None:
+    """What git tracks and does not ignore, as it lies there; submodules and repositories inside it as well.
 
-    `ignore`: further patterns, matched against the path and against each of its parts. Empty directories are
-    listed (with "/") where git does not rule; git knows none. Raises StagingError when git fails.
+    None: the repository around the folder ignores it as a whole, and so says nothing about it.
     """
-    listed = _by_git(root) if _git_rules(root) else None
-    kept, out = listed if listed is not None else _by_walk(root, BY_PRODUCTS)
-    mine = [path for path in kept if not _matches(path, (*ALWAYS_OUT, *ignore))]
-    dropped = {path for path in kept if _matches(path, ignore)}
-    return sorted(set(mine)), sorted({*out, *dropped} - {".git/", ".git"})
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    parts = PurePosixPath(path).parts
-    return any(
-        fnmatch.fnmatchcase(candidate, pattern.rstrip("/"))
-        for pattern in patterns
-        for candidate in (path.rstrip("/"), *parts)
-    )
-
-
-# -- git ------------------------------------------------------------------------------------------------------------
-
-
-def _git_rules(root: Path) -> bool:
-    """Is this a work tree, and git there to be asked?"""
-    if shutil.which("git") is None:
-        return False
-    done = subprocess.run(
-        [*_GIT, "rev-parse", "--is-inside-work-tree"], cwd=root, env=_env(), capture_output=True, check=False
-    )
-    return done.returncode == 0 and done.stdout.strip() == b"true"
-
-
-def _by_git(root: Path) -> tuple[list[str], list[str]] | None:
-    """None: the whole directory is ignored by a repository around it, which then says nothing about it."""
-    kept = _git_names(root, "-co")
-    if not kept and any(root.iterdir()):
-        return None
+    cut = len(where.prefix)
     files: list[str] = []
-    out = [name for name in _git_names(root, "-oi", "--directory") if name != "./"]
-    for name in kept:
-        path = root / name
-        if path.is_dir() and not path.is_symlink():  # a submodule, or a repository inside this one
-            inner, inner_out = list_project(path)
-            files += [posixpath.join(name, file) for file in inner]
-            out += [posixpath.join(name, file) for file in inner_out]
-        elif os.path.lexists(path):
-            files.append(name)
-        else:
+    nested: list[str] = []
+    out = [name[cut:] for name in status.ignored]
+    for is_submodule, name in git.indexed(where.root):
+        if where.prefix + name in status.deleted:
             out.append(f"{name} (deleted)")
-    return files, out
+        else:
+            (nested if is_submodule else files).append(name)
+    for name in status.untracked:
+        (nested if name.endswith("/") else files).append(name[cut:].rstrip("/"))
+    for name in nested:
+        inner = _inner(os.path.join(where.root, name))
+        files += [f"{name}/{file}" for file in inner.files]
+        out += [f"{name}/{file}" for file in inner.left_out]
+    return None if out and not files else _sorted(files, out)
 
 
-def _git_names(root: Path, *options: str) -> list[str]:
-    done = subprocess.run(
-        [*_GIT, "ls-files", *options, "--exclude-standard", "-z"],
-        cwd=root,
-        env=_env(),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise StagingError(f"git cannot list the files of {root}: {said}")
-    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+def _inner(root: str) -> Listing:
+    """Of a repository inside a repository."""
+    where = git.folder(root)
+    if where is None or where.prefix:  # a submodule that is not checked out
+        return Listing(files=())
+    return by_git(where, git.status(where)) or Listing(files=())
 
 
-def _env() -> dict[str, str]:
-    """Ours without GIT_DIR and the like: a hook that calls us means its own repository, not the project's."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-
-# -- no git ---------------------------------------------------------------------------------------------------------
-
-
-def _by_walk(root: Path, unwanted: Sequence[str]) -> tuple[list[str], list[str]]:
+def by_walk(root: str) -> Listing:
+    """All files but BY_PRODUCTS; empty folders as well."""
     kept: list[str] = []
     out: list[str] = []
-    for name, is_dir in _walk(root, "", unwanted):
-        if _matches(posixpath.basename(name.rstrip("/")), unwanted):
+    for name, is_dir in _walk(root, ""):
+        if _is_by_product(name.rpartition("/")[2]):
             out.append(name + "/" if is_dir else name)
         else:
             kept.append(name)
-    return kept, out
+    return _sorted(kept, out)
 
 
-def _walk(root: Path, below: str, unwanted: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Files, links, empty directories (with "/") and unwanted directories (not entered)."""
+def _sorted(files: list[str], out: list[str]) -> Listing:
+    mine = {name for name in files if ALWAYS_OUT.isdisjoint(name.split("/"))}
+    return Listing(files=tuple(sorted(mine)), left_out=tuple(sorted(set(out))))
+
+
+def _is_by_product(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in BY_PRODUCTS)
+
+
+def _walk(root: str, below: str) -> Iterator[tuple[str, bool]]:
+    """Files, links, empty directories (with "/") and by-products (not entered)."""
     try:
-        entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(f"{root}/{below}"), key=lambda entry: entry.name)
     except PermissionError as error:
         raise StagingError(f"cannot list {error.filename}: {error.strerror}. Make it readable, or ignore it") from error
     if below and not entries:
         yield below + "/", False
     for entry in entries:
-        name = posixpath.join(below, entry.name)
+        name = f"{below}/{entry.name}" if below else entry.name
         is_dir = entry.is_dir(follow_symlinks=False)
         if is_dir and entry.name in ALWAYS_OUT:
             continue
-        if is_dir and not _matches(entry.name, unwanted):
-            yield from _walk(root, name, unwanted)
+        if is_dir and not _is_by_product(entry.name):
+            yield from _walk(root, name)
         else:
             yield name, is_dir

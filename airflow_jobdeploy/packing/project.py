@@ -13,7 +13,9 @@ from pathlib import Path
 
 from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import StagingError
-from airflow_jobdeploy.packing.listing import list_project
+from airflow_jobdeploy.packing import git
+from airflow_jobdeploy.packing.ignoring import Ignored
+from airflow_jobdeploy.packing.listing import by_git, by_walk
 
 #: Size of the pieces given out, in bytes: about a write of a channel.
 _PIECE = 256 * 1024
@@ -70,7 +72,7 @@ def archive(project_dir: str | os.PathLike[str], *, ignore: Sequence[str] = ()) 
     if not root.is_dir():
         raise StagingError(f"the project directory {root} {'is no directory' if root.exists() else 'does not exist'}")
     root = root.resolve()
-    kept, left_out = list_project(root, ignore)
+    kept, left_out = _listed(root, ignore)
     entries: list[tarfile.TarInfo] = []
     skipped: list[str] = []
     problems: list[str] = []
@@ -95,6 +97,13 @@ def archive(project_dir: str | os.PathLike[str], *, ignore: Sequence[str] = ()) 
         skipped=tuple(skipped),
         entries=tuple(entries),
     )
+
+
+def _listed(root: Path, ignore: Sequence[str]) -> tuple[list[str], list[str]]:
+    where = git.folder(str(root))
+    listed = (by_git(where, git.status(where)) if where else None) or by_walk(str(root))
+    kept, dropped = Ignored(ignore).split(listed.files)
+    return kept, sorted({*listed.left_out, *dropped})
 
 
 def _entry(root: Path, name: str) -> tarfile.TarInfo | str:

@@ -1,0 +1,126 @@
+"""Repositories without a checkout: fetched into a cache, one at a time, from addresses that are only addresses."""
+
+# ruff: noqa: PTH118, PTH123
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+from airflow_jobdeploy.errors import StagingError
+from airflow_jobdeploy.packing import caching, forges, git
+
+_SCHEMES = ("https", "ssh", "git", "file")
+#: A fetch may take so long, in seconds.
+FETCH_S = 600.0
+_SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
+_HEAD = "refs/jobdeploy/head"
+
+
+def url_fault(url: str) -> str:
+    """Why git is not given this address; "" when it is."""
+    if url.startswith("-") or not url.strip() or re.search(r"[\x00-\x1f\x7f]", url):
+        return "is no address of a repository"
+    scheme, separator, rest = url.partition("://")
+    if separator and "::" not in scheme:
+        if scheme not in _SCHEMES:
+            return f"begins with {scheme}://; use {', '.join(f'{known}://' for known in _SCHEMES)}, or a path"
+        userinfo = rest.partition("/")[0].rpartition("@")[0]
+        if userinfo and (scheme != "ssh" or ":" in userinfo):
+            return "holds a user or password: keep them in git's credential helper, or use an SSH key"
+        host = rest.partition("/")[0].rpartition("@")[2]
+        return "names a host that begins with '-'" if host.startswith("-") or userinfo.startswith("-") else ""
+    if "::" in url.partition("/")[0]:
+        return "would run a program (transport::address)"
+    return ""
+
+
+class Clone:
+    """A bare copy of a repository, below the cache folder. `url` has no fault."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.shown = forges.without_secrets(url) or url
+        try:
+            self._folder = caching.folder("repositories")
+        except OSError as error:
+            raise StagingError(f"no place to fetch {self.shown} to: {error}. Set XDG_CACHE_HOME") from error
+        self.path = os.path.join(self._folder, caching.key(url) + ".git")
+
+    def commit(self, ref: str) -> str:
+        """The commit of a branch, tag or commit as the remote has it now ("": of its HEAD).
+
+        A whole commit id that is here already is not asked for again. StagingError when git cannot fetch.
+        """
+        fault = git.ref_fault(ref)
+        if fault:
+            raise StagingError(f"ref {ref!r} {fault}")
+        with self._locked():
+            self._made()
+            if not (_SHA.match(ref) and self._has(ref)):
+                self._fetch(ref)
+            return git.commit_of(self.path, ref or _HEAD, bare=True)
+
+    def _has(self, commit: str) -> bool:
+        return git.asked(self.path, "cat-file", "-e", f"{commit}^{{commit}}", bare=True)[0] == 0
+
+    def branch(self, ref: str) -> str:
+        """`ref` if it is a branch, else "" (of the remote's HEAD: a branch at the same commit)."""
+        if ref:
+            name = f"refs/heads/{ref}"
+            return ref if git.asked(self.path, "show-ref", "--verify", "--quiet", name, bare=True)[0] == 0 else ""
+        line = ("for-each-ref", "--format=%(refname:lstrip=2)", f"--points-at={_HEAD}", "refs/heads")
+        names = git.asked(self.path, *line, bare=True)[1].decode(errors="replace").split()
+        return next((name for name in ("main", "master") if name in names), names[0] if names else "")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(f"{self.path}.lock", "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _made(self) -> None:
+        git.told(self._folder, "init", "--quiet", "--bare", "--template=", self.path, what="make a repository")
+
+    def _fetch(self, ref: str) -> None:
+        wanted = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", f"+HEAD:{_HEAD}"]
+        said = self._fetched("--prune", "--no-tags", *wanted)
+        if said and ".lock" in said:  # of a fetch that was killed: nobody else is at work here
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._made()
+            said = self._fetched("--prune", "--no-tags", *wanted)
+        if said and "HEAD" in said:  # nothing is checked out there: its branches may be fetched all the same
+            said = self._fetched("--prune", "--no-tags", *wanted[:2])
+        if said:
+            raise StagingError(f"git cannot fetch {self.shown}: {said}")
+        if _SHA.match(ref) and not self._has(ref):
+            self._fetched(ref)  # of no branch: some servers give it when asked by name
+
+    def _fetched(self, *what: str) -> str:
+        """What went wrong, or ""."""
+        line = git.command(
+            self.path, "fetch", "--quiet", "--force", "--no-auto-gc", "--no-recurse-submodules", bare=True
+        )
+        options = [option for option in what if option.startswith("--")]
+        refs = [option for option in what if not option.startswith("--")]
+        try:
+            done = subprocess.run(
+                [*line, *options, "--end-of-options", self.url, *refs],
+                env={
+                    "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+                    **git.environment(transport=True),
+                    "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
+                },
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=FETCH_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"it took longer than {FETCH_S:g} s"
+        return done.stderr.decode(errors="replace").strip() if done.returncode else ""
