@@ -229,8 +229,11 @@ def _option_fault(name: str, value: str) -> tuple[str, str]:
         return f"the option {shortened(name)} cannot be used here.", hint
     if name in _FLAGS:
         return (f"{name} takes no value.", "") if value else ("", "")
-    if not value or " " in value:
-        return f"{name} needs one value without blanks, found {shortened(repr(value))}.", "Write an option a line."
+    if not value or re.search(r"[\s'\"\\\\]", value):
+        return (
+            f"{name} needs one value without blanks and quotes, found {shortened(repr(value))}.",
+            "Write an option a line.",
+        )
     if name == "--find-links" and not _URL.match(value) and not value.startswith("/"):
         hint = "Give a URL, or the absolute path of a folder on the worker."
         return f"--find-links {shortened(value)}: nobody can tell where that is on a worker.", hint

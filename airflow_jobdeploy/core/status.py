@@ -74,7 +74,7 @@ class JobState:
     message: str = ""
     exit_code: int | None = None
     signal: str | None = None
-    #: claimed, waiting, running, leftovers, finishing, ended
+    #: claimed, waiting, setup, running, leftovers, finishing, ended
     phase: str = ""
     #: The build that runs, or that failed.
     step: str = ""
@@ -309,6 +309,12 @@ def _queued(state: JobState) -> str:
     return "Waiting for a free slot on the worker"
 
 
+def _setup(state: JobState) -> str:
+    if not state.status.is_finished:
+        return "Setting up: the environment with its packages is being made"
+    return f"It could not be set up{_after(state)}"
+
+
 def _leftovers(state: JobState) -> str:
     count = state.facts.get("leftovers")
     what = f"{count} process{'es' if count != 1 else ''}" if count else "what it left"
@@ -325,6 +331,7 @@ _SENTENCES = {
     "WorkerLost": _worker_lost,
     "ProcessLost": _process_lost,
     "Queued": _queued,
+    "Setup": _setup,
     "Backoff": _backoff,
     "Preempted": _preempted,
     "Leftovers": _leftovers,

@@ -96,7 +96,10 @@ def status_hint(status: Optional[int], path: str) -> str:
     return ""
 
 
-_VENV = "make a virtual environment in the job and install into it; the example template venv.yaml does so"
+_VENV = (
+    "list the packages under `requirements` of the job spec, or make a virtual environment in the job, as the example "
+    "template venv.yaml does"
+)
 _HINTS = (
     (b"externally-managed-environment", "This host's Python is managed by its system: " + _VENV),
     (b"No module named pip", "This host's Python has no pip: " + _VENV),

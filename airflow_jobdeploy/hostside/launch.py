@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from typing import Dict
+from typing import Dict, List
 
 from airflow_jobdeploy.hostside import logs
 from airflow_jobdeploy.hostside.jobdir import Job
@@ -23,12 +23,17 @@ class NotStarted(Exception):
     """The supervisor did not come up; the text gives its last words."""
 
 
+def role(name: str, job: Job) -> List[str]:
+    """The command line of a role of the runner (runner.py) for a job."""
+    command = [sys.executable or "python3", "-I", "-S", "-u", "-c", _PROGRAM, _PLACE, name]
+    return [*command, "--root", job.host.root, "--machine", job.host.machine, "--job", job.id]
+
+
 def start(job: Job, env: Dict[str, str]) -> bool:
     """Start a supervisor of this job; True once it holds the job, False when another one does."""
     import subprocess
 
-    command = [sys.executable or "python3", "-I", "-S", "-u", "-c", _PROGRAM, _PLACE, "supervise"]
-    command += ["--root", job.host.root, "--machine", job.host.machine, "--job", job.id]
+    command = role("supervise", job)
     words = complaints(job)
     try:
         child = subprocess.Popen(

@@ -3,6 +3,7 @@
     <root>/                                   0700
       machine                                 random id of this root (see identity.py)
       runner/<digest>/                        airflow_jobdeploy/hostside/, as sent
+      store/envs/<name>/                      a virtual environment (EnvPaths)
       hosts/<machine>/
         jobs/<job id>/                        one attempt (JobPaths)
         incoming/<random>/                    job directories being built; renamed into jobs/ = the claim
@@ -79,6 +80,11 @@ class HostPaths:
         #: What a login shell said of PATH, and when.
         self.login = os.path.join(self.host, "login.json")
 
+        self.envs = os.path.join(root, "store", "envs")
+
+    def env(self, name: str) -> EnvPaths:
+        return EnvPaths(os.path.join(self.envs, checked_name(name)))
+
     def job(self, job: str) -> JobPaths:
         return JobPaths(os.path.join(self.jobs, checked_name(job)))
 
@@ -137,6 +143,8 @@ class JobPaths:
         self.log_cap = join(directory, "log_cap.json")
         #: The supervisor's own complaints.
         self.supervisor_log = join(directory, "supervisor.log")
+        #: {"name"} of its virtual environment, or {"error", "disk"}: why that could not be made.
+        self.environment = join(directory, "environment.json")
         self.work = join(directory, "work")
         self.output = join(directory, "output")
         self.manifest = join(directory, "manifest.json")
@@ -164,3 +172,21 @@ class ResourcePaths:
         self.builds = join(directory, "builds.json")
         #: The shipped project, when there was one: the resource's working directory.
         self.work = join(directory, "work")
+
+
+class EnvPaths:
+    """The files of one virtual environment (envs.py)."""
+
+    def __init__(self, directory: str) -> None:
+        self.dir = directory
+        join = os.path.join
+        #: Exclusive: being made or removed; shared: in use.
+        self.lock = join(directory, "lock")
+        #: {"job", "host", "pid"} of who makes it.
+        self.building = join(directory, "building.json")
+        self.requirements = join(directory, "requirements.txt")
+        self.constraints = join(directory, "constraints.txt")
+        self.venv = join(directory, "venv")
+        #: Written last; its time is the last use.
+        #: {"packages", "made_with", "python", "made_by", "files", "bytes", "checked"}
+        self.ready = join(directory, "ready.json")

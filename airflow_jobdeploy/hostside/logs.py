@@ -47,12 +47,13 @@ def last_lines(data: bytes, hidden: Iterable[str] = ()) -> str:
     text = data.decode("utf-8", "replace")
     for value in hidden:
         text = text.replace(value, "***") if value else text
-    lines = [_shown(line) for line in text.split("\n")]
+    lines = [shown(line) for line in text.split("\n")]
     kept = "\n".join([line for line in lines if line.strip()][-LAST_LINES:])
     return kept.encode()[-LAST_BYTES:].decode("utf-8", "ignore")
 
 
-def _shown(line: str) -> str:
+def shown(line: str) -> str:
+    """A line as a person sees it."""
     # A progress bar rewrites its line: what was written last is what a person saw.
     parts = [part for part in line.split("\r") if part.strip()]
     return _CONTROL.sub("", parts[-1]).rstrip() if parts else ""

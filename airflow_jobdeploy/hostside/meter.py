@@ -22,11 +22,14 @@ class Meter:
         self._tree = tree
         self._before: Optional[evidence.Reading] = None
         self._peak_bytes = 0
+        #: What helpers of ours held before the command: that is not the job's.
+        self._helpers_bytes = 0
         self._looked = 0.0
 
     def begin(self) -> None:
         """The first command is about to start."""
         self._before = evidence.memory_reading()
+        self._helpers_bytes = house.largest_child_bytes()
 
     def look(self) -> None:
         """At most every TICK_S: how much memory the tree holds, and the cap of the log."""
@@ -53,7 +56,10 @@ class Meter:
 
     def used_bytes(self) -> int:
         """The most memory that was seen in use; 0 when no command was started."""
-        return max(self._peak_bytes, house.largest_child_bytes()) if self._before is not None else 0
+        if self._before is None:
+            return 0
+        largest = house.largest_child_bytes()  # of all that have ended so far
+        return max(self._peak_bytes, largest if largest > self._helpers_bytes else 0)
 
     def shortage(self, used: int) -> Optional[Dict[str, Any]]:
         """Facts about the memory, when the kernel has killed for want of it since the start."""

@@ -2,6 +2,7 @@
 
 main(["serve", "--root", ROOT])                                    one session on stdin and stdout (serve.py)
 main(["supervise", "--root", ROOT, "--machine", M, "--job", ID])   one attempt (supervise.py)
+main(["environment", "--root", ROOT, "--machine", M, "--job", ID]) its virtual environment (envs.py)
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def main(arguments: List[str]) -> int:
         return serve.serve(os.path.expanduser(options["--root"]), 0, 1)
     if role == "supervise":
         return _supervise(Job(layout.HostPaths(options["--root"], options["--machine"]), options["--job"]))
-    raise SystemExit("no role %r: serve or supervise" % role)
+    if role == "environment":
+        from airflow_jobdeploy.hostside import envs
+
+        return envs.main(Job(layout.HostPaths(options["--root"], options["--machine"]), options["--job"]))
+    raise SystemExit("no role %r: serve, supervise or environment" % role)
 
 
 def _supervise(job: Job) -> int:

@@ -22,6 +22,8 @@ class Place:
         self.workdir = workdir
         self.paths = paths
         self.env = env
+        #: That of the job's virtual environment, when it has one.
+        self.python = ""
 
     def find(self, program: str) -> Optional[str]:
         """A program by path (from the working directory) or on the job's PATH."""
@@ -126,11 +128,19 @@ def _shebang(path: str) -> Optional[List[str]]:
 
 
 def _python(wanted: str, place: Place) -> str:
+    if place.python:  # the environment was made with the one that is wanted
+        return place.python
     for name in [wanted] if wanted else ["python3", "python"]:
         found = place.find(name)
         if found:
             return found
-    raise SetupError(_not_found(wanted or "python3 (or python)", place))
+    from airflow_jobdeploy.hostside import pythons  # seldom needed: not in every supervisor's memory
+
+    path = place.env.get("PATH", os.defpath)
+    for found in pythons.candidates(wanted, path):
+        if os.path.basename(os.path.realpath(found)) == wanted or os.path.basename(found) == wanted:
+            return found
+    raise SetupError("%s. There: %s" % (_not_found(wanted or "python3 (or python)", place), pythons.seen(path)))
 
 
 def _shell(place: Place) -> List[str]:

@@ -1,6 +1,7 @@
 """One attempt, from its lock to its exit record. See DESIGN: the job directory, the tree, leftovers, limits.
 
-    lock -> "waiting" (slot) -> "running" (steps) -> "leftovers" -> "finishing" (outcome in state.json) -> exit.json
+    lock -> "waiting" (slot) -> "setup" (environment) -> "running" (steps) -> "leftovers"
+         -> "finishing" (outcome in state.json) -> exit.json
 
 It is commanded only by files (stop.json) and SIGTERM, and outlives whoever started it. Killed at any point it leaves
 what `recover` needs: before the outcome is in state.json the job is ProcessLost, from then on its outcome stands.
@@ -81,6 +82,7 @@ class Supervisor:
             self._end_tree()
         except (SetupError, environment.Refused, files.Damaged, NewerLayout) as error:
             self.setup = str(error)
+            self.disk = getattr(error, "facts", {})
             self._end_tree()
         except OSError as error:
             self.setup = "cannot set up the job: %s" % error
@@ -155,7 +157,19 @@ class Supervisor:
         self.secrets = files.read_json(self.job.paths.secrets) or {}
         place = stage.place(self.job, self.secrets)
         self.workdir = place.workdir
+        if self.plan.get("environment"):
+            from airflow_jobdeploy.hostside import provide  # seldom needed: not in every supervisor's memory
+
+            self._enter("setup", "PENDING", "Setup")
+            provide.give_environment(self.job, place, self._helped)
         return place
+
+    def _helped(self, argv: List[str], env: Dict[str, str]) -> int:
+        """Run a helper of ours, within setup_timeout; its exit status, or minus the signal that ended it."""
+        pid = self.home.spawn(argv, env, self.job.paths.dir, self.job.paths.log)
+        self.tree.groups.add(pid)
+        self._await(pid, "setup_timeout", self.limits.get("setup_timeout_s"))
+        return self.home.ended[pid]
 
     # -- the command ----------------------------------------------------------------------------------------------
 
@@ -179,23 +193,22 @@ class Supervisor:
             raise SetupError("cannot run %s: %s" % (argv[0], error)) from None
         self.tree.groups.add(pid)
         self._pid = pid
-        self._await(pid, step)
-
-    def _await(self, pid: int, step: dict) -> None:
-        bound = step.get("timeout_s")
-        until = kernel.boottime_s() + bound if bound else None
-        while pid not in self.home.ended:
-            try:
-                self._pause(self._tick_s(), until, {"limit": "timeout", "limit_s": bound})
-            except Cut:
-                if pid not in self.home.ended:
-                    raise
+        self._await(pid, "timeout", step.get("timeout_s"))
         self.status = self.home.ended[pid]
         self.is_ok = verdict.is_ok(self.status, step)
         self._ran_s = age_s(self.state["started"])
         self.disk = (
             {} if self.is_ok else evidence.full_disk([self.job.paths.dir, self.workdir, *volumes.links(self.job)])
         )
+
+    def _await(self, pid: int, limit: str, bound: Optional[float]) -> None:
+        until = kernel.boottime_s() + bound if bound else None
+        while pid not in self.home.ended:
+            try:
+                self._pause(self._tick_s(), until, {"limit": limit, "limit_s": bound})
+            except Cut:
+                if pid not in self.home.ended:
+                    raise
 
     def _settle(self) -> None:
         """What the command left behind: waited for, or ended and named in the log."""
