@@ -19,7 +19,14 @@ def get_cli_commands() -> list[GroupCommand]:
     from airflow.cli.cli_config import GroupCommand
 
     pools = GroupCommand(name="pools", help="Worker pools", subcommands=tuple(_pool_commands()))
-    commands = (*_file_commands(), *_starting_commands(), *_job_commands(), *_ending_commands(), pools)
+    commands = (
+        *_file_commands(),
+        *_starting_commands(),
+        *_job_commands(),
+        *_ending_commands(),
+        *_ddl_commands(),
+        pools,
+    )
     return [
         GroupCommand(
             name="jobdeploy",
@@ -167,8 +174,8 @@ def _job_commands() -> list[ActionCommand]:
             "download",
             "fetching.download",
             "Fetch a job's output files; those that are here already are left alone",
-            of_id,
-            _pool(),
+            _arg("id", nargs="?", metavar="ID", help=_ID),
+            *_of_ddl(),
             _arg("--dest", required=True, metavar="DIR", help="a folder of this machine"),
             _arg(
                 "--patterns",
@@ -176,6 +183,37 @@ def _job_commands() -> list[ActionCommand]:
                 metavar="P",
                 help="which files: *.json, checkpoints/**; may be given again",
             ),
+            _arg("--partial", action="store_true", help="also while the job runs: what is there now"),
+        ),
+    ]
+
+
+def _of_ddl(*, required: bool = False) -> tuple[Arg, Arg, Arg]:
+    """Options of DDL's commands."""
+    needed = {"required": True} if required else {}
+    return (
+        _arg("--job_uuid", "--job-uuid", metavar="ID", help=_ID, **needed),
+        _arg("--task_config", "--task-config", metavar="FILE", help="a task.yaml or job spec that names the pool"),
+        _arg("--worker-pool", metavar="NAME", help="by default that of the file, else `local`"),
+    )
+
+
+def _ddl_commands() -> list[ActionCommand]:
+    return [
+        _command(
+            "submit",
+            "ddl.submit",
+            "Submit a task.yaml with the project in the current directory, as `ddlcli submit` did",
+            _arg("--task_config", "--task-config", required=True, metavar="FILE", help="a task.yaml, or any job spec"),
+            _arg("--worker-pool", metavar="NAME", help="by default that of the file, else `local`"),
+            _arg("--project-dir", metavar="DIR", help="a folder of this machine, instead of the current directory"),
+            _arg("-d", "--dirty", action="store_true", help="send changes that are not committed, too"),
+        ),
+        _command(
+            "progress",
+            "ddl.progress",
+            "Show how a job is, as `ddlcli progress` did",
+            *_of_ddl(required=True),
         ),
     ]
 

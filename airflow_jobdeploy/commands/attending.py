@@ -70,8 +70,11 @@ def attend(
     detach: bool = False,
     output: str = "table",
     after: Callable[[JobHandle], None] = lambda handle: None,
+    announce: Callable[[JobHandle, str], None] | None = None,
 ) -> int:
     """Submit `work` and follow it, unless `detach`; the exit code. `after`: called when it goes on, or went well.
+
+    `announce`: prints a detached job's handle in the form that `output` names, instead of its bare id.
 
     `output`: "json" or "yaml" prints the handle at the end; the log goes to stderr then.
     """
@@ -83,7 +86,7 @@ def attend(
         try:
             handle = errand.start()
             if detach:
-                _print_handle(handle, output)
+                (announce or _print_handle)(handle, output)
                 warn_of_silence(work.orphan_after_s)
                 after(handle)
                 return 0

@@ -11,7 +11,9 @@ from airflow_jobdeploy.commands.attending import Bell, detached, report, watch
 from airflow_jobdeploy.commands.frame import command, exit_code
 from airflow_jobdeploy.commands.lookup import locate, open_pool
 from airflow_jobdeploy.commands.screen import Progress, complain, print_data, say
-from airflow_jobdeploy.core.status import JobState, size
+from airflow_jobdeploy.commands.sources import named_job, named_pool
+from airflow_jobdeploy.core.status import JobState, JobStatus, size
+from airflow_jobdeploy.errors import JobDeployError
 from airflow_jobdeploy.packing.artifacts import download as bring
 from airflow_jobdeploy.service import current, status
 
@@ -79,11 +81,22 @@ def _read(backend: Backend, job_id: str, start: int, end: int) -> bytes:
     return bytes(data)
 
 
+def _check_over(state: JobState) -> None:
+    """JobDeployError while the job may still write."""
+    if state.status in (JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUSPENDED):
+        raise JobDeployError(
+            f"job {state.job_id} is {state.status}: what it writes is not complete. "
+            f"Wait for its end (airflow jobdeploy status {state.job_id} --wait), or give --partial"
+        )
+
+
 @command
 def download(args: Namespace) -> int:
     """Fetch a job's output files."""
-    with open_pool(args.worker_pool or "local") as workers, Progress("Downloading") as progress:
-        handle = current(workers, locate(workers, args.id).handle)
+    with open_pool(named_pool(args)) as workers, Progress("Downloading") as progress:
+        handle = current(workers, locate(workers, named_job(args)).handle)
+        if not args.partial:
+            _check_over(status(workers, handle))
         done = bring(
             workers.backend(handle.worker),
             handle.job_id,

@@ -60,3 +60,22 @@ def check_one_place(args: Namespace) -> None:
     """UsageError when both a folder here and one on the worker are given."""
     if args.project_dir and args.workdir:
         raise UsageError("give --project-dir (a folder here, sent to the worker) or --workdir (one there), not both")
+
+
+def named_job(args: Namespace) -> str:
+    """The job of a command that takes ID, or --job_uuid as DDL's does. UsageError unless it is one of them."""
+    if bool(args.id) == bool(args.job_uuid):
+        raise UsageError("give the id of a job" + (" once: ID or --job_uuid, not both" if args.id else ""))
+    return str(args.id or args.job_uuid)
+
+
+def named_pool(args: Namespace) -> str:
+    """`--worker-pool`, else the pool that the file of `--task_config` names, else `local`."""
+    if args.worker_pool or not args.task_config:
+        return args.worker_pool or "local"
+    problems: list[Problem] = []
+    item = read_source(args.task_config, problems, label="--task_config", base=Path(), search_path=folders()[1:])
+    if item is None:
+        raise InputError(problems)
+    pool = item.value.get("worker_pool")  # the rest may have been changed since, and is not asked for
+    return pool if isinstance(pool, str) and pool.strip() else "local"

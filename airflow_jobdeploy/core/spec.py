@@ -84,12 +84,18 @@ def read_spec(layers: Sequence[Item], problems: Problems) -> JobSpec:
         if len(warnings) > before and layer.document.path is not None:
             with_credentials.append(layer.document.path)
         merged.update(_current(layer, problems, warnings))
-    if ddl.KEY in layers[0].value:
+    of_ddl = ddl.is_ddl(layers[0])
+    if of_ddl:
         merged.update(ddl.defaults(layers[0].child(ddl.KEY), merged))
     attributes = read_fields(JobSpec, merged, problems, what="a job spec", hints=ELSEWHERE)
     check_rules(attributes, merged, layers[0], problems, warnings)
-    given = {name: item.where for name, item in merged.items() if item.value is not None}
-    return JobSpec(**attributes, warnings=tuple(warnings), given=given, with_credentials=tuple(with_credentials))
+    return JobSpec(
+        **attributes,
+        warnings=tuple(warnings),
+        given={name: item.where for name, item in merged.items() if item.value is not None},
+        of_ddl=of_ddl,
+        with_credentials=tuple(with_credentials),
+    )
 
 
 def _current(layer: Item, problems: Problems, warnings: list[str]) -> dict[str, Item]:

@@ -183,6 +183,8 @@ class JobSpec:
     warnings: tuple[str, ...] = field(default=(), compare=False)
     #: The fields that were given -> where ("file:line"), by their names in files.
     given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    #: Was it read from a file of DDL's, one with `job_data`?
+    of_ddl: bool = field(default=False, compare=False)
     #: Files it was read from that hold a password or the like: they are never sent, either.
     with_credentials: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 

@@ -159,10 +159,13 @@ class JobDeployHook(BaseHook):
 
         folders = tuple(where) if where is not None else files.folders()
         spec, beside = load_job(job_spec, overrides, folders)
+        project_dir = project_dir or spec.project_dir
+        if spec.of_ddl and not (project_dir or workdir or spec.workdir) and beside:
+            project_dir = beside[0]  # a task.yaml of DDL's belongs to the project that it lies in
         return prepare_run(
             spec,
             pool=self.pool,
-            project_dir=_project(project_dir or spec.project_dir, (*beside, *folders), SpecError),
+            project_dir=_project(project_dir, (*beside, *folders), SpecError),
             workdir=workdir or None,
             key=key or JobKey(),
             owner=owner,
