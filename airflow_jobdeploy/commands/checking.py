@@ -27,7 +27,7 @@ from airflow_jobdeploy.commands.values import UsageError
 from airflow_jobdeploy.core.pool import WorkerPool, load_pool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
 from airflow_jobdeploy.core.spec import JobSpec, load_spec
-from airflow_jobdeploy.core.support import unsupported
+from airflow_jobdeploy.core.support import storage_notes, unmountable, unsupported
 from airflow_jobdeploy.core.template import Template, load_template
 from airflow_jobdeploy.errors import InputError, JobDeployError, Problem, SpecError, TemplateError, nearest
 from airflow_jobdeploy.hooks import files
@@ -131,10 +131,10 @@ def _count(things: Any, noun: str) -> str:
 def _check_spec(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
     spec = load_spec(path, base=Path(), search_path=folders())
     pool, warnings = _pool(pool_name, spec.worker_pool)
-    problems = unsupported(spec, kind=pool.kind)
+    problems = unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
     if problems:
         raise SpecError(problems)
-    return spec.job_name or "", (*spec.warnings, *warnings)
+    return spec.job_name or "", (*spec.warnings, *storage_notes(spec, pool), *warnings)
 
 
 def _check_pool(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:

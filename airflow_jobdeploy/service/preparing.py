@@ -124,7 +124,7 @@ def _spec_step(spec: JobSpec, name: str) -> Step:
     if spec.command is not None:
         return Step(kind="shell", content=spec.command, **common)
     if spec.call_main:
-        return Step(kind="main", args=spec.args or (), python=spec.python or "", **common)
+        return Step(kind="main", path="main.py", args=spec.args or (), python=spec.python or "", **common)
     if spec.entry_script is not None:
         return Step(kind="entry", path=spec.entry_script, args=spec.args or (), python=spec.python or "", **common)
     return Step(kind="argv", args=spec.args or (), **common)

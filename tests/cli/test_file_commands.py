@@ -128,3 +128,11 @@ def test_params_that_are_wrong(cli: Cli, service_yaml: Path) -> None:
     assert "99999 is more than 9000" in done.err
     assert cli("up", "service.yaml", "--params", "port").code == 2
     assert cli("up", "service.yaml", "--project-dir", ".", "--workdir", "/").code == 2
+
+
+def test_validate_says_what_the_pools_storage_cannot_do(cli: Cli, home: Path) -> None:
+    (home / "task.yaml").write_text("password: hunter2\njob_data:\nvolumes: [storage:a:/mnt]\n")
+    done = cli("validate", "task.yaml")
+    assert done.code == 1
+    assert "task.yaml:3: volumes: pool 'local' has no storage." in " ".join(done.out.split())
+    assert "hunter2" not in done.out + done.err

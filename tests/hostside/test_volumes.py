@@ -11,6 +11,7 @@ import pytest
 
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.hostside.client import Serve, shell
+from tests.servers import disks
 
 Volume = dict[str, Any]
 SHOW = 'cd "$JOBDEPLOY_VOLUMES_DIR" && find -L . -mindepth 1 | sort'
@@ -114,3 +115,21 @@ def test_the_home_of_the_account_and_two_jobs_at_once(connect: Any, tmp_path: Pa
     jobs = [serve.launch(shell('echo $JOBDEPLOY_JOB_ID >> "$JOBDEPLOY_VOLUMES_DIR/mnt/data/ids"', **how)) for _ in "12"]
     assert [serve.end(job)["status"] for job in jobs] == ["SUCCEEDED"] * 2
     assert sorted((tmp_path / "data/a/b/c/ids").read_text().split()) == sorted(jobs)
+
+
+def test_a_full_storage_is_told_as_a_full_disk(serve: Serve, tmp_path: Path) -> None:
+    with disks.small(tmp_path / "small", "256k") as place:
+        text = 'head -c 900000 /dev/zero > "$JOBDEPLOY_VOLUMES_DIR/mnt/data/big"'
+        state = run(serve, place, text, volume("a"))
+        assert (state["status"], state["reason"]) == ("FAILED", "DiskFull")
+        assert state["facts"]["disk_path"].endswith("/volumes/mnt/data")
+
+
+def test_a_storage_that_cannot_be_written(serve: Serve, tmp_path: Path) -> None:
+    with disks.small(tmp_path / "small", "256k") as place:
+        (place / "there").mkdir()
+        disks.make_read_only(place)
+        state = run(serve, place, "true", volume("new"))
+        assert state["reason"] == "Setup"
+        assert f"cannot make storage:new, {place}/new: Read-only file system" in state["message"]
+        assert run(serve, place, "true", volume("there", read_only=True))["status"] == "SUCCEEDED"
