@@ -176,7 +176,7 @@ def _job_commands() -> list[ActionCommand]:
             "Fetch a job's output files; those that are here already are left alone",
             _arg("id", nargs="?", metavar="ID", help=_ID),
             *_of_ddl(),
-            _arg("--dest", required=True, metavar="DIR", help="a folder of this machine"),
+            _arg("--dest", required=True, help="a folder of this machine, or a URL: s3://connection@bucket/prefix"),
             _arg(
                 "--patterns",
                 action="append",

@@ -11,7 +11,9 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -281,18 +283,34 @@ class HostedBackend:
     def _fetched(
         self, job_id: str, paths: list[str], offset: int, known: Mapping[str, ArtifactFile]
     ) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        explained = partial(self._explained, job_id)
+        with explained(), self._connection.transfer() as session:
+            _, pieces = session.request_bytes("get", job=job_id, paths=paths, offset=offset)
+            stream = arriving.Pieces(pieces)
+            for name, content in arriving.files(stream):
+                if name in known:
+                    yield known[name], cast("IO[bytes]", _Explained(content, explained))
+            stream.drain()
+
+    @contextmanager
+    def _explained(self, job_id: str) -> Iterator[None]:
         try:
-            with self._connection.transfer() as session:
-                _, pieces = session.request_bytes("get", job=job_id, paths=paths, offset=offset)
-                stream = arriving.Pieces(pieces)
-                for name, content in arriving.files(stream):
-                    if name in known:
-                        yield known[name], cast("IO[bytes]", content)
-                stream.drain()
+            yield
         except tarfile.TarError as error:
             raise StagingError(f"the files of job {job_id} arrived damaged from {self.worker}: {error}") from error
         except Refusal as error:
             raise StagingError(f"the files of job {job_id} could not be fetched: {error}") from error
+
+
+class _Explained:
+    """The content of a file, read by somebody else than who asked for the stream: it may break there as well."""
+
+    def __init__(self, content: arriving.Content, explained: Callable[[], AbstractContextManager[None]]) -> None:
+        self._content, self._explained = content, explained
+
+    def read(self, size: int = -1) -> bytes:
+        with self._explained():
+            return self._content.read(size)
 
 
 def local_backend(*, root: str | os.PathLike[str] = DEFAULT_ROOT, machine: str | None = None) -> HostedBackend:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.commands.attending import Bell, detached, report, watch
@@ -12,15 +11,16 @@ from airflow_jobdeploy.commands.frame import command, exit_code
 from airflow_jobdeploy.commands.lookup import locate, open_pool
 from airflow_jobdeploy.commands.screen import Progress, complain, print_data, say
 from airflow_jobdeploy.commands.sources import named_job, named_pool
-from airflow_jobdeploy.core.status import JobState, JobStatus, size
-from airflow_jobdeploy.errors import JobDeployError
-from airflow_jobdeploy.packing.artifacts import download as bring
-from airflow_jobdeploy.service import current, status
+from airflow_jobdeploy.core.status import JobState, size
+from airflow_jobdeploy.hooks.destinations import below, target
+from airflow_jobdeploy.service import Wanted, current, fetch, status
 
 #: One request's worth of log, in bytes.
 _CHUNK = 1 << 20
 #: The step in which the last lines are looked for from the end.
 _TAIL_STEP = 64 * 1024
+#: A person who waits at a terminal knows sooner whether a silent worker is worth waiting for.
+_PATIENCE_S = 120.0
 
 
 @command
@@ -81,36 +81,30 @@ def _read(backend: Backend, job_id: str, start: int, end: int) -> bytes:
     return bytes(data)
 
 
-def _check_over(state: JobState) -> None:
-    """JobDeployError while the job may still write."""
-    if state.status in (JobStatus.PENDING, JobStatus.RUNNING, JobStatus.SUSPENDED):
-        raise JobDeployError(
-            f"job {state.job_id} is {state.status}: what it writes is not complete. "
-            f"Wait for its end (airflow jobdeploy status {state.job_id} --wait), or give --partial"
-        )
-
-
 @command
 def download(args: Namespace) -> int:
     """Fetch a job's output files."""
+    wanted = Wanted(patterns=tuple(args.patterns or ("**",)), partial=args.partial)
+    place = target(args.dest)
     with open_pool(named_pool(args)) as workers, Progress("Downloading") as progress:
-        handle = current(workers, locate(workers, named_job(args)).handle)
-        if not args.partial:
-            _check_over(status(workers, handle))
-        done = bring(
-            workers.backend(handle.worker),
-            handle.job_id,
-            Path(args.dest),
-            tuple(args.patterns or ("**",)),
+        done = fetch(
+            workers,
+            current(workers, locate(workers, named_job(args)).handle),
+            place,
+            wanted,
+            say=say,
             progress=lambda files, total, moved, to_move: progress.update(
                 moved, to_move, f", {files} of {total} files"
             ),
+            patience_s=_PATIENCE_S,
         )
+    for path in done.left_out:
+        complain(f"{path!r} changed whenever it was read, and is left out", "warning")
     if args.output in ("json", "yaml"):
         print_data(done.to_dict(), args.output)
         return 0
     for file in done.files:
-        print(Path(done.dest) / file["path"])
+        print(below(done.dest, file["path"]))
     count = len(done.files)
     there = f", {done.skipped} were there already" if done.skipped else ""
     say(f"{count} file{'s' * (count != 1)} in {done.dest}: {size(done.bytes)} downloaded{there}.")

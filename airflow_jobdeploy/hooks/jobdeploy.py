@@ -7,7 +7,6 @@ belongs to nobody but its caller: it ends by its own end, its `timeout`, `stop`,
 from __future__ import annotations
 
 import getpass
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from airflow_jobdeploy.hooks.references import resolve_secret
 if TYPE_CHECKING:
     from airflow_jobdeploy.backends.base import WorkerFacts
     from airflow_jobdeploy.core.pool import WorkerPool
-    from airflow_jobdeploy.service import Work, Workers
+    from airflow_jobdeploy.service import Wanted, Work, Workers
 
 Job = Mapping[str, Any] | str
 
@@ -225,9 +224,17 @@ class JobDeployHook(BaseHook):
             job, lambda workers, handle: workers.backend(handle.worker).read_log(handle.job_id, offset, limit)
         ).data
 
-    def download(self, job: Job, dest: str | Path, patterns: Iterable[str] = ("**",)) -> dict[str, Any]:
-        """Fetch the job's output files; {"dest", "files", "bytes", "skipped"}."""
-        return self._with(job, lambda workers, handle: fetch(workers, handle, dest, patterns, self.log.info))
+    def download(
+        self, job: Job, dest: str | Path, patterns: Iterable[str] = ("**",), *, partial: bool = False
+    ) -> dict[str, Any]:
+        """Fetch the job's output files; {"dest", "files", "bytes", "skipped"}.
+
+        dest: a folder here, or a URL that ObjectStoragePath takes. partial: also of a job that still runs.
+        """
+        from airflow_jobdeploy.service import Wanted
+
+        wanted = Wanted(patterns=tuple(patterns), partial=partial)
+        return self._with(job, lambda workers, handle: fetch(workers, handle, str(dest), wanted, self.log.info))
 
     def forget(self, job: Job) -> None:
         """Remove the record of an ended job from its worker."""
@@ -268,31 +275,24 @@ def located(workers: Workers, handle: JobHandle) -> JobHandle:
 
 
 def fetch(
-    workers: Workers, handle: JobHandle, dest: str | Path, patterns: Iterable[str], say: Callable[[str], None]
+    workers: Workers,
+    handle: JobHandle,
+    dest: str,
+    wanted: Wanted,
+    say: Callable[[str], None],
+    *,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Download the output files of one job."""
-    from airflow_jobdeploy.packing.artifacts import download
+    """Download the output files of one job to a folder or a place in object storage."""
+    from airflow_jobdeploy import service
+    from airflow_jobdeploy.hooks.destinations import target
 
-    backend = workers.backend(handle.worker)
-    report = download(backend, handle.job_id, Path(dest), tuple(patterns), progress=_Progress(say)).to_dict()
-    there = f"{counted(report['file_count'], 'file')} in {report['dest']}"
-    say(f"{there}: {size(report['bytes'])} downloaded, {report['skipped']} were there already.")
-    return report
-
-
-class _Progress:
-    """A line every few seconds while files arrive."""
-
-    INTERVAL_S = 5.0
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._said_at = time.monotonic()
-
-    def __call__(self, files: int, all_files: int, moved: int, all_bytes: int) -> None:
-        if time.monotonic() - self._said_at >= self.INTERVAL_S:
-            self._said_at = time.monotonic()
-            self._say(f"{files} of {all_files} files, {size(moved)} of {size(all_bytes)}")
+    report = service.fetch(workers, handle, target(dest), wanted, say=say, interrupted=interrupted)
+    there = f"{counted(len(report.files), 'file')} in {report.dest}"
+    say(f"{there}: {size(report.bytes)} downloaded, {report.skipped} were there already.")
+    for path in report.left_out:
+        say(f"{path!r} changed whenever it was read, and is left out.")
+    return report.to_dict()
 
 
 def load_job(

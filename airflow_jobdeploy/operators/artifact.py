@@ -4,31 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_jobdeploy.operators import arguments
 from airflow_jobdeploy.operators.base import JobDeployOperator
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.service import Workers
 
 
 class ArtifactDownloadOperator(JobDeployOperator):
     """Download the output files of jobs, as one stream each, verified; what is there already is left alone.
 
     job: a handle, a job id (with worker_pool=), or a list; with a list `dest` gets a folder per job id.
-    dest: a folder on this machine. patterns: which files ("**": all; "*.json", "checkpoints/**").
+    dest: a folder on this machine, or a URL that ObjectStoragePath takes ("s3://connection@bucket/prefix").
+    patterns: which files ("**": all; "*.json", "checkpoints/**").
+    partial: also of a job that still runs, what is there now. Of one that has ended, however, it is there anyway.
 
-    Returns {"dest", "files": [{"path", "size", "sha256"}], "bytes", "skipped"}, or a list of these.
+    A connection that breaks is made again, and the download goes on where it was cut. Returns {"dest", "files":
+    [{"path", "size", "sha256"}], "bytes", "skipped"}, or a list of these. Raises StagingError when something is wrong
+    with the files or with dest, WorkerUnreachable when the worker is silent for 10 minutes.
     """
 
     template_fields: Sequence[str] = ("job", "dest", "patterns", "worker_pool")
+    _told_to_end = False
+    _workers: Workers | None = None
     strangers: ClassVar[Mapping[str, str]] = {"template": arguments.UP, "job_spec": arguments.RUN}
 
     def __init__(
         self,
         *,
         job: Any = None,
-        dest: str | Path | None = None,
+        dest: str | Path | Any = None,
         patterns: str | Sequence[str] = ("**",),
         worker_pool: str | None = None,
+        partial: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -39,19 +49,31 @@ class ArtifactDownloadOperator(JobDeployOperator):
         self.dest = dest
         self.patterns = patterns
         self.worker_pool = worker_pool
+        self.wants_partial = partial  # `partial` itself is a method of every operator
 
     def execute(self, context: Any) -> Any:
         """Download from each job in turn."""
+        from airflow_jobdeploy.hooks.destinations import below
         from airflow_jobdeploy.hooks.jobdeploy import fetch, located
+        from airflow_jobdeploy.service import Wanted
 
         jobs = self._read_jobs(self.job, self.worker_pool)
-        dest = Path(str(self.dest)).expanduser().absolute()
+        dest = str(self.dest)
         patterns = (self.patterns,) if isinstance(self.patterns, str) else tuple(self.patterns)
+        wanted = Wanted(patterns=patterns, partial=self.wants_partial)
         reports = []
         for handle in jobs.handles:
             with self._hook(handle.worker_pool).get_conn() as workers:
+                self._workers = workers
                 found = located(workers, handle)
-                target = dest / found.job_id if jobs.many else dest
+                target = below(dest, found.job_id) if jobs.many else dest
                 self.log.info("Downloading %s of job %s to %s", ", ".join(patterns), found.job_id, target)
-                reports.append(fetch(workers, found, target, patterns, self.log.info))
+                told = fetch(workers, found, target, wanted, self.log.info, interrupted=lambda: self._told_to_end)
+                reports.append(told)
         return reports if jobs.many else reports[0]
+
+    def on_kill(self) -> None:
+        """The task is to end: whatever waits for a worker looks around. Called in a signal handler."""
+        self._told_to_end = True
+        if self._workers is not None:
+            self._workers.wake()

@@ -46,7 +46,8 @@ class JobDeployOperator(BaseOperator):
         fields = [name for name in template_fields if not self._is_raw(name)]
         for name in fields:
             # Airflow leaves Path objects as they are: dest=Path("models") / "{{ run_id }}" would be taken literally.
-            if isinstance(value := getattr(self, name, None), PurePath):
+            # An ObjectStoragePath is none of these, but has a conn_id.
+            if isinstance(value := getattr(self, name, None), PurePath) or hasattr(value, "conn_id"):
                 setattr(self, name, str(value))
         kept = {name: _take_raw(getattr(self, name, None)) for name in fields}
         for name, (rest, raw) in kept.items():

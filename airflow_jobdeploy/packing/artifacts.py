@@ -1,56 +1,65 @@
-"""A job's output files, brought to a local directory: only what is not there yet, verified, whole or not at all."""
-
-# Paths of files are text here: pathlib's objects would cost 5,000 files half a second.
-# ruff: noqa: PTH103, PTH104, PTH108, PTH120, PTH123
+"""A job's output files, brought to where they are wanted: only what is not there yet, verified, whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import fnmatch
-import hashlib
-import os
 import re
-import shutil
-import stat
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, Generic, Protocol
 
-from airflow_jobdeploy.errors import StagingError, nearest
+from airflow_jobdeploy.errors import StagingError
+from airflow_jobdeploy.packing.arrival import Arrival, Sink
+from airflow_jobdeploy.packing.choosing import FileT, RemoteFile, regex, select
+from airflow_jobdeploy.packing.folder import Folder
 
-_READ = 1024 * 1024
 _FIRST = 100
-_INCOMING = ".jobdeploy-"
+_DIGEST = re.compile("[0-9a-f]{64}")
+#: So often a file of a running job is read again that changes while it is read.
+_READINGS = 3
+#: So often a stream may end because a file of a running job is gone.
+_VANISHED = 5
+_READ = 1024 * 1024
 
-#: Called after each file with: files there, files in all, bytes moved, bytes to move.
+#: Called as bytes come with: files there, files in all, bytes moved, bytes to move.
 Progress = Callable[[int, int, int, int], None]
-
-
-class RemoteFile(Protocol):
-    """One file of a manifest."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def mode(self) -> int: ...
-
-
-FileT = TypeVar("FileT", bound=RemoteFile)
 
 
 class Source(Protocol[FileT]):
     """What of a backend is needed here."""
 
-    def manifest(self, job_id: str) -> list[FileT]: ...
-    def fetch(self, job_id: str, paths: Sequence[str]) -> Iterator[tuple[FileT, IO[bytes]]]: ...
+    def manifest(self, job_id: str, match: str | None = None) -> list[FileT]: ...
+    def fetch(self, job_id: str, paths: Sequence[str], offset: int = 0) -> Iterator[tuple[FileT, IO[bytes]]]: ...
+
+
+class Target(Protocol):
+    """Where files go: a folder (folder.py), or a place in an object store (objects.py).
+
+    What goes wrong with the place itself is a StagingError.
+    """
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    def missing(self, files: Sequence[FileT]) -> list[FileT]:
+        """The files that are not there with the same content. Writes nothing; StagingError for names that lead out."""
+
+    def open(self, needed_bytes: int) -> None:
+        """Get ready to write. StagingError when it cannot be, before anything moves."""
+
+    def begun(self, files: Sequence[FileT]) -> FileT | None:
+        """One of these files whose beginning a download has left that was cut; None when there is none."""
+
+    def sink(self, file: RemoteFile) -> Sink:
+        """Where the content of a file goes."""
+
+    def delivered(self, files: Sequence[RemoteFile]) -> None:
+        """These files have their names now, by way of a sink or otherwise."""
+
+    def close(self, kept: RemoteFile | None = None) -> None:
+        """Clear up, however it ended; `kept` is half there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +70,19 @@ class DownloadReport:
     files: tuple[Mapping[str, Any], ...]
     bytes: int
     skipped: int
+    #: Files of a running job that changed whenever they were read.
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For XCom: the first 100 files, and how many there are."""
-        files = [dict(file) for file in self.files[:_FIRST]]
-        return {
+        told: dict[str, Any] = {
             "dest": self.dest,
-            "files": files,
+            "files": [dict(file) for file in self.files[:_FIRST]],
             "file_count": len(self.files),
             "bytes": self.bytes,
             "skipped": self.skipped,
         }
+        return {**told, "left_out": list(self.left_out[:_FIRST])} if self.left_out else told
 
 
 def download(
@@ -81,222 +92,223 @@ def download(
     patterns: Sequence[str] = ("**",),
     progress: Progress | None = None,
 ) -> DownloadReport:
-    """Bring the output files that match `patterns` (`**` crosses directories) below `dest`.
+    """Bring the output files that match `patterns` (`**` crosses directories) below `dest`, in one go.
 
     A file is verified by its sha256 and appears under its name in one step; one that is there with the same content
     is left alone. Raises StagingError for paths that leave `dest` (before anything moves), damaged bytes,
-    a full disk, and patterns that match nothing; WorkerUnreachable when the worker cannot be asked.
+    a full disk, and patterns that match nothing; WorkerUnreachable when the worker cannot be asked: called again it
+    goes on from there.
     """
-    files = select(backend.manifest(job_id), patterns, job_id)
-    dest = Path(dest).expanduser().absolute()
-    places = _Places(dest)
-    targets = {file.path: places.target(file.path) for file in files}
-    todo = [file for file in files if not _is_there(targets[file.path], file)]
-    moved = 0
-    if todo:
-        with _explained(dest):
-            dest.mkdir(parents=True, exist_ok=True)
-            moved = _bring(backend, job_id, todo, (places, targets), dest, len(files), progress)
-    told = tuple({"path": file.path, "size": file.size, "sha256": file.sha256} for file in files)
-    return DownloadReport(dest=str(dest), files=told, bytes=moved, skipped=len(files) - len(todo))
+    one: Download[FileT] = Download(job_id, Folder(dest), patterns, progress=progress)
+    with closing(one):
+        return one.run(backend)
 
 
-# -- choosing -------------------------------------------------------------------------------------------------------
+class _Vanished(Exception):
+    """A running job has removed a file that was listed a moment ago."""
 
 
-def select(files: Sequence[FileT], patterns: Sequence[str], job_id: str) -> list[FileT]:
-    """The files that match any of the patterns. StagingError when a pattern other than `**` matches none."""
-    chosen: set[str] = set()
-    for pattern in patterns:
-        matcher = _regex(pattern)
-        hits = {file.path for file in files if matcher.fullmatch(file.path)}
-        if not hits and pattern != "**":
-            names = ", ".join(repr(file.path) for file in files[:10]) or "nothing"
-            hint = nearest(pattern, [file.path for file in files])
-            raise StagingError(f"no output file of job {job_id} matches {pattern!r}.{hint} The job left {names}")
-        chosen |= hits
-    return [file for file in files if file.path in chosen]
+class Download(Generic[FileT]):
+    """One download, which may take several connections: `run` is called again after each that was lost.
 
+    `partial`: the job still runs. A file that changes while it is read is read again, and left out in the end; of one
+    that only grows what was there when it was listed is delivered.
+    """
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    """`*` and `?` stay within a directory, `**` crosses directories, `[...]` is a set of characters."""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern)
-    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    text = "".join(known.get(part) or (_set(part) if part.startswith("[") else re.escape(part)) for part in parts)
-    return re.compile(text, re.DOTALL)
+    def __init__(
+        self,
+        job_id: str,
+        target: Target,
+        patterns: Sequence[str] = ("**",),
+        *,
+        partial: bool = False,
+        progress: Progress | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check` is called again and again while bytes move, and ends the download by raising."""
+        self.job_id = job_id
+        self.target = target
+        self.partial = partial
+        #: Bytes of files that were brought, or begun.
+        self.moved = 0
+        self._patterns = tuple(patterns)
+        self._progress = progress
+        self._check = check
+        #: path -> sha256 of what is in its place and right.
+        self._there: dict[str, str] = {}
+        self._skipped = 0
+        self._arrival: Arrival | None = None
+        #: path -> how often it was not what the manifest says.
+        self._changed: dict[str, int] = {}
+        self._vanished = 0
 
+    # -- a pass ------------------------------------------------------------------------------------------------
 
-def _set(part: str) -> str:
-    """By way of fnmatch, which knows what to make of `[z-a]` and the like."""
-    text = fnmatch.translate(part)
-    return "(?!/)" + text[text.index(":") + 1 : text.rindex(")")]
+    def run(self, source: Source[FileT]) -> DownloadReport:
+        """Bring what is missing; what is there stays there whatever is raised."""
+        while True:
+            files = self.listed(source)
+            todo = self.missing(files)
+            if todo:
+                self._bring(source, todo, len(files))
+            if all(self._is_there(file) for file in files):
+                return self.report(files)
 
+    def listed(self, source: Source[FileT]) -> list[FileT]:
+        """The wanted files of the job's manifest, but for those that were given up."""
+        match = regex(*self._patterns) if self.partial else None
+        files = select(source.manifest(self.job_id, match), self._patterns, self.job_id)
+        for file in files:
+            if not _DIGEST.fullmatch(file.sha256) or file.size < 0:
+                raise StagingError(f"job {self.job_id}: the manifest is damaged at {file.path!r}: {file}")
+        return [file for file in files if self._changed.get(file.path, 0) < _READINGS]
 
-# -- places ---------------------------------------------------------------------------------------------------------
+    def missing(self, files: Sequence[FileT]) -> list[FileT]:
+        """Of these files those that are not there; the others are counted as such."""
+        unsure = [file for file in files if not self._is_there(file)]
+        todo = self.target.missing(unsure)
+        away = {file.path for file in todo}
+        self._skipped += len(unsure) - len(todo)
+        self._there |= {file.path: file.sha256 for file in unsure if file.path not in away}
+        return todo
 
-
-class _Places:
-    """Where files go below `dest`. Folders on the way are looked at, and made, once: 5,000 files lie in few of them."""
-
-    def __init__(self, dest: Path) -> None:
-        self._dest = str(dest)
-        self._fit: set[str] = set()
-        self._made: set[str] = set()
-
-    def target(self, name: str) -> str:
-        """StagingError when the file's name, or a link below `dest`, leads elsewhere."""
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        own = bool(parts) and parts[0].startswith(_INCOMING)
-        if not parts or name.startswith("/") or ".." in parts or "\0" in name or own:
-            raise StagingError(f"refused: the output file {name!r} would leave {self._dest}")
-        place = self._dest
-        for part in parts[:-1]:
-            place = f"{place}/{part}"
-            if place not in self._fit:
-                self._check(place, name)
-        target = f"{place}/{parts[-1]}"
-        if stat.S_ISDIR(_mode(target)):
-            raise StagingError(f"refused: {target} is a directory here and a file there: remove it first")
-        return target
-
-    def _check(self, place: str, name: str) -> None:
-        mode = _mode(place)
-        if mode and not stat.S_ISDIR(mode):
-            what = "a link" if stat.S_ISLNK(mode) else "a file"
-            raise StagingError(f"refused: {name!r} would be written through {place}, which is {what}: remove it first")
-        self._fit.add(place)
-
-    def make_folder(self, target: str) -> None:
-        """The folder of a file."""
-        folder = os.path.dirname(target)
-        if folder not in self._made:
-            os.makedirs(folder, exist_ok=True)
-            self._made.add(folder)
-
-
-def _mode(path: str) -> int:
-    """Type and mode of what is there, links not followed; 0 when nothing is."""
-    try:
-        return os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-
-
-def _is_there(target: str, file: RemoteFile) -> bool:
-    try:
-        found = os.lstat(target)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
-            return False
-        with open(target, "rb", buffering=0) as content:
-            return _sha256(content) == file.sha256
-    except OSError:
-        return False  # it is brought again, and what is wrong with the place is said then
-
-
-def _sha256(content: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while data := content.read(_READ):
-        digest.update(data)
-    return digest.hexdigest()
-
-
-# -- bringing -------------------------------------------------------------------------------------------------------
-
-
-def _bring(
-    backend: Source[FileT],
-    job_id: str,
-    todo: Sequence[FileT],
-    where: tuple[_Places, Mapping[str, str]],
-    dest: Path,
-    total: int,
-    progress: Progress | None,
-) -> int:
-    places, targets = where
-    wanted = {file.path: file for file in todo}
-    to_move = sum(file.size for file in todo)
-    _check_room(dest, to_move)
-    moved = 0
-    with _incoming(dest) as incoming:
-        for file, content in backend.fetch(job_id, list(wanted)):
-            expected = wanted.pop(file.path, None)
-            if expected is None:
-                raise StagingError(f"job {job_id}: the worker sent {file.path!r}, which was not asked for")
-            _store(content, expected, f"{incoming}/file")
-            places.make_folder(targets[expected.path])
-            os.rename(f"{incoming}/file", targets[expected.path])
-            moved += expected.size
-            if progress is not None:
-                progress(total - len(wanted), total, moved, to_move)
-    if wanted:
-        names = ", ".join(repr(name) for name in list(wanted)[:10])
-        raise StagingError(f"job {job_id}: the worker did not send {names}: were they removed there?")
-    return moved
-
-
-def _store(content: IO[bytes], file: RemoteFile, beside: str) -> None:
-    """Write one file and verify it."""
-    digest, size = hashlib.sha256(), 0
-    # The mode that any new file here gets, and executable when it was.
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o777 if file.mode & 0o100 else 0o666)
-    try:
-        while data := content.read(_READ):
-            digest.update(data)
-            size += len(data)
-            _write(descriptor, data)
-    finally:
-        os.close(descriptor)
-    if digest.hexdigest() != file.sha256 or size != file.size:
-        os.unlink(beside)
-        seen = f"{size} bytes with sha256 {digest.hexdigest()[:12]}..., expected {file.size} with {file.sha256[:12]}..."
-        raise StagingError(
-            f"{file.path!r} is not what the manifest says ({seen}): it was changed after the job's end, or damaged"
+    def report(self, files: Iterable[FileT]) -> DownloadReport:
+        """What is there, once nothing is missing."""
+        there = tuple({"path": file.path, "size": file.size, "sha256": file.sha256} for file in files)
+        left_out = tuple(sorted(path for path, times in self._changed.items() if times >= _READINGS))
+        return DownloadReport(
+            dest=self.target.name, files=there, bytes=self.moved, skipped=self._skipped, left_out=left_out
         )
 
+    def delivered(self, file: RemoteFile) -> None:
+        """This file is in its place."""
+        self._there[file.path] = file.sha256
+        self._changed.pop(file.path, None)
 
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    def _is_there(self, file: RemoteFile) -> bool:
+        return self._there.get(file.path) == file.sha256
 
+    def close(self) -> None:
+        """Clear up; the beginning of a large file stays for the next download, where the place can keep it."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.leave()
+        self.target.close(arrival.file if arrival is not None else None)
 
-@contextlib.contextmanager
-def _incoming(dest: Path) -> Iterator[Path]:
-    """A directory for files on their way, on the same file system; locked, so that the next finds what is left over."""
-    for old in dest.glob(_INCOMING + "*"):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError, NotADirectoryError), _locked(old):
-            shutil.rmtree(old, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=dest))
-    try:
-        with _locked(place):
-            yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    # -- bytes -------------------------------------------------------------------------------------------------
 
+    def _bring(self, source: Source[FileT], todo: Sequence[FileT], total: int) -> None:
+        """Each file of `todo` in its place, or (of a running job) counted as changed."""
+        size = sum(file.size for file in todo)
+        self.target.open(size)
+        begun = self._begun(todo)
+        offset = self._arrival.size if self._arrival is not None else 0
+        wanted = {file.path: file for file in todo}
+        rest = [path for path in wanted if begun is None or path != begun.path]
+        goal = self.moved + size - offset
+        try:
+            for file, content in self._streams(source, begun, rest, offset):
+                expected = wanted.pop(file.path, None)
+                if expected is None:
+                    raise StagingError(f"job {self.job_id}: the worker sent {file.path!r}, which was not asked for")
+                for _ in self._receive(expected, content):
+                    self._tell(total - len(wanted) - 1, total, goal)
+                self._tell(total - len(wanted), total, goal)
+        except _Vanished:
+            return  # some were there before: the next pass asks for what is there then
+        if wanted:
+            names = ", ".join(repr(name) for name in list(wanted)[:10])
+            raise StagingError(f"job {self.job_id}: the worker did not send {names}: were they removed there?")
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+    def _begun(self, todo: Sequence[FileT]) -> FileT | None:
+        """The file whose beginning is there, left by this call or one before; it is `self._arrival` then."""
+        arrival = self._arrival
+        found = next((file for file in todo if arrival is not None and arrival.is_of(file)), None)
+        if found is None:
+            self._give_up()
+            found = self.target.begun(todo)
+            if found is not None:
+                self._arrival = Arrival(found, self.target.sink(found))
+        return found
 
+    def _streams(
+        self, source: Source[FileT], begun: FileT | None, rest: list[str], offset: int
+    ) -> Iterator[tuple[FileT, IO[bytes]]]:
+        if begun is not None:
+            yield from self._stream(source, [begun.path], offset)
+        if rest:
+            yield from self._stream(source, rest, 0)
 
-def _check_room(dest: Path, needed: int) -> None:
-    free = shutil.disk_usage(dest).free
-    if needed > free:
-        raise StagingError(f"{dest} has {free} bytes free, the artifacts need {needed}: nothing was fetched")
+    def _stream(self, source: Source[FileT], paths: list[str], offset: int) -> Iterator[tuple[FileT, IO[bytes]]]:
+        with self._reading():
+            stream = source.fetch(self.job_id, paths, offset)
+        while True:
+            with self._reading():
+                item = next(stream, None)
+            if item is None:
+                return
+            yield item
 
+    def _receive(self, file: FileT, content: IO[bytes]) -> Iterator[int]:
+        """Write one file, verify it, give it its name; the sizes of the pieces but the last."""
+        arrival = self._arrival
+        if arrival is None or not arrival.is_of(file):
+            arrival = self._arrival = Arrival(file, self.target.sink(file))
+        while arrival.left:
+            with self._reading():
+                data = content.read(min(_READ, arrival.left))
+            if not data:
+                break
+            self._write(arrival, data)
+            self.moved += len(data)
+            self._check()
+            if arrival.left:
+                yield len(data)
+        with self._reading():
+            is_longer = not self.partial and bool(content.read(1))
+        self._settle(arrival, is_longer)
 
-@contextlib.contextmanager
-def _explained(dest: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or dest
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"the disk of {dest} is full: what is there is whole, fetch again when there is room"
-            raise StagingError(text) from error
-        raise StagingError(f"cannot write artifacts to {place}: {error.strerror or error}") from error
+    def _write(self, arrival: Arrival, data: bytes) -> None:
+        try:
+            arrival.write(data)
+        except StagingError:
+            self._give_up()  # the room that it takes is needed more than its beginning
+            raise
+
+    def _settle(self, arrival: Arrival, is_longer: bool) -> None:
+        file = arrival.file
+        if arrival.is_right and not is_longer:
+            arrival.publish()
+            self._arrival = None
+            self.delivered(file)
+            self.target.delivered([file])
+            return
+        self._give_up()
+        if not (self.partial or arrival.inherited):
+            more = ", and there is more" if is_longer else ""
+            raise StagingError(
+                f"{file.path!r} is not what the manifest says ({arrival.described}{more}): "
+                "it was changed after the job's end, or damaged"
+            )
+        self._changed[file.path] = self._changed.get(file.path, 0) + 1
+
+    def _give_up(self) -> None:
+        """Of the file on its way nothing is left."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.discard()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around what the worker is asked: files of a running job come and go."""
+        try:
+            yield
+        except StagingError as error:
+            self._vanished += 1
+            if not self.partial or self._vanished > _VANISHED:
+                raise
+            raise _Vanished from error
+
+    def _tell(self, files: int, total: int, goal: int) -> None:
+        if self._progress is not None:
+            self._progress(files, total, self.moved, goal)

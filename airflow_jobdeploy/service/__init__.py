@@ -3,12 +3,14 @@
 prepare_*  text that has been read -> Work: checked and rendered, nothing has started
 submit     Work -> a running job and its handle; finds the running attempt after any crash
 follow     a handle -> news and log, until it is over
+fetch      a handle -> its output files, where they are wanted
 stop, preempt, status, find, current, jobs; raise_for turns an end into the error that fits it
 """
 
 from __future__ import annotations
 
 from airflow_jobdeploy.service.asking import current, find, jobs, preempt, raise_for, status, stop
+from airflow_jobdeploy.service.fetching import Wanted, fetch
 from airflow_jobdeploy.service.follower import Follower, Update
 from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
 from airflow_jobdeploy.service.preparing import Work, prepare_build, prepare_run, prepare_up
@@ -25,11 +27,13 @@ __all__ = [
     "Submitted",
     "Subscription",
     "Update",
+    "Wanted",
     "Watch",
     "Watcher",
     "Work",
     "Workers",
     "current",
+    "fetch",
     "find",
     "follow",
     "handle_state",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from airflow_jobdeploy import service
 from airflow_jobdeploy.backends import connection, hosted
 from airflow_jobdeploy.core.status import JobStatus
-from airflow_jobdeploy.errors import WorkerUnreachable
-from airflow_jobdeploy.packing.artifacts import download
+from airflow_jobdeploy.packing.folder import Folder
 from tests.faults.hosts.case import Case, counting, eventually
 from tests.faults.hosts.conftest import Lasting, Verdict
 from tests.servers.wire import Wire, wired
@@ -177,17 +177,15 @@ def test_reset_inside_a_project(case: Case, wire: Wire, verdict: Verdict, tmp_pa
 
 @pytest.mark.fault("reset in the middle of an artifact download")
 def test_reset_inside_a_download(case: Case, wire: Wire, verdict: Verdict, tmp_path: Path) -> None:
-    bulk = f'cd "$JOBDEPLOY_OUTPUT_DIR"; for i in 1 2 3; do head -c {BULK // 3} /dev/urandom > $i; done'
-    following = case.follow(case.submit(bulk).handle)
-    job_id = following.end().job_id
-    backend = case.backend()
-    backend.facts()
-    wire.reset_after(BULK // 2)
-    with pytest.raises(WorkerUnreachable, match="goes on"):
-        download(backend, job_id, tmp_path / "got")
-    whole = list((tmp_path / "got").iterdir())
-    assert all(path.stat().st_size == BULK // 3 for path in whole), "whole files, and nothing else"
-    report = download(backend, job_id, tmp_path / "got")
-    assert (len(report.files), report.skipped, wire.resets) == (3, len(whole), 1)
-    assert len(list((tmp_path / "got").iterdir())) == 3
-    verdict.seal(case, following, "an error; again: only what was missing")
+    submitted = case.submit(f'head -c {BULK} /dev/urandom > "$JOBDEPLOY_OUTPUT_DIR/bulk"')
+    following = case.follow(submitted.handle)
+    following.end()
+    with service.Workers(case.pool, lambda _: case.backend()) as workers:
+        service.status(workers, submitted.handle)
+        wire.reset_after(BULK // 2)
+        place = Folder(tmp_path / "got")
+        report = service.fetch(workers, submitted.handle, place, service.Wanted(), say=case.said.append)
+    assert wire.resets == 1
+    assert report.bytes == BULK == (tmp_path / "got" / "bulk").stat().st_size, "each byte came once"
+    assert any("again in" in line for line in case.said)
+    verdict.seal(case, following, "it goes on where it was, each byte once")

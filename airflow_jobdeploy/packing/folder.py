@@ -1,0 +1,264 @@
+"""A folder on this machine as the place where output files go."""
+
+# Paths of files are text here: pathlib's objects would cost 5,000 files half a second.
+# ruff: noqa: PTH103, PTH104, PTH108, PTH120, PTH123
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from airflow_jobdeploy.errors import StagingError
+from airflow_jobdeploy.packing.choosing import FileT, RemoteFile
+
+_READ = 1024 * 1024
+_INCOMING = ".jobdeploy-"
+#: A file that was cut after so many bytes stays hidden beside the others, and the next download goes on with it.
+KEPT_BYTES = 1024 * 1024
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+class Folder:
+    """The files below a folder. A file appears in it whole and verified, under its name in one step."""
+
+    def __init__(self, dest: Path) -> None:
+        self._dest = Path(dest).expanduser().absolute()
+        self.name = str(self._dest)
+        self._places = _Places(self._dest)
+        self._targets: dict[str, str] = {}
+        self._incoming: _Incoming | None = None
+
+    def missing(self, files: Sequence[FileT]) -> list[FileT]:
+        """The files that are not there with the same content. StagingError for names that lead out of the folder."""
+        with self._explained():
+            self._targets |= {file.path: self._places.target(file.path) for file in files}
+        return [file for file in files if not _is_there(self._targets[file.path], file)]
+
+    def open(self, needed_bytes: int) -> None:
+        """Get ready to write files of so many bytes. StagingError when there is no room for them."""
+        with self._explained():
+            self._dest.mkdir(parents=True, exist_ok=True)
+            self._incoming = self._incoming or _Incoming(self._dest)
+            free = shutil.disk_usage(self._dest).free + self._incoming.bytes
+            if needed_bytes > free:
+                raise StagingError(f"{self.name} has {free} bytes free, the artifacts need {needed_bytes}")
+
+    def begun(self, files: Sequence[FileT]) -> FileT | None:
+        """One of these files whose beginning a download has left that was cut."""
+        there = self._incoming.names if self._incoming is not None else frozenset()
+        return next((file for file in files if file.sha256 in there), None)
+
+    def sink(self, file: RemoteFile) -> _FileSink:
+        """Where the content of a file goes."""
+        assert self._incoming is not None
+        with self._explained():
+            return _FileSink(
+                self._incoming.place(file), self._targets[file.path], self._places, file.mode, self._explained
+            )
+
+    def delivered(self, files: Sequence[RemoteFile]) -> None:
+        """All is done as each file gets its name."""
+
+    def close(self, kept: RemoteFile | None = None) -> None:
+        """Clear up; what is there of `kept` stays for the next download."""
+        if self._incoming is not None:
+            self._incoming.close(kept)
+        self._incoming = None
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the disk as StagingErrors."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                text = f"the disk of {self.name} is full: what is there is whole, fetch again when there is room"
+                raise StagingError(text) from error
+            place = error.filename or self.name
+            raise StagingError(f"cannot write artifacts to {place}: {error.strerror or error}") from error
+
+
+class _FileSink:
+    """One file, written beside."""
+
+    def __init__(
+        self,
+        beside: str,
+        target: str,
+        places: _Places,
+        mode: int,
+        explained: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._beside, self._target, self._places, self._explained = beside, target, places, explained
+        # The mode that any new file here gets, and executable when it was.
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(beside, flags, 0o777 if mode & 0o100 else 0o666)
+
+    def begun(self) -> Iterator[bytes]:
+        with self._explained():
+            while data := os.read(self._descriptor, _READ):
+                yield data
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with self._explained():
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+    def publish(self) -> None:
+        self.leave()
+        with self._explained():
+            self._places.make_folder(self._target)
+            os.rename(self._beside, self._target)
+
+    def discard(self) -> None:
+        self.leave()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._beside)
+
+    def leave(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+# -- places ---------------------------------------------------------------------------------------------------------
+
+
+class _Places:
+    """Where files go below `dest`. Folders on the way are looked at, and made, once: 5,000 files lie in few of them."""
+
+    def __init__(self, dest: Path) -> None:
+        self._dest = str(dest)
+        self._fit: set[str] = set()
+        self._made: set[str] = set()
+
+    def target(self, name: str) -> str:
+        """StagingError when the file's name, or a link below `dest`, leads elsewhere."""
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        own = bool(parts) and parts[0].startswith(_INCOMING)
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name or own:
+            raise StagingError(f"refused: the output file {name!r} would leave {self._dest}")
+        place = self._dest
+        for part in parts[:-1]:
+            place = f"{place}/{part}"
+            if place not in self._fit:
+                self._check(place, name)
+        target = f"{place}/{parts[-1]}"
+        if stat.S_ISDIR(_mode(target)):
+            raise StagingError(f"refused: {target} is a directory here and a file there: remove it first")
+        return target
+
+    def _check(self, place: str, name: str) -> None:
+        mode = _mode(place)
+        if mode and not stat.S_ISDIR(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "a file"
+            raise StagingError(f"refused: {name!r} would be written through {place}, which is {what}: remove it first")
+        self._fit.add(place)
+
+    def make_folder(self, target: str) -> None:
+        """The folder of a file."""
+        folder = os.path.dirname(target)
+        if folder not in self._made:
+            os.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+
+
+def _mode(path: str) -> int:
+    """Type and mode of what is there, links not followed; 0 when nothing is."""
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _is_there(target: str, file: RemoteFile) -> bool:
+    try:
+        found = os.lstat(target)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
+            return False
+        digest = hashlib.sha256()
+        with open(target, "rb", buffering=0) as content:
+            while data := content.read(_READ):
+                digest.update(data)
+        return digest.hexdigest() == file.sha256
+    except OSError:
+        return False  # it is brought again, and what is wrong with the place is said then
+
+
+# -- files on their way ---------------------------------------------------------------------------------------------
+
+
+class _Incoming:
+    """A directory for files on their way, on the same file system, where each is called by its sha256.
+
+    It is locked, so that others know it is in use, and find what was left over by a download that was cut.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        self._dir = tempfile.mkdtemp(prefix=_INCOMING, dir=dest)
+        self._lock = _locked(self._dir)
+        assert self._lock is not None, "a directory of our own making"
+        for old in dest.glob(_INCOMING + "*"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self._inherit(str(old))
+
+    def _inherit(self, old: str) -> None:
+        lock = _locked(old)
+        if lock is None:
+            return
+        try:
+            for entry in os.scandir(old):
+                if _DIGEST.fullmatch(entry.name):
+                    os.rename(entry.path, f"{self._dir}/{entry.name}")
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The sha256 of the files that are half there."""
+        return frozenset(entry.name for entry in os.scandir(self._dir))
+
+    @property
+    def bytes(self) -> int:
+        """How much is there already."""
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(self._dir))
+
+    def place(self, file: RemoteFile) -> str:
+        """Where this file is written; what was left of it there is its beginning, or gone."""
+        place = f"{self._dir}/{file.sha256}"
+        found = _mode(place)
+        if found and not (stat.S_ISREG(found) and os.lstat(place).st_size <= file.size):
+            os.unlink(place)
+        return place
+
+    def close(self, kept: RemoteFile | None) -> None:
+        assert self._lock is not None
+        try:
+            place = f"{self._dir}/{kept.sha256}" if kept else ""
+            if not (place and _mode(place) and os.lstat(place).st_size >= KEPT_BYTES):
+                shutil.rmtree(self._dir, ignore_errors=True)
+        finally:
+            os.close(self._lock)
+
+
+def _locked(directory: str) -> int | None:
+    """A descriptor that holds the directory's lock; None when somebody else does."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,105 @@
+"""Artifacts to wherever Airflow's connections lead: operator, hook and command line on a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, ObjectStoragePath
+
+from airflow_jobdeploy.errors import JobDeployError, StagingError
+from airflow_jobdeploy.hooks.destinations import target
+from airflow_jobdeploy.operators.artifact import ArtifactDownloadOperator
+from airflow_jobdeploy.operators.job import JobRunOperator
+from airflow_jobdeploy.packing.folder import Folder
+from tests.servers.s3 import S3, s3  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.airflow
+
+MODEL = {"command": 'cd "$JOBDEPLOY_OUTPUT_DIR"; echo data > model.bin; mkdir plots; echo x > plots/a.svg'}
+
+
+@pytest.fixture
+def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: F811
+    """A bucket that the connection `lab` reaches."""
+    from airflow.sdk.io import store
+
+    extra = {"endpoint_url": s3.url, "region_name": "us-east-1"}
+    connection = {"conn_type": "aws", "login": "access-key", "password": "secret-key", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps(connection))
+    yield s3.bucket()
+    store._STORE_CACHE.clear()
+
+
+def test_a_dag_brings_artifacts_to_s3_and_skips_what_is_there(
+    run_dag: Callable[..., Any],
+    s3: S3,  # noqa: F811
+    bucket: str,
+) -> None:
+    dest = f"s3://lab@{bucket}/models/{{{{ run_id }}}}"
+    with DAG("to_s3", schedule=None) as dag:
+        train = JobRunOperator(task_id="train", job_spec=MODEL)
+        get = ArtifactDownloadOperator(task_id="get", job=train.output, dest=dest)
+        again = ArtifactDownloadOperator(task_id="again", job=train.output, dest=ObjectStoragePath(dest))
+        many = ArtifactDownloadOperator(
+            task_id="many", job=[train.output], dest=f"s3://lab@{bucket}/all/", patterns="*.bin"
+        )
+        get >> again >> many
+    run = run_dag(dag)
+    assert run.state == "success", run.text
+    place = run.xcom("get")["dest"]
+    assert place == f"s3://lab@{bucket}/models/{run.dag_run.run_id}"
+    assert (ObjectStoragePath(place) / "model.bin").read_bytes() == b"data\n"
+    assert (run.xcom("get")["bytes"], run.xcom("again")["skipped"]) == (7, 2)
+    job_id = run.xcom("train")["job_id"]
+    assert s3.fs().cat_file(f"{bucket}/all/{job_id}/model.bin") == b"data\n"
+    assert "2 files in s3://lab@" in run.text
+    assert "secret-key" not in run.text
+
+
+def test_a_bucket_that_is_not_there_fails_the_task_with_a_sentence(run_dag: Callable[..., Any], bucket: str) -> None:
+    with DAG("no_bucket", schedule=None) as dag:
+        train = JobRunOperator(task_id="train", job_spec=MODEL)
+        ArtifactDownloadOperator(task_id="get", job=train.output, dest="s3://lab@no-such-bucket/x")
+    run = run_dag(dag)
+    assert run.states() == {"train": "success", "get": "failed"}
+    assert "cannot write to s3://lab@no-such-bucket/x: The specified bucket does not exist" in run.text
+
+
+@pytest.mark.parametrize("dest", ["models", "/srv/a b", "~/x", "file:///srv/a%20b", "local:///srv/x", "a:b/c"])
+def test_what_is_a_folder(dest: str) -> None:
+    place = target(dest)
+    assert isinstance(place, Folder)
+    assert place.name.startswith("/")
+    assert "%20" not in place.name
+
+
+def test_a_connection_that_is_not_there() -> None:
+    with pytest.raises(JobDeployError, match=r"s3://nobody@b/x: there is no Airflow connection 'nobody'"):
+        target("s3://nobody@b/x")
+
+
+def test_a_scheme_without_a_provider() -> None:
+    with pytest.raises(
+        StagingError, match=r"cannot use gs://b/x: No filesystem registered.*apache-airflow-providers-go"
+    ):
+        target("gs://b/x")
+
+
+def test_partial_output_of_a_running_job(run_dag: Callable[..., Any], tmp_path: Path) -> None:
+    command = 'echo 1 > "$JOBDEPLOY_OUTPUT_DIR/half"; exec sleep 300'
+    with DAG("partial", schedule=None) as dag:
+        train = JobRunOperator(task_id="train", job_spec={"command": command}, wait_for_completion=False)
+        early = ArtifactDownloadOperator(task_id="early", job=train.output, dest=tmp_path / "no")
+        get = ArtifactDownloadOperator(
+            task_id="get", job=train.output, dest=tmp_path / "got", partial=True, trigger_rule="all_done"
+        )
+        train >> early >> get
+    run = run_dag(dag)
+    assert run.states() == {"train": "success", "early": "failed", "get": "success"}
+    assert "is RUNNING: what it writes is not complete" in run.text
+    assert os.listdir(tmp_path / "got") in (["half"], [])
