@@ -24,6 +24,8 @@ Clauses that every implementation keeps (tests/contract/ holds one test for each
     file by its sha256; cut at any point it leaves nothing under the tree's name, and called again it goes on where it
     was cut. Of two at once one brings the tree, the other is told TreeBusy, and may take over when the first is gone.
 12. A tree that `use_tree` has given to a job stays until that job has ended.
+13. A state's `messages` hold what the job has said of itself by then (hostside/messages.py), bounded and cleaned, and
+    all of it once the job has ended; its metrics are among its artifacts then, as metrics.csv.
 """
 
 from __future__ import annotations

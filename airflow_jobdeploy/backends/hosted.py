@@ -205,7 +205,8 @@ class HostedBackend:
     def _is_news(self, job_id: str, state: JobState) -> bool:
         """Does it differ from what was last given out, beside what changes by mere passing of time?"""
         told = (state.status.value, state.reason, state.phase, state.step, state.log_bytes, state.log_dropped_bytes)
-        mark = json.dumps([*told, state.exit_code, state.signal, len(state.history), dict(state.facts)], default=str)
+        said = dict(state.facts), dict(state.messages)
+        mark = json.dumps([*told, state.exit_code, state.signal, len(state.history), *said], default=str)
         is_news = self._seen.get(job_id) != mark
         self._seen[job_id] = mark
         return is_news

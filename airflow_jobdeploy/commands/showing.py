@@ -32,6 +32,7 @@ from airflow_jobdeploy.commands.screen import (
     print_table,
     say,
 )
+from airflow_jobdeploy.core.messages import metrics_text
 from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.status import JobState, JobStatus, duration, size
 from airflow_jobdeploy.errors import WorkerError
@@ -229,6 +230,7 @@ def _facts(found: Found, state: JobState) -> list[tuple[str, str]]:
         ("Task", handle.key),
         ("Accepted", f"{duration(age_s(found.row))} ago" if found.row else ""),
         ("Ran", _ran(state)),
+        ("Metrics", metrics_text(state.messages.get("metrics") or {})),
         ("Log", f"{size(state.log_bytes)}{dropped}" if state.log_bytes else ""),
         ("Output", described_files(state) if state.artifacts.get("files") else ""),
         ("Result", "" if state.result is None else json.dumps(state.result, ensure_ascii=False)),

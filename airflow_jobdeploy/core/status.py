@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from airflow_jobdeploy.core.messages import progress_text
 from airflow_jobdeploy.core.words import duration, size
 
 
@@ -90,6 +91,8 @@ class JobState:
     artifacts: Mapping[str, int] = field(default_factory=dict)
     #: [{"status", "reason", "ago_s"}], oldest first.
     history: tuple[Mapping[str, Any], ...] = ()
+    #: What the job says of itself: "progress", "metrics", "assets", "outputs" (hostside.messages.Digest.summary).
+    messages: Mapping[str, Any] = field(default_factory=dict)
     #: Evidence behind the verdict, as the host gave it.
     facts: Mapping[str, Any] = field(default_factory=dict)
     machine: str = ""
@@ -111,7 +114,8 @@ class JobState:
         """As JSON values; `from_wire` reads it back."""
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
         data.update(status=self.status.value, history=[dict(h) for h in self.history])
-        return {**data, "usage": dict(self.usage), "artifacts": dict(self.artifacts), "facts": dict(self.facts)}
+        mappings = ("usage", "artifacts", "facts", "messages")
+        return {**data, **{key: dict(data[key]) for key in mappings}}
 
 
 def unknown(job_id: str, reason: Reason, message: str, *, uid: str = "", attempt: int = 1) -> JobState:
@@ -200,7 +204,7 @@ def sentence(state: JobState) -> str:
     if state.status is JobStatus.SUCCEEDED:
         return f"Succeeded{_after(state)}{_yet(state)}{_flaws(state)}."
     if state.status is JobStatus.RUNNING:
-        return f"Running{_for(state.running_s)}."
+        return f"Running{_for(state.running_s)}{_at(state)}."
     return {JobStatus.PENDING: "Waiting to start.", JobStatus.UNKNOWN: "The worker cannot tell."}.get(
         state.status, f"{state.status.value.capitalize()}{_after(state)}."
     )
@@ -222,13 +226,20 @@ def _yet(state: JobState) -> str:
 def _flaws(state: JobState) -> str:
     """What of a finished job's results is not there, whatever its status."""
     told = [
-        str(state.facts[key]) for key in ("result_error", "manifest_error", "log_cap_error") if state.facts.get(key)
+        str(state.facts[key])
+        for key in ("result_error", "manifest_error", "metrics_error", "log_cap_error")
+        if state.facts.get(key)
     ]
     return "".join(f"; {text}" for text in told) if state.status.is_finished else ""
 
 
 def _for(seconds: float | None) -> str:
     return f" for {duration(seconds)}" if seconds is not None and seconds >= 1 else ""
+
+
+def _at(state: JobState) -> str:
+    progress = state.messages.get("progress")
+    return f"; {progress_text(progress)}" if progress else ""
 
 
 def _in_step(state: JobState) -> str:

@@ -11,7 +11,7 @@ import re
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from airflow_jobdeploy.hostside import files, resources
+from airflow_jobdeploy.hostside import files, messages, resources
 from airflow_jobdeploy.hostside.jobdir import OUTCOME, Job, NewerLayout, enter, stamp
 
 #: The most a result file may hold, in bytes: it travels through XCom.
@@ -23,9 +23,10 @@ _TOO_LARGE = "the result file holds more than %d bytes: write large results to J
 def finish(job: Job, state: dict, outcome: dict) -> dict:
     """Write the exit record of `outcome` (keys jobdir.OUTCOME) and clear up; the record."""
     facts = dict(outcome.get("facts") or {})
+    told, no_metrics = _close_messages(job)
     artifacts, trouble = _write_manifest(job)
     result, complaint = read_result(job)
-    for key, value in (("manifest_error", trouble), ("result_error", complaint)):
+    for key, value in (("manifest_error", trouble), ("result_error", complaint), ("metrics_error", no_metrics)):
         if value:
             facts[key] = value
     enter(state, "ended", outcome["status"], outcome["reason"])
@@ -34,6 +35,7 @@ def finish(job: Job, state: dict, outcome: dict) -> dict:
         "facts": facts,
         "artifacts": artifacts,
         "has_result": result is not None,
+        "has_messages": told,
         "history": state["history"],
         "claimed": state.get("claimed"),
         "ended": stamp(),
@@ -57,6 +59,17 @@ def _bounded(record: dict) -> dict:
         cut = str(facts[longest])[-(len(str(facts[longest])) // 2) :] if longest == "last_lines" else None
         record = {**record, "facts": {key: cut if key == longest else value for key, value in facts.items()}}
     return record
+
+
+def _close_messages(job: Job) -> Tuple[bool, str]:
+    """(Is it written down what the messages come to? Why there is no metrics.csv, though there were metrics.)"""
+    told, trouble = messages.close(job.paths.messages, job.paths.output, job.paths.metrics)
+    try:
+        if told:
+            files.write_json(job.paths.told, told)
+    except OSError as error:
+        return False, trouble or "the job's messages could not be kept: %s" % error.strerror
+    return bool(told), trouble
 
 
 def _clear_temporary(job: Job) -> None:

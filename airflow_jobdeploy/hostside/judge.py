@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any, Dict, Optional, Set, Tuple
 
-from airflow_jobdeploy.hostside import files, finish, launch, layout, logs, moves, recover
+from airflow_jobdeploy.hostside import files, finish, launch, layout, logs, messages, moves, recover
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, stamp
 from airflow_jobdeploy.hostside.layout import HostPaths
@@ -22,6 +22,7 @@ class Judge:
         self.host = host
         self._ended: Dict[str, Tuple[int, dict]] = {}
         self._jobs: Dict[str, Job] = {}
+        self._messages: Dict[str, messages.Live] = {}
         self._children: Set[int] = set()
         self._patience_s = _RECOVERY_WAIT_S
 
@@ -65,6 +66,7 @@ class Judge:
             if record is None:
                 return None
             known = (inode, {**_base(job), **_of_record(job, record)})
+            self._messages.pop(job.id, None)
             self._ended[job.id] = known
         state = {**known[1], "moved_to": moves.moved_to(job)}
         state["history"] = _history(state["history"])
@@ -80,7 +82,12 @@ class Judge:
             if job.has_ended:
                 return self._ended_view(job)
             state = {**job.state(), "phase": "finishing"}
-        return {**_base(job), **_of_state(job, state)}
+        return {**_base(job), **_of_state(job, state), "messages": self._told(job)}
+
+    def _told(self, job: Job) -> dict:
+        if job.id not in self._messages:
+            self._messages[job.id] = messages.Live(job.paths.messages)
+        return self._messages[job.id].summary()
 
     def _recover(self, job: Job) -> None:
         """Let a child of ours end a job whose supervisor is gone: hashing its output must not hold up this session."""
@@ -175,7 +182,15 @@ def _of_record(job: Job, record: dict) -> Dict[str, Any]:
         "artifacts": record.get("artifacts") or {},
         "phase": "ended",
         "result": result,
+        "messages": _told_at_end(job) if record.get("has_messages") else {},
     }
+
+
+def _told_at_end(job: Job) -> dict:
+    try:
+        return files.read_json(job.paths.told) or {}
+    except Damaged:
+        return {}
 
 
 def _history(entries: Any) -> list:

@@ -151,6 +151,9 @@ class JobPaths:
         self.result = join(directory, "result.json")
         self.exit_file = join(directory, "exit_file")
         self.messages = join(directory, "messages.jsonl")
+        #: What all messages come to (messages.Digest.summary), once ended; and metrics.csv before it has its place.
+        self.told = join(directory, "told.json")
+        self.metrics = join(directory, "metrics.new")
         #: $JOBDEPLOY_VOLUMES_DIR: links to folders of the pool's storage.
         self.volumes = join(directory, "volumes")
         #: What main() of DDL finds as its dataset when there is none: an empty folder.

@@ -94,12 +94,12 @@ class Watcher:
     def _shows(self, name: str) -> bool:
         """Does a job that nothing rings for show a sign of change?"""
         signs, essence = self._seen[name]
-        return self._signs(name) != signs or not self._is_quiet(name, essence)
+        return self._signs(name, essence) != signs or not self._is_quiet(name, essence)
 
     def _note(self, name: str, state: Optional[dict]) -> Any:
         """Remember what was seen of a job, and how it is to be watched from here on."""
         essence = _essence(state)
-        self._seen[name] = (self._signs(name), essence)
+        self._seen[name] = (self._signs(name, essence), essence)
         if name in self._silent:
             if essence is not None and self._bell.add(name, self._judge.job(name).paths.dir):
                 self._silent.discard(name)
@@ -110,7 +110,7 @@ class Watcher:
             self._due.add(name)
         return essence
 
-    def _signs(self, name: str) -> Any:
+    def _signs(self, name: str, essence: Any) -> Any:
         # Each rewrite of a record is a rename: it shows in the directory's time.
         paths = self._judge.job(name).paths
         try:
@@ -118,7 +118,9 @@ class Watcher:
         except OSError:
             return None
         fresh = time.time_ns() if abs(time.time_ns() - changed) < _COARSE else 0
-        return changed, logs.size(paths), fresh
+        # Of most jobs there are no messages, and that their file is made shows in the directory's time.
+        told = _size(paths.messages) if essence and essence.get("messages") else 0
+        return changed, logs.size(paths), told, fresh
 
     def _is_quiet(self, name: str, essence: Any) -> bool:
         """Is there nothing to be found out without a sign: ended, unknown, not started, or held by a supervisor?"""
@@ -136,6 +138,13 @@ def _essence(state: Optional[dict]) -> Any:
         return None
     history = [(entry["status"], entry["reason"]) for entry in state.get("history", ())]
     return {**{key: value for key, value in state.items() if key not in ("running_s", "usage")}, "history": history}
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _phase(essence: Any) -> Any:

@@ -27,6 +27,7 @@ from airflow_jobdeploy.errors import JobCancelled, JobDeployError, WorkerError
 from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.hooks.reaping import reap_in_passing
+from airflow_jobdeploy.operators import assets
 from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
 from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
@@ -41,6 +42,7 @@ class Task(Protocol):
     poll_interval: float | None
     do_xcom_push: bool
     execution_timeout: timedelta | None
+    outlets: list[Any]
 
     @property
     def log(self) -> Any: ...
@@ -200,10 +202,17 @@ class Errand:
     def _ended(self, handle: JobHandle, state: JobState) -> dict[str, Any]:
         handle = handle.with_state(state)
         self._log.info("Job %s: %s", handle.job_id, state.message)
-        if state.status is not JobStatus.SUCCEEDED:
+        if state.status is JobStatus.SUCCEEDED:
+            self._hand_over_assets(state)
+        else:
             self._push(handle)  # a task that fails returns nothing, and a later `down` wants the handle
         raise_for(state)
         return handle.to_dict()
+
+    def _hand_over_assets(self, state: JobState) -> None:
+        if state.attempt > 1 or state.messages.get("assets"):
+            named = assets.of_all_attempts(self._context, state)
+            assets.hand_over(self._task.outlets, self._context["outlet_events"], named, self._log)
 
     # -- going on after an attempt -----------------------------------------------------------------------------
 
@@ -227,6 +236,7 @@ class Errand:
 
     def _submitted_again(self, workers: Workers, state: JobState, sequel: Sequel) -> JobHandle:
         self._log.info("Job %s: %s", state.job_id, state.message)
+        assets.keep(self._context, state)
         work = self._task.work(self._context)
         assert work is not None
         submitted = submit_again(

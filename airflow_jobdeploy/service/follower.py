@@ -122,4 +122,4 @@ class Follower:
 
 def _news(state: JobState) -> tuple[object, ...]:
     """What of a state is worth telling; a grown log is told by its text."""
-    return state.status, state.reason, state.phase, state.step, state.exit_code
+    return state.status, state.reason, state.phase, state.step, state.exit_code, state.messages

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from airflow_jobdeploy.core.messages import Announcer
 from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.service.follower import Follower, Update
@@ -60,6 +61,7 @@ def follow(
             if left <= 0:
                 break
             watch.run_pass(min(1.0, left))
+            teller.tick()
     finally:
         workers.watch = None
         workers.give_back(handle.worker, watch.release())
@@ -69,12 +71,13 @@ def follow(
 
 
 class _Teller:
-    """Turns updates into log lines: text as it is, changes of status as sentences."""
+    """Turns updates into log lines: text as it is, changes of status as sentences, what the job says of itself."""
 
     def __init__(self, say_log: Say, say: Say) -> None:
         self._say_log = say_log
         self._say = say
         self._last: tuple[str, str] | None = None
+        self._announcer = Announcer()
 
     def __call__(self, update: Update) -> None:
         if update.text:
@@ -83,6 +86,17 @@ class _Teller:
         if line and (update.state.status, update.state.reason) != self._last:
             self._say(line)
         self._last = (update.state.status, update.state.reason)
+        self._announcer.take(update.state.messages)
+        self._announce(is_last=update.over)
+
+    def tick(self) -> None:
+        """Say what was held back for being too soon."""
+        if self._announcer.is_pending:
+            self._announce(is_last=False)
+
+    def _announce(self, *, is_last: bool) -> None:
+        for line in self._announcer.lines(time.monotonic(), is_last=is_last):
+            self._say(line)
 
 
 def narrated(state: JobState) -> str:

@@ -15,6 +15,7 @@ from airflow_jobdeploy.core.plan import Plan, Step
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerError, nearest
 from airflow_jobdeploy.hostside import verdict
+from airflow_jobdeploy.hostside.messages import Digest
 from airflow_jobdeploy.hostside.verdict import Evidence
 from airflow_jobdeploy.testing.run import Killed, Program, Run, Stopped
 
@@ -43,6 +44,8 @@ class MemoryJob:
         self._phase = "claimed"
         self._end: dict[str, Any] = {}
         self._result: Any = None
+        self._table = ["time,step,name,value"]
+        self._digest = Digest(lambda *row: self._table.append(",".join(map(str, row))))
         self._history: list[tuple[float, str, str]] = []
         self._started = False
         self._began: float | None = None
@@ -88,6 +91,7 @@ class MemoryJob:
             "log_dropped_bytes": self.dropped,
             "running_s": None if self._began is None else (self._ended_at or now) - self._began,
             "result": self._result if self.has_ended else None,
+            "messages": self._digest.summary(),
             "history": [{"status": s, "reason": r, "ago_s": now - at} for at, s, r in self._history],
             "machine": self._host.machine,
             "moved_to": self.moved_to,
@@ -321,6 +325,11 @@ class MemoryJob:
         with self._alive():
             self.outputs[path] = data
 
+    def tell(self, line: bytes) -> None:
+        with self._alive():
+            self._digest.feed(line)
+            self._host.changed.notify_all()
+
     def put_checkpoint(self, path: str, data: bytes) -> None:
         with self._alive():
             self._host.checkpoint(self.plan.uid)[path] = data
@@ -356,6 +365,8 @@ class MemoryJob:
         self._ended_at = self._host.clock.now()
         self._enter("ended", judged["status"], judged["reason"])
         wall_s = self._ended_at - self._began if self._began is not None else 0.0
+        if len(self._table) > 1:
+            self.outputs.setdefault("metrics.csv", "\n".join([*self._table, ""]).encode())
         size = sum(len(data) for data in self.outputs.values())
         self._end = {
             **judged,

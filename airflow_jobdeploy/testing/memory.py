@@ -270,4 +270,5 @@ class MemoryBackend:
 
 def _mark(state: JobState) -> tuple[object, ...]:
     """What of a state is news; the passing of time is none."""
-    return (state.status, state.reason, state.phase, state.step, state.log_bytes, state.exit_code, len(state.history))
+    told = (state.status, state.reason, state.phase, state.step, state.log_bytes, state.exit_code)
+    return (*told, len(state.history), dict(state.messages))

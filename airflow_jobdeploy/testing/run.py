@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ class _Job(Protocol):
     def wait(self, timeout_s: float | None, *, deaf: bool) -> None: ...
     def put_output(self, path: str, data: bytes) -> None: ...
     def put_result(self, value: Any) -> None: ...
+    def tell(self, line: bytes) -> None: ...
     def put_checkpoint(self, path: str, data: bytes) -> None: ...
     def get_checkpoint(self) -> dict[str, bytes]: ...
     def leave(self, program: Program) -> None: ...
@@ -72,6 +74,10 @@ class Run:
     def result(self, value: Any) -> None:
         """Write the result file (any JSON value)."""
         self._job.put_result(value)
+
+    def tell(self, message: Any) -> None:
+        """Append a line to the messages file: {"type": "progress", "value": 0.4}, say."""
+        self._job.tell(json.dumps(message).encode() + b"\n")
 
     def checkpoint(self, path: str, data: bytes | str) -> None:
         """Write a file to the checkpoint directory, and say that a checkpoint is complete."""

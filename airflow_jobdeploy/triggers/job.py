@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_jobdeploy.core.messages import PROGRESS_EVERY_S, Announcer
 from airflow_jobdeploy.core.status import JobHandle, JobState, Reason
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.connect import endpoint, reconnecting
@@ -66,6 +67,7 @@ class JobTrigger(BaseTrigger):
         #: (pool, worker) -> where that is: watchers are shared by place, whatever pools and connections call it.
         self._places: dict[tuple[str, str], Hashable] = {}
         self._told: dict[str, tuple[str, str]] = {}
+        self._announcer = Announcer()
         self._saved_offset = -1
         self._saved_at = 0.0
         self._fired = False
@@ -150,9 +152,13 @@ class JobTrigger(BaseTrigger):
 
     async def _first(self, news: asyncio.Queue[Update]) -> Update:
         while True:
+            patience_s = min(PROGRESS_EVERY_S, self.checkpoint_interval)
             try:
-                return await asyncio.wait_for(news.get(), self.checkpoint_interval)
+                return await asyncio.wait_for(
+                    news.get(), patience_s if self._announcer.is_pending else self.checkpoint_interval
+                )
             except asyncio.TimeoutError:
+                self._announce(is_last=False)
                 await self._checkpoint_in_time()
 
     def _take(self, update: Update) -> None:
@@ -164,8 +170,16 @@ class JobTrigger(BaseTrigger):
         if line and self._told.get(state.job_id) != (state.status.value, state.reason):
             self.log.info("%s", line)
         self._told[state.job_id] = (state.status.value, state.reason)
+        if self.offset is not None:  # of several jobs, or of one that is not the task's, only the end is told
+            self._announcer.take(state.messages)
+            self._announce(is_last=update.over)
         handle = self._followed[state.job_id].handle
         self._followed[state.job_id] = Followed(handle=handle, state=state, offset=update.offset)
+
+    def _announce(self, *, is_last: bool) -> None:
+        lines = self._announcer.lines(asyncio.get_running_loop().time(), is_last=is_last)
+        if lines:
+            self.log.info("%s", "\n".join(lines))
 
     # -- the log's checkpoint ----------------------------------------------------------------------------------
 

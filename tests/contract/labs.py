@@ -49,6 +49,9 @@ class Vocabulary(Protocol):
     def restore(self) -> Step:
         """Print the checkpoint."""
 
+    def tell(self, *messages: dict[str, Any]) -> Step:
+        """Write lines to the messages file, then block."""
+
     def count_start(self, counter: Path) -> Step:
         """Add one byte to a file that outlives the job, and wait for ever."""
 
@@ -94,6 +97,12 @@ class ShellWords:
 
     def restore(self) -> Step:
         return _step('cat "$JOBDEPLOY_CHECKPOINT_DIR/state"')
+
+    def tell(self, *messages: dict[str, Any]) -> Step:
+        lines = "".join(json.dumps(message) + "\n" for message in messages)
+        return _step(
+            f'printf %s {shlex.quote(lines)} >>"$JOBDEPLOY_MESSAGES_FILE"\necho ready\nwhile :; do sleep 300; done'
+        )
 
     def count_start(self, counter: Path) -> Step:
         return _step(f"printf x >> {shlex.quote(str(counter))}\nwhile :; do sleep 300; done")
@@ -159,6 +168,15 @@ class MemoryWords:
 
     def restore(self) -> Step:
         return self._known(lambda run: run.write(run.checkpointed()["state"]))
+
+    def tell(self, *messages: dict[str, Any]) -> Step:
+        def program(run: Run) -> int:
+            for message in messages:
+                run.tell(message)
+            run.wait()
+            return 0
+
+        return self._known(program)
 
     def count_start(self, counter: Path) -> Step:
         def program(run: Run) -> int:

@@ -16,7 +16,7 @@ from airflow_jobdeploy.errors import StagingError, WorkerError
 from airflow_jobdeploy.packing.artifacts import download
 from airflow_jobdeploy.packing.project import archive
 from tests.contract.labs import Lab
-from tests.contract.steps import launch, log, outcome, wait_ready
+from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
 
 HOSTILE = "a b; echo pwned > pwned\n'\"`$(id) ünïcødé \\ & | * ~"
 
@@ -231,3 +231,31 @@ def test_8_environment_and_secrets_are_data(lab: Lab) -> None:
     outcome(backend, job_id)
     assert log(backend, job_id).decode() == f"{HOSTILE}\ns3cret{HOSTILE}\n"
     assert "s3cret" not in str([record["plan"] for record in backend.jobs()])
+
+
+# -- 13: messages ---------------------------------------------------------------------------------------------------
+
+
+def test_13_what_a_job_says_of_itself(lab: Lab) -> None:
+    backend = lab.backend()
+    said = [
+        {"type": "progress", "done": 1, "total": 4, "text": "epoch 1\x1b[0m"},
+        {"type": "metric", "name": "loss", "value": 0.5, "step": 3},
+        {"asset": "s3://bucket/model"},
+        {"artifact": "model.pt"},
+        {"nonsense": 1},
+    ]
+    job_id = launch(backend, lab.plan(lab.words.tell(*said)))
+    state = wait_until(backend, [job_id], lambda s: "outputs" in s[job_id].messages)[job_id]
+    assert state.message.endswith("; 25 % (1 of 4): epoch 1.")
+    backend.stop(job_id, reason="enough", grace_s=1.0)
+    kept = outcome(backend, job_id).messages
+    assert kept == {
+        "progress": {"done": 1.0, "total": 4.0, "value": 0.25, "text": "epoch 1"},
+        "metrics": {"loss": [0.5, 3]},
+        "assets": [{"uri": "s3://bucket/model", "extra": {}}],
+        "outputs": [{"path": "model.pt", "text": ""}],
+        "odd_lines": 1,
+    }
+    assert backend.poll([job_id])[job_id].messages == kept
+    assert [file.path for file in backend.manifest(job_id)] == ["metrics.csv"]
