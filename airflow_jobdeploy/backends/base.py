@@ -161,15 +161,8 @@ class Backend(Protocol):
     def use_tree(self, job_id: str, role: str, name: str) -> None:
         """Give a claimed job a tree as its "work" or "dataset" (clause 12). TreeGone when it is not there."""
 
-    def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
-        """Unpack a tar stream as the working directory of a claimed job, published by rename.
-
-        Idempotent: sent again, or by two at once, one whole tree is there. StagingError on a bad archive
-        or a full disk.
-        """
-
     def start(self, job_id: str) -> JobState:
-        """Start a claimed attempt (clause 2)."""
+        """Start a claimed attempt (clause 2). TreeGone when a tree that it was given is not there any more."""
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         """The state of each job (clause 3); one round trip for all."""

@@ -75,7 +75,8 @@ class HostedBackend:
 
     `worker` is its name in messages; `connect` makes one connection and is called anew after each loss; `root`
     is the directory for our files there; `path`: PATH of the jobs (None: that of a login shell); `machine`:
-    the identity that must answer (None: whichever answers first, and from then on that one).
+    the identity that must answer (None: whichever answers first, and from then on that one);
+    `cache_limit_bytes`: what it may keep of code and data that no job uses (None: all).
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class HostedBackend:
         root: str = DEFAULT_ROOT,
         path: str | None = None,
         machine: str | None = None,
+        cache_limit_bytes: int | None = None,
     ) -> None:
         self.worker = worker
         how = _KINDS[kind]
@@ -96,7 +98,7 @@ class HostedBackend:
             connect=connect,
             python=how.python,
             root=root,
-            greeting={"env_mode": how.env_mode, "path": path},
+            greeting={"env_mode": how.env_mode, "path": path, "cache_limit_bytes": cache_limit_bytes},
             machine=machine,
         )
         #: The control session that tells changes, and of which jobs.
@@ -132,7 +134,8 @@ class HostedBackend:
         return JobState.from_wire(answer["state"])
 
     def start(self, job_id: str) -> JobState:
-        return JobState.from_wire(self._connection.control().request("start", job=job_id)["state"])
+        with trees.gone():
+            return JobState.from_wire(self._connection.control().request("start", job=job_id)["state"])
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         if not job_ids:
@@ -240,9 +243,6 @@ class HostedBackend:
 
     def use_tree(self, job_id: str, role: str, name: str) -> None:
         trees.use(self._connection.control(), job_id, role, name)
-
-    def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
-        self._put(job_id, archive, into="work", what="project")
 
     def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
         self._put(job_id, archive, into="checkpoint", what="checkpoint")

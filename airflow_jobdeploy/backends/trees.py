@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,15 @@ def has(session: Session, name: str) -> bool:
 
 def use(session: Session, job_id: str, role: str, name: str) -> None:
     """See `Backend.use_tree`."""
-    try:
+    with gone():
         session.request("use", job=job_id, role=role, name=name, reply_s=_OFFER_S)
+
+
+@contextmanager
+def gone() -> Iterator[None]:
+    """Within: a refusal that names a tree that is not there is TreeGone."""
+    try:
+        yield
     except Refusal as error:
         if error.code == "no-such-tree":
             raise TreeGone(str(error)) from error

@@ -10,9 +10,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.frame import INTERRUPTED, exit_code
@@ -21,9 +20,6 @@ from airflow_jobdeploy.core.policy import NO_SEQUEL, Intent, Sequel, after_end
 from airflow_jobdeploy.core.status import JobHandle, JobState, duration, size
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.service import Followed, Interrupted, Work, Workers
-
-if TYPE_CHECKING:
-    from airflow_jobdeploy.packing.project import ProjectArchive
 
 
 class Bell:
@@ -82,7 +78,7 @@ def attend(
     for warning in work.warnings:
         complain(warning, "warning")
     with Bell(workers).armed() as bell, Progress("Sending") as progress:
-        errand = _Errand(workers, _metered(work, progress), bell)
+        errand = _Errand(workers, work, bell, progress)
         try:
             handle = errand.start()
             if detach:
@@ -108,8 +104,9 @@ def attend(
 class _Errand:
     """One piece of work over all its attempts: resumed when preempted, tried again for causes that its spec names."""
 
-    def __init__(self, workers: Workers, work: Work, bell: Bell) -> None:
+    def __init__(self, workers: Workers, work: Work, bell: Bell, progress: Progress) -> None:
         self._workers = workers
+        self._progress = progress
         self._work = work
         self._bell = bell
         self._intents = Notebook()
@@ -119,7 +116,13 @@ class _Errand:
         return service.submit(self._work, self._workers, **self._manner()).handle
 
     def _manner(self) -> dict[str, Any]:
-        return {"intents": self._intents, "epoch": {}, "say": say, "interrupted": self._bell.rung}
+        common = {"intents": self._intents, "epoch": {}, "say": say}
+        return {**common, "interrupted": self._bell.rung, "progress": self._show}
+
+    def _show(self, done: int, todo: int) -> None:
+        self._progress.update(done, todo)
+        if done >= todo:
+            self._progress.clear()
 
     def follow(self, handle: JobHandle, say_log: Callable[[str], Any]) -> tuple[JobHandle, Followed]:
         """The last attempt and where following it ended."""
@@ -172,35 +175,6 @@ def _withdraw(workers: Workers, handle: JobHandle | None) -> None:
         say(f"Interrupted: job {handle.job_id} was not started ({state.status}).", "yellow")
     except WorkerError as error:
         complain(f"interrupted; job {handle.job_id} is claimed on worker {handle.worker} and not started: {error}")
-
-
-class _Metered:
-    """A project archive that tells how much of it has gone."""
-
-    def __init__(self, archive: ProjectArchive, progress: Progress) -> None:
-        self._archive = archive
-        self._progress = progress
-        self.bytes = archive.bytes
-
-    def __str__(self) -> str:
-        return str(self._archive)
-
-    def __iter__(self) -> Iterator[bytes]:
-        moved = 0
-        try:
-            for chunk in self._archive:
-                yield chunk
-                moved += len(chunk)
-                self._progress.update(min(moved, self.bytes), self.bytes)
-        finally:
-            self._progress.clear()
-
-
-def _metered(work: Work, progress: Progress) -> Work:
-    project = work.project
-    if project is None:
-        return work
-    return replace(work, project=lambda: cast("ProjectArchive", _Metered(project(), progress)))
 
 
 # -- following ------------------------------------------------------------------------------------------------------

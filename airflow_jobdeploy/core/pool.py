@@ -161,6 +161,9 @@ class WorkerPool:
     root: str = declared(RootPath(), "Where jobs live, on each worker.", DEFAULT_ROOT)
     login_path: str | None = declared(Text(), "PATH of jobs, instead of a login shell's.")
     storage: Storage | None = declared(_STORAGE, "A folder for datasets and volumes.")  # noqa: RUF009
+    cache_limit_bytes: int = declared(
+        Size(GB), "How much code and data a worker keeps that no job uses; a number is GB.", 50 * GB
+    )
     presets: Mapping[str, Preset] = declared(_PRESETS, "Named amounts of resources.", {})
     #: Where it is defined.
     where: str = field(default="", compare=False, repr=False)

@@ -39,6 +39,7 @@ def backend(pool: WorkerPool, worker: Worker) -> Backend:
         connect=_CLIENTS[pool.kind](worker),
         root=pool.root,
         path=pool.login_path,
+        cache_limit_bytes=pool.cache_limit_bytes,
     )
 
 

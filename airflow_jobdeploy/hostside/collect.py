@@ -1,4 +1,4 @@
-"""What is old goes: jobs, resources, and runners of other releases.
+"""What is old goes: jobs, resources, runners of other releases, and what the store holds above its limit (evict.py).
 
 A job's directory is removed when it has ended longer ago than its own `keep_for`. Never one that is active, or whose
 resource is: a resource is active until a `down` of it has succeeded. Never one of a newer layout, of another machine
@@ -11,9 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from typing import Optional
+from typing import Callable, Optional
 
-from airflow_jobdeploy.hostside import files, layout, resources
+from airflow_jobdeploy.hostside import evict, files, layout, resources
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, retire
 from airflow_jobdeploy.hostside.layout import HostPaths
 
@@ -23,16 +23,25 @@ EVERY_S = 3600.0
 RUNNER_S = 7 * 86400.0
 
 
-def in_background(host: HostPaths) -> None:
+def in_background(host: HostPaths, cache_limit: Optional[int] = None) -> None:
     """Collect in a process of its own, if it is time. The session does not wait for it."""
-    if not _is_time(os.path.join(host.host, "collected")):
-        return
+    if _is_time(os.path.join(host.host, "collected")):
+        _apart(lambda: collect(host, cache_limit))
+
+
+def room_in_background(host: HostPaths, cache_limit: Optional[int]) -> None:
+    """Keep the store below its limit, in bytes, after something has come. The session does not wait for it."""
+    if cache_limit is not None:
+        _apart(lambda: evict.keep_below(host, cache_limit))
+
+
+def _apart(work: Callable[[], object]) -> None:
     child = os.fork()
     if child == 0:
         try:
             if os.fork() == 0:  # of no concern to the session: it need not reap it
                 _without_session()
-                collect(host)
+                work()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -61,8 +70,8 @@ def _without_session() -> None:
     os.setsid()
 
 
-def collect(host: HostPaths) -> int:
-    """Remove what is old enough; the number of job directories removed."""
+def collect(host: HostPaths, cache_limit: Optional[int] = None) -> int:
+    """Remove what is old enough; the number of job directories removed. `cache_limit`: of the store, in bytes."""
     names = _names(host.jobs)
     removed = sum(_collect_job(host, name) for name in names if layout.is_name(name))
     for name in _names(host.resources):
@@ -70,6 +79,9 @@ def collect(host: HostPaths) -> int:
             _collect_resource(host, name)
     for name in _names(host.runners):
         _collect_runner(host, os.path.join(host.runners, name))
+    evict.tidy(host)
+    if cache_limit is not None:
+        evict.keep_below(host, cache_limit)
     return removed
 
 

@@ -208,6 +208,18 @@ class Lock:
             os.close(self._fd)
             self._fd = -1
 
+    @property
+    def is_current(self) -> bool:
+        """Is it ours, and still the file of that name? Its directory may have been renamed or removed meanwhile."""
+        try:
+            return self._fd >= 0 and os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def write(self, data: bytes) -> None:
+        """Say something to who waits for it: at the beginning of the file, over what stood there."""
+        os.pwrite(self._fd, data, 0)
+
 
 def is_locked(path: str) -> Optional[bool]:
     """Does somebody hold this lock? None: the filesystem has no locks, or there is no such file."""

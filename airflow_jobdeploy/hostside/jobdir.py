@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Optional
 from airflow_jobdeploy.hostside import files, identity, kernel, layout
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.layout import HostPaths, JobPaths
+from airflow_jobdeploy.hostside.protocol import OpError
 
 #: Keys of an outcome, as `verdict.judge` makes it and exit.json keeps it.
 OUTCOME = ("status", "reason", "message", "exit_code", "signal", "step", "facts", "running_s", "usage")
@@ -92,6 +93,14 @@ class Job:
         files.write_reserved(self.paths.exit, self.paths.exit_reserve, {"layout": layout.LAYOUT, **record})
         for path in (self.paths.state_reserve, self.paths.state + ".spare", self.paths.takedown):
             files.forget_file(path)
+
+
+def known(host: HostPaths, name: object) -> Job:
+    """A job that is here. OpError; ValueError for what is no name."""
+    job = Job(host, layout.checked_name(name))
+    if not job.exists:
+        raise OpError("no-such-job", "this worker knows no job %s (looked in %s)" % (job.id, host.jobs))
+    return job
 
 
 def check_layout(record: dict, where: str) -> None:

@@ -3,7 +3,6 @@
     <root>/                                   0700
       machine                                 random id of this root (see identity.py)
       runner/<digest>/                        airflow_jobdeploy/hostside/, as sent
-      store/envs/<name>/                      a virtual environment (EnvPaths)
       hosts/<machine>/
         jobs/<job id>/                        one attempt (JobPaths)
         incoming/<random>/                    job directories being built; renamed into jobs/ = the claim
@@ -11,6 +10,12 @@
         resources/<resource id>/              what an `up` left (ResourcePaths)
         slots/<pool>/<n>                      one lock file a slot
         trash/                                directories on their way out
+      store/                                  content, for all machines that share the root (StorePaths)
+        trees/<name>/                         bundles and datasets: tree/, manifest.json (TreePaths)
+        envs/<name>/                          a virtual environment (EnvPaths)
+        incoming/<name>/                      a tree that arrives; stays when it is cut, to be gone on with
+        trash/                                directories on their way out
+        lock                                  held while a tree is given to a job, published or evicted
     /tmp/jd-<user id>/<short id>/             TMUX_TMPDIR and TMPDIR of one resource or job
 
 The layout is a compatibility contract: fields and files are only added. A directory whose `layout`
@@ -79,8 +84,8 @@ class HostPaths:
         self.slots = os.path.join(self.host, "slots")
         #: What a login shell said of PATH, and when.
         self.login = os.path.join(self.host, "login.json")
-
-        self.envs = os.path.join(root, "store", "envs")
+        self.store = StorePaths(os.path.join(root, "store"))
+        self.envs = os.path.join(self.store.dir, "envs")
 
     def env(self, name: str) -> EnvPaths:
         return EnvPaths(os.path.join(self.envs, checked_name(name)))
@@ -104,6 +109,37 @@ class HostPaths:
     def temporary(self, user: int, name: str) -> str:
         """TMUX_TMPDIR and TMPDIR of a resource or job: tmux fails near 100 bytes, so not below the root."""
         return os.path.join("/tmp", "jd-%d" % user, short(self.host, name))
+
+
+class StorePaths:
+    """What can be had again, by name: kept while it is used and as long as there is room (evict.py)."""
+
+    def __init__(self, directory: str) -> None:
+        self.dir = directory
+        self.trees = os.path.join(directory, "trees")
+        self.incoming = os.path.join(directory, "incoming")
+        self.trash = os.path.join(directory, "trash")
+        self.lock = os.path.join(directory, "lock")
+
+    def tree(self, name: str) -> TreePaths:
+        return TreePaths(os.path.join(self.trees, checked_name(name)))
+
+    def arriving(self, name: str) -> TreePaths:
+        return TreePaths(os.path.join(self.incoming, checked_name(name)))
+
+
+class TreePaths:
+    """One tree, or what has come of it."""
+
+    def __init__(self, directory: str) -> None:
+        self.dir = directory
+        #: The files, 0444 or 0555, and folders, 0555; all changed last at one moment long ago (store.MTIME_S).
+        self.tree = os.path.join(directory, "tree")
+        self.manifest = os.path.join(directory, "manifest.json")
+        #: Held (flock): shared by whoever uses it, exclusively by who brings or removes it. Changed last = used last.
+        self.lock = os.path.join(directory, "lock")
+        #: {"files", "bytes"}
+        self.facts = os.path.join(directory, "facts.json")
 
 
 class JobPaths:
@@ -145,6 +181,8 @@ class JobPaths:
         self.supervisor_log = join(directory, "supervisor.log")
         #: {"name"} of its virtual environment, or {"error", "disk"}: why that could not be made.
         self.environment = join(directory, "environment.json")
+        #: {"work": name, "dataset": name}: what of the store it was given, before its start.
+        self.trees = join(directory, "trees.json")
         self.work = join(directory, "work")
         self.output = join(directory, "output")
         self.manifest = join(directory, "manifest.json")

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Dict, List, Set
 
-from airflow_jobdeploy.hostside import layout
+from airflow_jobdeploy.hostside import files, layout
 
 FILE, EXECUTABLE, LINK, FOLDER = "f", "x", "l", "d"
 #: The sha256 of no bytes at all.
@@ -37,14 +37,28 @@ def name_of(text: bytes) -> str:
     return "t" + layout.letters(text, 32)
 
 
-def read(text: bytes) -> List[list]:
-    """The entries, checked. BadManifest."""
+def parsed(text: bytes) -> List[list]:
+    """The entries of a manifest that was checked when it came. files.Damaged."""
     try:
         entries = json.loads(text.decode("ascii"))
     except (ValueError, RecursionError) as error:
-        raise BadManifest("the manifest is no JSON: %s" % error) from None
+        raise files.Damaged("the manifest is no JSON: %s" % error) from None
     if not isinstance(entries, list):
-        raise BadManifest("the manifest is no list")
+        raise files.Damaged("the manifest is no list")
+    return entries
+
+
+def written(entries: List[list]) -> bytes:
+    """The canonical text, as core/manifest.py has it."""
+    return json.dumps(entries, separators=(",", ":")).encode("ascii")
+
+
+def read(text: bytes) -> List[list]:
+    """The entries of a manifest from outside, checked. BadManifest."""
+    try:
+        entries = parsed(text)
+    except files.Damaged as error:
+        raise BadManifest(str(error)) from None
     folders: Set[str] = set()
     links: Dict[str, str] = {}
     before, folder = "", ""

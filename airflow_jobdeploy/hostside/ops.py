@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional
 
 from airflow_jobdeploy.hostside import (
     collect,
@@ -23,21 +23,16 @@ from airflow_jobdeploy.hostside import (
     recover,
     resources,
     takedown,
+    treeops,
 )
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.judge import Judge, age_of_claim
 from airflow_jobdeploy.hostside.layout import HostPaths
-from airflow_jobdeploy.hostside.protocol import OpError
+from airflow_jobdeploy.hostside.protocol import OpError, Reply
 from airflow_jobdeploy.hostside.watcher import Watcher
 
 #: The most bytes of a log that one request gets.
 LOG_LIMIT = 4 * 1024 * 1024
-
-
-class Reply(Dict[str, Any]):
-    """An answer, and what is to be sent after it: a function that is given `send(bytes)`."""
-
-    after: Optional[Callable[[Callable[[bytes], None]], None]] = None
 
 
 class Ops:
@@ -48,6 +43,9 @@ class Ops:
         self.watcher: Optional[Watcher] = None
         self.judge: Optional[Judge] = None
         self._host: Optional[HostPaths] = None
+        self._trees: Optional[treeops.TreeOps] = None
+        #: Tells the client during a long answer that it is being worked on.
+        self.pulse: Callable[[], None] = lambda: None
         self._env: Dict[str, str] = {}
 
     # -- the session ----------------------------------------------------------------------------------------------
@@ -63,8 +61,10 @@ class Ops:
         self._env = environment.base(host, mode, ask.get("path"))
         self._host = host
         self.judge = Judge(host)
+        limit = ask.get("cache_limit_bytes")
+        self._trees = treeops.TreeOps(host, _who(ask), limit if isinstance(limit, int) else None, self.pulse)
         facts.sweep_stale(host)
-        collect.in_background(host)
+        collect.in_background(host, limit if isinstance(limit, int) else None)
         return Reply(facts.hello(host, mode))
 
     def bye(self, _: dict) -> Reply:
@@ -76,11 +76,14 @@ class Ops:
             raise OpError("bad-request", "the first request of a session is hello")
         return self._host
 
+    @property
+    def trees(self) -> treeops.TreeOps:
+        self.host  # noqa: B018 - hello first
+        assert self._trees is not None
+        return self._trees
+
     def _job(self, ask: dict) -> Job:
-        job = Job(self.host, layout.checked_name(ask["job"]))
-        if not job.exists:
-            raise OpError("no-such-job", "this worker knows no job %s (looked in %s)" % (job.id, self.host.jobs))
-        return job
+        return jobdir.known(self.host, ask["job"])
 
     def _view(self, job: Job) -> dict:
         assert self.judge is not None
@@ -152,12 +155,9 @@ class Ops:
         return Reply(total)
 
     def _target(self, job: Job, into: object) -> str:
-        resource = job.plan().get("resource_id")
         if into == "checkpoint":
             return self.host.checkpoint(job.plan()["uid"])
-        if into == "work":
-            return self.host.resource(resource).work if resource else job.paths.work
-        raise OpError("bad-request", "put into %r: work and checkpoint are known" % (into,))
+        raise OpError("bad-request", "put into %r: only checkpoint is known" % (into,))
 
     def _is_unstarted(self, job: Job) -> bool:
         return not job.has_ended and job.state().get("pid") is None
@@ -170,7 +170,7 @@ class Ops:
             if successor is not None:
                 text = "attempt %(attempt)s on %(worker)s has taken the place of" % successor
                 raise OpError("moved", "%s job %s: it is not started again" % (text, job.id))
-            self._check_project(job)
+            treeops.check_given(job)
             trouble = ""
             try:
                 launch.start(job, self._env)
@@ -180,15 +180,6 @@ class Ops:
             if trouble and state.get("phase") == "claimed":
                 raise OpError("failed", trouble)
         return Reply(state=state)
-
-    def _check_project(self, job: Job) -> None:
-        plan = job.plan()
-        if not plan.get("ships_project"):
-            return
-        resource = plan.get("resource_id")
-        work = self.host.resource(resource).work if resource else job.paths.work
-        if not os.path.isdir(work):
-            raise OpError("bad-request", "job %s ships a project that has not been put yet" % job.id)
 
     def stop(self, ask: dict) -> Reply:
         job = self._job(ask)
@@ -322,6 +313,10 @@ class Ops:
         reply = Reply(files=len(paths))
         reply.after = lambda send: pack.send_files(job.paths.output, paths, send, offset)
         return reply
+
+
+def _who(ask: dict) -> str:
+    return "process %d on %s, for release %s" % (os.getpid(), os.uname().nodename, ask.get("client") or "unknown")
 
 
 def _replace(host: HostPaths, fresh: str, target: str) -> None:

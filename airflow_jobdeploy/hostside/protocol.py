@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import List, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 #: Version of frames and ops. Only added to; a peer answers "hello" with its own.
 PROTOCOL = 1
@@ -39,6 +39,12 @@ class OpError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Reply(Dict[str, Any]):
+    """An answer, and what is to be sent after it: a function that is given `send(bytes)`."""
+
+    after: Optional[Callable[[Callable[[bytes], None]], None]] = None
 
 
 def pack(kind: bytes, payload: Union[bytes, memoryview]) -> bytes:

@@ -3,9 +3,16 @@
 Single-threaded. Of several waiting requests `stop` is answered first. The ops of protocol 1:
 
     op        asks for                       answers
-    hello     client, env_mode, path, idle_s identity and size of the host, live_jobs, warnings, extra (capabilities)
+    hello     client, env_mode, path,        identity and size of the host, live_jobs, warnings, extra (capabilities)
+              idle_s, cache_limit_bytes
     claim     plan, secrets                  new, state; an `up` also makes its resource's record
-    put       job, into, then tar            files, bytes; published by rename. into: "work", "checkpoint"
+    put       job, into, then tar            files, bytes; published by rename. into: "checkpoint"
+    tree      name                           have; a whole tree counts as used. Or busy: {"by", "bytes", "of"}, while
+                                             another session brings it
+    offer     name, version, size, then the  have, name: nothing is lacking; or busy; or lacks: [[first entry, count]],
+              manifest, compressed by zlib   offsets: [[entry, bytes that are here]], bytes to come
+    fill      then all that it lacks         name, files, bytes; contents: sha256 of each file that came without one
+    use       job, role, name                {}; role: "work", "dataset". The tree stays until the job has ended
     start     job                            state
     poll      jobs                           states: {id: state or null}
     watch     jobs                           states; from then on {"event": "state", "job", "state"} at each change
@@ -24,10 +31,11 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     forget    job                            {}; the record of an ended job is gone
     bye                                      {}; the session ends
 
-`env_mode` is "login" or "inherit" (environment.py); a client that says nothing for `idle_s` seconds is taken for gone.
+`env_mode` is "login" or "inherit" (environment.py); a client that says nothing for `idle_s` seconds is taken for gone,
+inside a transfer for 120 s: others may wait for the tree. {"event": "working"} tells that a long answer is being made.
 A no is {"ok": false, "error": code, "message": sentence}, with one of the codes no-such-job, active, moved,
-bad-request, disk-full, read-only, newer-layout, no-such-resource, no-such-build, failed; after the answer to `log` or
-`get` it takes the place of the last bytes.
+bad-request, disk-full, read-only, newer-layout, no-such-resource, no-such-build, no-such-tree, damaged, failed; after
+the answer to `log` or `get` it takes the place of the last bytes.
 
 A state has the fields of core.status.JobState. `message` is empty where the near side can say it from status, reason
 and facts; a Setup failure and an UNKNOWN bring their own. Facts, each only where there is something to say: last_lines,
@@ -48,13 +56,17 @@ from typing import Any, Callable, Deque, Iterator, Optional
 from airflow_jobdeploy.hostside import protocol
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.jobdir import NewerLayout
-from airflow_jobdeploy.hostside.ops import Ops, Reply
-from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError
+from airflow_jobdeploy.hostside.ops import Ops
+from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError, Reply
 
 _OPS = (
-    *("hello", "claim", "put", "start", "poll", "watch", "stop", "preempt", "renew", "move", "own", "log"),
-    *("jobs", "resource", "manifest", "get", "checkpoint", "forget", "bye"),
+    *("hello", "claim", "put", "tree", "offer", "fill", "use", "start", "poll", "watch", "stop", "preempt", "renew"),
+    *("move", "own", "log", "jobs", "resource", "manifest", "get", "checkpoint", "forget", "bye"),
 )
+#: Those that bytes follow, and those of treeops.py.
+_WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "offer", "fill", "use")
+#: How long a transfer may stand still, and how often a long answer gives a sign of life, in seconds.
+_STALL_S, _PULSE_S = 120.0, 5.0
 #: How often children that end dead supervisors' jobs are asked whether they are done, in seconds.
 _REAP_S = 0.25
 #: So many bytes of a transfer are written at once.
@@ -85,6 +97,8 @@ class Session:
         self._asked = time.monotonic()
         #: How long the client may say nothing, in seconds: sshd may notice only after hours that a connection was cut.
         self._idle_s: Optional[float] = None
+        self._pulsed = 0.0
+        ops.pulse = self._pulse
 
     def run(self) -> None:
         """Until `bye`; EOFError at the end of the stream."""
@@ -133,7 +147,7 @@ class Session:
         """The next request, `stop` first. Requests behind a transfer that is still arriving wait for its end."""
         position = 0
         for index, (kind, payload) in enumerate(self._frames):
-            if kind != b"J" or payload.get("op") == "put":
+            if kind != b"J" or payload.get("op") in _WITH_BYTES:
                 break
             if payload.get("op") == "stop":
                 position = index
@@ -146,9 +160,12 @@ class Session:
 
     def _blobs(self) -> Iterator[bytes]:
         while True:
+            until = time.monotonic() + _STALL_S
             while not self._frames:
-                if self._is_readable(None):
+                if self._is_readable(max(0.0, until - time.monotonic())):
                     self._read()
+                elif time.monotonic() >= until:
+                    raise EOFError("the transfer has stood still for %d s" % _STALL_S)
             kind, payload = self._frames.popleft()
             if kind != b"B":
                 raise protocol.ProtocolError("a request inside a transfer")
@@ -156,7 +173,14 @@ class Session:
                 return
             yield payload
 
+    def _pulse(self) -> None:
+        now = time.monotonic()
+        if now - self._pulsed >= _PULSE_S:
+            self._pulsed = now
+            self._send(protocol.pack_json({"event": "working"}))
+
     def _answer(self, request: dict) -> None:
+        self._pulsed = time.monotonic()
         head = {"id": request.get("id"), "ok": True}
         try:
             reply = self._perform(request)
@@ -176,12 +200,10 @@ class Session:
         op = request.get("op")
         if op not in _OPS:
             raise OpError("bad-request", "no op %r; there are: %s" % (op, ", ".join(_OPS)))
-        if op == "put":
-            return self._ops.put(request, self._blobs())
         if op == "hello" and isinstance(request.get("idle_s"), (int, float)):
             self._idle_s = float(request["idle_s"])
-        method: Callable[[dict], Reply] = getattr(self._ops, op)
-        return method(request)
+        method: Callable[..., Reply] = getattr(self._ops.trees if op in _OF_TREES else self._ops, op)
+        return method(request, self._blobs()) if op in _WITH_BYTES else method(request)
 
     def _look(self) -> None:
         judge = self._ops.judge

@@ -59,6 +59,7 @@ class Supervisor:
         self.limits: Dict[str, Any] = self.plan.get("limits") or {}
         self.bounds = Bounds(job, home)
         self.slots = stage.Slots(job)
+        self.trees = stage.Trees(job)
         self.tree = Tree(job.id, os.getpid())
         self.status: Optional[int] = None
         self.is_ok = False
@@ -155,7 +156,8 @@ class Supervisor:
 
     def _place(self) -> steps.Place:
         self.secrets = files.read_json(self.job.paths.secrets) or {}
-        place = stage.place(self.job, self.secrets)
+        self.trees.take()
+        place = stage.place(self.job, self.secrets, self.bounds.check)
         self.workdir = place.workdir
         if self.plan.get("environment"):
             from airflow_jobdeploy.hostside import provide  # seldom needed: not in every supervisor's memory

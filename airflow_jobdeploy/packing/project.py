@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import os
 import posixpath
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import IO
 
+from airflow_jobdeploy.core.manifest import EXECUTABLE, FILE, FOLDER, LINK, Entry, Manifest
 from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing import git
@@ -50,6 +54,38 @@ class ProjectArchive:
             text += f"; skipped (no regular files): {_some(self.skipped[:_FIRST], len(self.skipped))}"
         return text
 
+    #: Its files are read for their names: see TreeSource.
+    version = ""
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Reads every file. StagingError."""
+        return Manifest.of(map(self._named, self.entries))
+
+    def _named(self, entry: tarfile.TarInfo) -> Entry:
+        if entry.isdir():
+            return Entry(entry.name, FOLDER)
+        if entry.issym():
+            return Entry(entry.name, LINK, 0, entry.linkname)
+        digest = hashlib.sha256()
+        with self._file(entry.name) as file:
+            for data in iter(lambda: file.read(_PIECE), b""):
+                digest.update(data)
+            count = file.tell()
+        return Entry(entry.name, EXECUTABLE if entry.mode & 0o100 else FILE, count, digest.hexdigest())
+
+    def open(self, entry: Entry, offset: int = 0) -> IO[builtins.bytes]:
+        """See TreeSource."""
+        file = self._file(entry.path)
+        file.seek(offset)
+        return file
+
+    def _file(self, name: str) -> IO[builtins.bytes]:
+        try:
+            return builtins.open(self.root / name, "rb", buffering=0, opener=_not_following)
+        except OSError as error:
+            raise StagingError(f"{name!r} of the project cannot be read: {error.strerror}") from error
+
     def __iter__(self) -> Iterator[builtins.bytes]:
         piece = bytearray()
         for entry in self.entries:
@@ -59,6 +95,11 @@ class ProjectArchive:
                     yield bytes(piece)
                     piece.clear()
         yield bytes(piece) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _not_following(path: str, flags: int) -> int:
+    """Neither a link nor a pipe that took the file's place since is followed or waited for."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def archive(project_dir: str | os.PathLike[str], *, ignore: Sequence[str] = ()) -> ProjectArchive:

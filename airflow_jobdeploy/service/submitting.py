@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.backends.base import WORK, Backend, Progress, TreeGone
+from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel, Verb, on_return, place
 from airflow_jobdeploy.core.status import JobHandle, JobState
-from airflow_jobdeploy.core.words import duration, size
 from airflow_jobdeploy.errors import JobDeployError, PlacementError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
 from airflow_jobdeploy.service.preparing import Identity, Work
+from airflow_jobdeploy.service.sending import Sending
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
 
@@ -68,13 +69,15 @@ def submit(
     say: Say,
     interrupted: Callable[[], bool] = lambda: False,
     on_handle: Callable[[JobHandle], None] = lambda handle: None,
+    progress: Progress | None = None,
 ) -> Submitted:
     """Bring one piece of work to a worker, or back to the attempt that is there already.
 
     `epoch` tells a retry from a clear (see policy.on_return). `on_handle` is called when the claim lies
-    on the worker, before anything starts. Raises PlacementError, StagingError, WorkerError, Interrupted.
+    on the worker, before anything starts; `progress` is told bytes sent and to send (None:
+    lines say it). Raises PlacementError, StagingError, WorkerError, Interrupted.
     """
-    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle).run()
+    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress).run()
 
 
 def submit_again(
@@ -87,9 +90,10 @@ def submit_again(
     say: Say,
     interrupted: Callable[[], bool] = lambda: False,
     on_handle: Callable[[JobHandle], None] = lambda handle: None,
+    progress: Progress | None = None,
 ) -> Submitted:
     """Start the attempt that follows the one of the saved intent, as `sequel` has it (policy.after_end)."""
-    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle).go_on(sequel)
+    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress).go_on(sequel)
 
 
 class _Submission:
@@ -104,6 +108,7 @@ class _Submission:
         say: Say,
         interrupted: Callable[[], bool],
         on_handle: Callable[[JobHandle], None],
+        progress: Progress | None,
     ) -> None:
         self.work = work
         self.workers = workers
@@ -112,6 +117,7 @@ class _Submission:
         self.say = say
         self.interrupted = interrupted
         self.on_handle = on_handle
+        self.progress = progress
         self.handle: JobHandle | None = None
 
     def run(self) -> Submitted:
@@ -239,9 +245,9 @@ class _Submission:
         self._check()
         if intent.previous_worker not in ("", intent.worker) and state.phase == "claimed":
             self._move(intent, plan)
-        if plan.ships_project and state.phase == "claimed":
-            self._send_project(plan)
-        state = self._ask(intent.worker, lambda backend: backend.start(plan.job_id))
+        if state.phase == "claimed":
+            self._stage(plan)
+        state = self._start(plan)
         self.say(f"Job {plan.job_id} (attempt {plan.attempt}) is on worker {intent.worker}: {state.message}")
         return Submitted(handle=self.handle.with_state(state), state=state, reattached=False)
 
@@ -268,25 +274,43 @@ class _Submission:
     def _handle(self, intent: Intent, state: JobState) -> JobHandle:
         return intent.handle(str(self.work.key)).with_state(state)
 
-    def _send_project(self, plan: Plan) -> None:
-        assert self.work.project is not None
-        started = time.monotonic()
-        archive = self.work.project()
-        self.say(f"Sending {archive} to worker {plan.worker}.")
-        limit = plan.limits.setup_timeout_s
-        try:  # a transfer that is cut off begins anew: nothing of it is there under its name
-            self._ask(plan.worker, lambda to: to.send_project(plan.job_id, self._bounded(archive, started, limit)))
+    def _stage(self, plan: Plan) -> None:
+        """Bring what the job needs, and give it to the claimed job; ended on its worker where that cannot be."""
+        if self.work.project is None or not plan.ships_project:
+            return
+        try:
+            self._give(plan, WORK, self.work.project(), "project")
         except (StagingError, WorkerUnreachable) as error:
             self._give_up(plan, str(error))
             raise
-        self.say(f"Sent {size(archive.bytes)} in {duration(time.monotonic() - started)}.")
 
-    def _bounded(self, archive: Iterable[bytes], started: float, limit_s: float | None) -> Iterator[bytes]:
-        for chunk in archive:
-            self._check()
-            if limit_s is not None and time.monotonic() - started > limit_s:
-                raise StagingError(f"sending the project took longer than setup_timeout ({duration(limit_s)})")
-            yield chunk
+    def _give(self, plan: Plan, role: str, source: TreeSource, what: str) -> None:
+        sending = Sending(
+            self.workers,
+            plan.worker,
+            say=self.say,
+            check=self._check,
+            limit_s=plan.limits.setup_timeout_s,
+            progress=self.progress,
+        )
+        for is_last in (False, False, True):
+            name = sending.bring(source, what, str(source)).name
+            try:
+                self._ask(plan.worker, lambda to: to.use_tree(plan.job_id, role, name))  # noqa: B023 - used at once
+            except TreeGone:  # evicted or damaged in between
+                if is_last:
+                    raise
+            else:
+                return
+
+    def _start(self, plan: Plan) -> JobState:
+        """What it was given may have been damaged by another job since."""
+        start: Callable[[Backend], JobState] = lambda backend: backend.start(plan.job_id)  # noqa: E731
+        try:
+            return self._ask(plan.worker, start)
+        except TreeGone:
+            self._stage(plan)
+            return self._ask(plan.worker, start)
 
     def _give_up(self, plan: Plan, why: str) -> None:
         """A claimed job that will not be started is ended on its worker, where that can be asked."""

@@ -218,14 +218,6 @@ class MemoryBackend:
                 files.clear()
                 files.update(trees[name])
 
-    def send_project(self, job_id: str, archive: Iterable[bytes]) -> None:
-        self._job(job_id)
-        files = unpack(b"".join(archive))
-        with self._host.changed:
-            place = self._host.files(self._job(job_id).plan)
-            place.clear()
-            place.update(files)
-
     def read_log(self, job_id: str, offset: int, limit: int) -> LogChunk:
         with self._host.changed:
             job = self._job(job_id)

@@ -54,7 +54,9 @@ class Arrival:
         for entry in self._manifest.entries:
             if not entry.is_file:
                 continue
-            if entry.content in self._store.files:
+            if not entry.size:
+                self._contents[entry.path] = b""
+            elif entry.content in self._store.files:
                 self._contents[entry.path] = self._store.files[entry.content]
             else:
                 self._lacks.append((entry, len(self._store.parts.get(entry.content, b""))))
@@ -106,7 +108,7 @@ class Arrival:
             name=known.name,
             files=known.files,
             bytes=known.bytes,
-            sent_files=sum(entry.size > 0 for entry, _ in self._lacks),
+            sent_files=len(self._lacks),
             sent_bytes=self._todo,
             manifest=known,
         )

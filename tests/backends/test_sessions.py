@@ -17,11 +17,13 @@ import pytest
 from airflow_jobdeploy.backends import hosted, session
 from airflow_jobdeploy.backends.channel import LocalClient, ParamikoClient
 from airflow_jobdeploy.backends.hosted import HostedBackend, local_backend
+from airflow_jobdeploy.core.manifest import Entry
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.errors import StagingError, WorkerError, WorkerUnreachable
 from tests.backends.clients import RecordingClient
 from tests.contract.labs import ShellWords
 from tests.contract.steps import launch, outcome, wait_ready, wait_until
+from tests.contract.trees import tree
 from tests.servers import sshd as servers
 
 WORDS = ShellWords()
@@ -230,7 +232,7 @@ def test_a_host_that_allows_one_session_does_all_on_it(tmp_path: Path) -> None:
         backend = HostedBackend(worker="h", kind="ssh", connect=server.client, root=str(tmp_path / "root"))
         plan = Plan(uid=new_uid(), steps=(WORDS.output({"a": "1" * 100_000, "b": "2"}),), ships_project=True)
         backend.claim(plan)
-        backend.send_project(plan.job_id, [bytes(10240)])
+        backend.use_tree(plan.job_id, "work", backend.send_tree(tree({"f": "of the project"})).name)
         assert plan.job_id in backend.watch([plan.job_id], 5)
         backend.start(plan.job_id)
         wait_until(backend, [plan.job_id], lambda s: s[plan.job_id].status.is_finished)
@@ -247,13 +249,12 @@ def test_a_host_that_allows_one_session_does_all_on_it(tmp_path: Path) -> None:
         half.close()  # type: ignore[attr-defined]
         assert backend.poll([plan.job_id])[plan.job_id].exit_code == 0
         with pytest.raises(StagingError, match="it shrank"):
-            backend.send_project(plan.job_id, _shrinking())
+            backend.send_tree(replace(tree({"g": "of another"}), on_open=_shrinking))
         assert backend.poll([plan.job_id])[plan.job_id].exit_code == 0
         backend.close()
 
 
-def _shrinking() -> Iterator[bytes]:
-    yield bytes(10240)
+def _shrinking(entry: Entry) -> None:
     raise StagingError("it shrank")
 
 

@@ -41,7 +41,7 @@ def test_overrides_and_project(cli: Cli, job: Write, home: Path) -> None:
     (project / "name.txt").write_text("sent\n")
     done = cli("run", job("cat name.txt; echo $A"), "--project-dir", project, "--set", "env={A: 3.10}")
     assert (done.code, done.out) == (0, "sent\n3.10\n"), done.err
-    assert "Sending 1 file," in done.err
+    assert "Sending the project (1 file," in done.err
 
 
 def test_a_detached_job_by_the_beginning_of_its_id(cli: Cli, job: Write, home: Path) -> None:
@@ -268,20 +268,18 @@ def test_ctrl_c_leaves_the_job_alone(cli: Cli, job: Write, home: Path) -> None:
 
 def test_ctrl_c_while_the_project_is_sent(cli: Cli, job: Write, home: Path) -> None:
     """Nothing has started by then, and nothing will."""
-    from airflow_jobdeploy.commands import attending
+    from airflow_jobdeploy.commands.screen import Progress
 
     project = home / "project"
     project.mkdir()
     (project / "big").write_bytes(bytes(3 << 20))
-    sent, before = attending._Metered.__iter__, signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
 
-    def interrupted(self: attending._Metered):  # type: ignore[no-untyped-def]
-        for chunk in sent(self):
-            os.kill(os.getpid(), signal.SIGINT)
-            yield chunk
+    def interrupted(self: Progress, moved: int, total: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attending._Metered, "__iter__", interrupted)
+        patch.setattr(Progress, "update", interrupted)
         done = cli("run", job("echo never"), "--project-dir", project)
     assert (done.code, done.out) == (130, "")
     assert "was not started (CANCELLED)" in done.err

@@ -1,34 +1,19 @@
-"""Clauses 4 and 8 of backends/base.py: logs, projects, artifacts, hostile names."""
+"""Clauses 4 and 8 of backends/base.py: logs, artifacts, hostile names."""
 
 from __future__ import annotations
 
-import io
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.plan import Limits
-from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import StagingError, WorkerError
 from airflow_jobdeploy.packing.artifacts import download
-from airflow_jobdeploy.packing.project import archive
 from tests.contract.labs import Lab
 from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
 
 HOSTILE = "a b; echo pwned > pwned\n'\"`$(id) ünïcødé \\ & | * ~"
-
-
-def tar_of(*members: tuple[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
 
 
 # -- 4: logs --------------------------------------------------------------------------------------------------------
@@ -84,73 +69,6 @@ def test_4_the_log_of_an_unknown_job_is_an_error(lab: Lab) -> None:
     plan = lab.plan(lab.words.say("x"))
     with pytest.raises(WorkerError, match=plan.job_id):
         lab.backend().read_log(plan.job_id, 0, 10)
-
-
-# -- projects -------------------------------------------------------------------------------------------------------
-
-
-def test_a_project_is_the_working_directory(lab: Lab, tmp_path: Path) -> None:
-    project = tmp_path / "my project"
-    (project / "sub").mkdir(parents=True)
-    (project / "sub" / "a file;x").write_text("from the project")
-    backend = lab.backend()
-    plan = lab.plan(lab.words.cat("sub/a file;x"), ships_project=True)
-    backend.claim(plan)
-    backend.send_project(plan.job_id, archive(project))
-    backend.start(plan.job_id)
-    assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
-    assert log(backend, plan.job_id) == b"from the project"
-
-
-def test_a_project_sent_twice_is_there_once(lab: Lab, tmp_path: Path) -> None:
-    (tmp_path / "p").mkdir()
-    (tmp_path / "p" / "f").write_text("whole")
-    plan = lab.plan(lab.words.cat("f"), ships_project=True)
-    first, second = lab.backend(), lab.backend()
-    first.claim(plan)
-    first.send_project(plan.job_id, archive(tmp_path / "p"))
-    second.send_project(plan.job_id, archive(tmp_path / "p"))
-    second.start(plan.job_id)
-    outcome(second, plan.job_id)
-    assert log(second, plan.job_id) == b"whole"
-
-
-@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
-def test_8_a_project_cannot_leave_its_directory(lab: Lab, name: str) -> None:
-    plan = lab.plan(lab.words.say("x"), ships_project=True)
-    backend = lab.backend()
-    backend.claim(plan)
-    with pytest.raises(StagingError, match="out"):
-        backend.send_project(plan.job_id, [tar_of(("good", b"1"), (name, b"pwned"))])
-    backend.send_project(plan.job_id, [tar_of(("good", b"1"))])
-
-
-def test_a_damaged_project_is_refused_and_the_backend_lives(lab: Lab) -> None:
-    plan = lab.plan(lab.words.say("x"), ships_project=True)
-    backend = lab.backend()
-    backend.claim(plan)
-    with pytest.raises(StagingError):
-        backend.send_project(plan.job_id, [b"this is no tar" * 1000])
-    whole = tar_of(("f", b"x" * 100_000))
-    with pytest.raises(StagingError):
-        backend.send_project(plan.job_id, [whole[:50_000]])
-    assert backend.poll([plan.job_id])[plan.job_id].status is JobStatus.PENDING
-
-
-def test_a_project_that_breaks_while_it_is_read_leaves_nothing(lab: Lab) -> None:
-    def broken() -> Iterator[bytes]:
-        yield tar_of(("f", b"x" * 300_000))[:200_000]
-        raise StagingError("it shrank")
-
-    plan = lab.plan(lab.words.cat("f"), ships_project=True)
-    backend = lab.backend()
-    backend.claim(plan)
-    with pytest.raises(StagingError, match="it shrank"):
-        backend.send_project(plan.job_id, broken())
-    backend.send_project(plan.job_id, [tar_of(("f", b"whole"))])
-    backend.start(plan.job_id)
-    outcome(backend, plan.job_id)
-    assert log(backend, plan.job_id) == b"whole"
 
 
 # -- artifacts ------------------------------------------------------------------------------------------------------

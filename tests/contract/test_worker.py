@@ -33,7 +33,6 @@ ASKING = {
     "has_tree": lambda backend, plan: backend.has_tree("t" + "a" * 32),
     "send_tree": lambda backend, plan: backend.send_tree(NOTHING),
     "use_tree": lambda backend, plan: backend.use_tree(plan.job_id, "work", "t" + "a" * 32),
-    "send_project": lambda backend, plan: backend.send_project(plan.job_id, []),
     "preempt": lambda backend, plan: backend.preempt(plan.job_id, reason="x"),
     "renew": lambda backend, plan: backend.renew([plan.job_id]),
     "set_moved": lambda backend, plan: backend.set_moved(plan.job_id, plan.next_attempt(2)),

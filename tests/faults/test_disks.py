@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from airflow_jobdeploy.errors import StagingError, WorkerError
+from airflow_jobdeploy.errors import WorkerError
 from tests.contract.labs import HostedLab, opened
 from tests.contract.steps import launch, log, outcome
-from tests.faults.processes import MIB, job_dir, sh
+from tests.faults.processes import job_dir, sh
 from tests.servers import disks
 
 
@@ -60,22 +59,3 @@ def test_a_claim_on_a_full_disk_says_so_and_leaves_nothing(small: HostedLab) -> 
     filler.unlink()
     assert backend.poll([plan.job_id])[plan.job_id].reason == "RecordMissing"
     assert outcome(backend, launch(backend, plan)).exit_code == 0
-
-
-def test_a_project_that_does_not_fit(small: HostedLab) -> None:
-    backend = small.backend()
-    plan = small.plan(sh("ls"), ships_project=True)
-    backend.claim(plan)
-    with pytest.raises(StagingError, match=r"full|[Nn]o space"):
-        backend.send_project(plan.job_id, _big_tar())
-    assert backend.poll([plan.job_id])[plan.job_id].status.value == "PENDING"
-    backend.send_project(plan.job_id, [bytes(10240)])
-
-
-def _big_tar() -> Iterator[bytes]:
-    entry = tarfile.TarInfo("big")
-    entry.size = 20 * MIB
-    yield entry.tobuf()
-    for _ in range(20):
-        yield bytes(MIB)
-    yield bytes(10240)

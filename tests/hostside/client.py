@@ -122,7 +122,12 @@ class Serve:
             yield piece
 
     def put(self, job: str, pieces: Iterable[bytes]) -> dict[str, Any]:
-        number = self.send("put", job=job, into="work")
+        """A tar stream as the checkpoint of a job."""
+        return self.give("put", pieces, job=job, into="checkpoint")
+
+    def give(self, op: str, pieces: Iterable[bytes], **params: Any) -> dict[str, Any]:
+        """Ask, send bytes, and wait for the answer."""
+        number = self.send(op, **params)
         for piece in pieces:
             for start in range(0, len(piece), protocol.MAX_FRAME):
                 self.write(protocol.pack(b"B", piece[start : start + protocol.MAX_FRAME]))

@@ -22,9 +22,9 @@ def test_a_transfer_that_stops_half_way_leaves_nothing(tmp_path: Path) -> None:
     serve = Serve(tmp_path / "root", greet=False)
     try:
         serve.ask("hello", client="test", env_mode="inherit", path=None, idle_s=1.0)
-        plan = shell("ls", ships_project=True)
+        plan = shell("ls")
         serve.claim(plan)
-        serve.send("put", job=plan.job_id, into="work")
+        serve.send("put", job=plan.job_id, into="checkpoint")
         serve.write(protocol.pack(b"B", bytes(1000)))
         assert serve.process.wait(10) == 0
         assert list((tmp_path / "root").glob("hosts/*/incoming/*")) == []

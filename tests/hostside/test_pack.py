@@ -38,7 +38,7 @@ def packed(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
 @pytest.fixture
 def claimed(serve: Serve) -> Callable[[str], str]:
     def claim(text: str) -> str:
-        plan = shell(text, ships_project=True)
+        plan = shell(f'cd "$JOBDEPLOY_CHECKPOINT_DIR"; {text}')
         serve.claim(plan)
         return plan.job_id
 
@@ -58,16 +58,20 @@ TREE = (
 GOOD = packed(*TREE)
 
 
-def test_a_tree_arrives_and_is_the_working_directory(
-    serve: Serve, claimed: Callable[[str], str], host: HostPaths
-) -> None:
+def place(serve: Serve, host: HostPaths, job: str) -> Path:
+    """Where its tree goes."""
+    plan = next(record["plan"] for record in serve.ask("jobs")["jobs"] if record["plan"]["job_id"] == job)
+    return Path(host.checkpoint(plan["uid"]))
+
+
+def test_a_tree_arrives_as_it_was_sent(serve: Serve, claimed: Callable[[str], str], host: HostPaths) -> None:
     job = claimed("sh main.sh; cat alias; ./tool; ls | wc -l")
     reply = serve.put(job, [GOOD])
     assert (reply["files"], reply["bytes"]) == (7, sum(len(content) for _, content in TREE))
     serve.ask("start", job=job)
     assert serve.end(job)["status"] == "SUCCEEDED"
     assert serve.log(job) == b"content\ncontenttool\n6\n"
-    work = Path(host.job(job).work)
+    work = place(serve, host, job)
     assert oct((work / "tool").stat().st_mode & 0o7777) == "0o700"
     assert oct((work / "main.sh").stat().st_mode & 0o7777) == "0o600"
     assert not os.listdir(host.incoming)
@@ -95,7 +99,7 @@ def test_a_hostile_archive_is_refused_whole(serve: Serve, claimed: Callable[[str
     with pytest.raises(Refused, match="bad-request") as caught:
         serve.put(job, [packed(member("first", b"1"), bad, member("last", b"2"))])
     assert bad[0].name[:20] in str(caught.value)
-    assert not os.path.exists(host.job(job).work)
+    assert not place(serve, host, job).exists()
     assert not os.listdir(host.incoming)
     assert serve.put(job, [GOOD])["files"] == 7
 
@@ -111,36 +115,32 @@ def test_a_cut_archive_is_no_tree(serve: Serve, claimed: Callable[[str], str], h
     job = claimed("true")
     with pytest.raises(Refused, match="bad-request"):
         serve.put(job, [data])
-    assert not os.path.exists(host.job(job).work)
-
-
-def test_a_start_before_the_project_is_refused(serve: Serve, claimed: Callable[[str], str]) -> None:
-    with pytest.raises(Refused, match="has not been put"):
-        serve.ask("start", job=claimed("true"))
+    assert not place(serve, host, job).exists()
 
 
 def test_sent_again_and_by_two(serve: Serve, connect, claimed: Callable[[str], str], host: HostPaths) -> None:
     job = claimed("cat v")
     for session, version in ((serve, b"1"), (connect(), b"2")):
         session.put(job, [packed(member("v", version), member("only" + version.decode(), b""))])
-    assert sorted(os.listdir(host.job(job).work)) == ["only2", "v"]
+    assert sorted(os.listdir(place(serve, host, job))) == ["only2", "v"]
     serve.ask("start", job=job)
     serve.end(job)
     serve.put(job, [packed(member("v", b"late"))])
-    assert (Path(host.job(job).work) / "v").read_bytes() == b"2", "the tree of a started job was replaced"
+    assert (place(serve, host, job) / "v").read_bytes() == b"2", "the tree of a started job was replaced"
 
 
 def test_the_session_ends_inside_a_transfer(
     serve: Serve, connect, claimed: Callable[[str], str], host: HostPaths
 ) -> None:
     job = claimed("true")
-    serve.send("put", job=job, into="work")
+    serve.send("put", job=job, into="checkpoint")
     serve.write(protocol.pack(b"B", GOOD[:3000]))
     assert serve.process.stdin
     serve.process.stdin.close()
     assert serve.process.wait(10) == 0
-    assert not os.path.exists(host.job(job).work)
-    assert connect().put(job, [GOOD])["files"] == 7
+    other = connect()
+    assert not place(other, host, job).exists()
+    assert other.put(job, [GOOD])["files"] == 7
 
 
 # -- out --------------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def tally(path: Path) -> dict[str, str]:
     return {"command": f"echo ran >> '{path}'"}
 
 
-@pytest.mark.parametrize("call", ["facts", "claim", "send_project", "start"])
+@pytest.mark.parametrize("call", ["facts", "claim", "has_tree", "send_tree", "use_tree", "start"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_submitter_that_dies_at_any_instant_leaves_one_run(
     desk: Desk, tmp_path: Path, call: str, after: bool
