@@ -210,8 +210,10 @@ class Errand:
         return handle.to_dict()
 
     def _hand_over_assets(self, state: JobState) -> None:
-        if state.attempt > 1 or state.messages.get("assets"):
+        named = state.messages.get("assets", [])
+        if state.attempt > 1:
             named = assets.of_all_attempts(self._context, state)
+        if named:
             assets.hand_over(self._task.outlets, self._context["outlet_events"], named, self._log)
 
     # -- going on after an attempt -----------------------------------------------------------------------------

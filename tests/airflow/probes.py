@@ -5,6 +5,7 @@ A note is a file below `$E2E_RUNS/<run id>`, with a line for each time; notes.py
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -76,14 +77,18 @@ echo '{"answer": 42}' > "$JOBDEPLOY_RESULT_FILE"
 echo finished
 """
 
+TELL = """
+printf '%s\\n' "$SAYS" >> "$JOBDEPLOY_MESSAGES_FILE"
+"""
 
-def probed_dag(dag_id: str, **arguments: Any) -> DAG:
-    """A DAG of one task, `run`."""
+
+def probed_dag(dag_id: str, *, says: Mapping[str, Any] | None = None, **arguments: Any) -> DAG:
+    """A DAG of one task, `run`. `says`: what its job writes to its messages file."""
     params = {"folder": "", "project": ""}
     with DAG(dag_id, schedule=None, params=params, is_paused_upon_creation=False, max_active_runs=64) as dag:
         ProbedRun(
             task_id="run",
-            job_spec={"command": COMMAND, "grace": GRACE_S},
+            job_spec={"command": TELL + COMMAND, "env": {"SAYS": json.dumps(says or {})}, "grace": GRACE_S},
             retry_delay=timedelta(0),
             **arguments,
         )

@@ -31,7 +31,7 @@ def run(airflow: Airflow) -> Iterator[Callable[[str], Run]]:
         made.go()
 
 
-def test_a_deferred_task_tells_its_log_and_result(run: Callable[[str], Run]) -> None:
+def test_a_deferred_task_tells_its_log_result_and_assets(airflow: Airflow, run: Callable[[str], Run]) -> None:
     made = run("deferred")
     made.until("deferred")
     wait_for(lambda: "begun in attempt 1" in made.log(), "the job's log in the task's log", every_s=2)
@@ -42,6 +42,9 @@ def test_a_deferred_task_tells_its_log_and_result(run: Callable[[str], Run]) -> 
     assert log.count("finished") == 1
     assert made.result()["result"] == {"answer": 42}
     assert made.result()["status"] == "SUCCEEDED"
+    assert "Asset s3://bucket/model" in log
+    events = airflow.ask("GET", f"/api/v2/assets/events?source_run_id={made.run_id}")["asset_events"]
+    assert [(event["uri"], event["extra"]["accuracy"]) for event in events] == [("s3://bucket/model", 0.9)]
 
 
 def test_a_killed_task_process_is_retried_and_reattaches(run: Callable[[str], Run]) -> None:

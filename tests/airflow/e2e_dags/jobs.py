@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from airflow.sdk import AssetAlias
+
 from tests.airflow.probes import probed_dag
 
-deferred = probed_dag("deferred", deferrable=True)
+deferred = probed_dag(
+    "deferred",
+    deferrable=True,
+    says={"type": "asset", "uri": "s3://bucket/model", "extra": {"accuracy": 0.9}},
+    outlets=[AssetAlias("models")],
+)
 waiting = probed_dag("waiting", retries=1)
 #: Its project takes long to send.
 staging = probed_dag("staging", worker_pool="far", project_dir="{{ params.project }}")
