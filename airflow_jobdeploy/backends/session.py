@@ -138,9 +138,7 @@ class Session:
         request_id = self._guarded(lambda: self._send(op, params))
         self._streaming = True  # if `data` raises, the far side still waits for more: the session is of no use
         for piece in data:
-            view = memoryview(piece)
-            for start in range(0, len(view), protocol.MAX_FRAME):
-                self._write(protocol.pack(b"B", bytes(view[start : start + protocol.MAX_FRAME])))
+            self._write(protocol.pack_bytes(piece))
             if self._guarded(self._answer_waits):
                 break
         self._write(protocol.pack(b"B", b""))
@@ -159,8 +157,8 @@ class Session:
         self._channel.write(protocol.pack_json({"id": self._last_id, "op": op, **params}), STALL_TIMEOUT_S)
         return self._last_id
 
-    def _write(self, frame: bytes) -> None:
-        self._guarded(lambda: self._channel.write(frame, STALL_TIMEOUT_S))
+    def _write(self, frames: bytes) -> None:
+        self._guarded(lambda: self._channel.write(frames, STALL_TIMEOUT_S))
 
     def _answer_waits(self) -> bool:
         while self._channel.wait(0):

@@ -54,6 +54,15 @@ def pack(kind: bytes, payload: Union[bytes, memoryview]) -> bytes:
     return b"".join((_HEAD.pack(kind, len(payload)), payload))
 
 
+def pack_bytes(data: Union[bytes, memoryview]) -> bytes:
+    """As many B frames as it takes, each byte copied once."""
+    view, parts = memoryview(data), []
+    for start in range(0, len(view), MAX_FRAME):
+        part = view[start : start + MAX_FRAME]
+        parts += [_HEAD.pack(b"B", len(part)), part]
+    return b"".join(parts)
+
+
 def pack_json(message: dict) -> bytes:
     """A J frame, or several: an object too large for one frame is sent as "P" pieces and a last J."""
     data = json.dumps(message, separators=(",", ":")).encode()
@@ -73,9 +82,8 @@ class Reader:
         self._pieces = bytearray()
 
     def feed(self, data: bytes) -> List[tuple]:
-        self._buffer += data
         frames: List[tuple] = []
-        for kind, payload in self._whole():
+        for kind, payload in self._whole(data):
             if kind == b"P":
                 self._pieces += payload
             elif kind == b"J":
@@ -86,26 +94,45 @@ class Reader:
                 frames.append((kind, payload))
         return frames
 
-    def _whole(self) -> List[Tuple[bytes, bytes]]:
-        """Take the whole frames from the buffer; each byte is copied once."""
-        found, start, size = [], 0, len(self._buffer)
-        with memoryview(self._buffer) as view:
-            while size - start >= _HEAD.size:
-                kind, length = _HEAD.unpack_from(view, start)
-                if kind not in (b"J", b"B", b"P") or length > MAX_FRAME:
-                    raise ProtocolError("not a frame: %r" % bytes(view[start : start + 40]))
-                end = start + _HEAD.size + length
-                if size < end:
-                    break
-                found.append((kind, bytes(view[start + _HEAD.size : end])))
-                start = end
-        del self._buffer[:start]
+    def _whole(self, data: bytes) -> List[Tuple[bytes, bytes]]:
+        """The frames that are whole now. Each byte is copied once, but those of a frame that came in two pieces."""
+        found: List[Tuple[bytes, bytes]] = []
+        view = memoryview(data)
+        while self._buffer and view:
+            lacking = self._lacking()
+            self._buffer += view[:lacking]
+            view = view[lacking:]
+            if not self._lacking():
+                found.append((bytes(self._buffer[:1]), bytes(self._buffer[_HEAD.size :])))
+                self._buffer.clear()
+        start, size = 0, len(view)
+        while size - start >= _HEAD.size:
+            kind, length = _checked_head(view[start : start + _HEAD.size])
+            end = start + _HEAD.size + length
+            if size < end:
+                break
+            found.append((kind, bytes(view[start + _HEAD.size : end])))
+            start = end
+        self._buffer += view[start:]
         return found
+
+    def _lacking(self) -> int:
+        """Bytes until the begun frame is whole; until its head is, when not even that is."""
+        if len(self._buffer) < _HEAD.size:
+            return _HEAD.size - len(self._buffer)
+        return _HEAD.size + _checked_head(self._buffer[: _HEAD.size])[1] - len(self._buffer)
 
     @property
     def partial(self) -> bool:
         """Is a frame begun and not ended? At the end of a stream that means it was cut."""
         return bool(self._buffer or self._pieces)
+
+
+def _checked_head(head: Union[bytearray, memoryview]) -> Tuple[bytes, int]:
+    kind, length = _HEAD.unpack(head)
+    if kind not in (b"J", b"B", b"P") or length > MAX_FRAME:
+        raise ProtocolError("not a frame: %r" % bytes(head))
+    return kind, length
 
 
 def _decoded(text: bytes) -> dict:

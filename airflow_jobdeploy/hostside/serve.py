@@ -218,10 +218,7 @@ class Session:
     def _send_bytes(self, data: bytes) -> None:
         view = memoryview(data)
         for start in range(0, len(view), _FRAMES):
-            part = view[start : start + _FRAMES]
-            self._send(
-                b"".join(protocol.pack(b"B", part[at : at + MAX_FRAME]) for at in range(0, len(part), MAX_FRAME))
-            )
+            self._send(protocol.pack_bytes(view[start : start + _FRAMES]))
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
