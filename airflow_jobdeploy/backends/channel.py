@@ -329,7 +329,8 @@ class ParamikoChannel:
 
     def write(self, data: bytes, timeout_s: float) -> None:
         self._channel.settimeout(timeout_s)
-        self._channel.sendall(memoryview(data))  # cut into packets: of bytes, the whole rest would be copied for each
+        view: Any = memoryview(data)  # is cut into packets: of bytes, the whole rest would be copied for each
+        self._channel.sendall(view)
 
     def _drain_stderr(self) -> None:
         while self._channel.recv_stderr_ready():

@@ -87,7 +87,7 @@ def _sent(session: Session, source: TreeSource, progress: Progress) -> TreeRepor
 
 def _check_free(session: Session, answer: Mapping[str, Any]) -> None:
     busy = answer.get("busy")
-    if busy:
+    if busy is not None:
         done, todo = int(busy.get("bytes") or 0), int(busy.get("of") or 0)
         text = f"{session.worker}: another session ({busy.get('by') or 'unknown'}) is bringing the same tree"
         raise TreeBusy(text, done_bytes=done, todo_bytes=todo)

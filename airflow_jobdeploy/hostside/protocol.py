@@ -56,7 +56,8 @@ def pack(kind: bytes, payload: Union[bytes, memoryview]) -> bytes:
 
 def pack_bytes(data: Union[bytes, memoryview]) -> bytes:
     """As many B frames as it takes, each byte copied once."""
-    view, parts = memoryview(data), []
+    view = memoryview(data)
+    parts: List[Union[bytes, memoryview]] = []
     for start in range(0, len(view), MAX_FRAME):
         part = view[start : start + MAX_FRAME]
         parts += [_HEAD.pack(b"B", len(part)), part]

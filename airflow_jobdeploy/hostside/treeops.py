@@ -7,7 +7,7 @@ import os
 import zlib
 from typing import Any, Callable, Iterator, Optional, Tuple
 
-from airflow_jobdeploy.hostside import collect, evict, given, jobdir, layout, manifest, receive, store
+from airflow_jobdeploy.hostside import collect, evict, given, incoming, jobdir, layout, manifest, receive, store
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.layout import HostPaths
 from airflow_jobdeploy.hostside.protocol import OpError, Reply
@@ -29,7 +29,7 @@ class TreeOps:
 
     def tree(self, ask: dict) -> Reply:
         name = layout.checked_name(ask["name"])
-        told = receive.busy(self._store.arriving(name))
+        told = incoming.busy(self._store.arriving(name))
         if told is not None:
             return Reply(have=False, busy=told)
         return Reply(have=store.has(self._store, name))
@@ -37,7 +37,7 @@ class TreeOps:
     def offer(self, ask: dict, blobs: Iterator[bytes]) -> Reply:
         self.close()
         if ask.get("name"):
-            told = receive.busy(self._store.arriving(layout.checked_name(ask["name"])))
+            told = incoming.busy(self._store.arriving(layout.checked_name(ask["name"])))
             if told is not None:
                 return Reply(have=False, busy=told)
         text = _inflated(blobs, ask["size"])
@@ -52,7 +52,7 @@ class TreeOps:
     def _offered(self, arrival: receive.Arrival) -> Reply:
         try:
             is_lacking = not arrival.is_here() and arrival.begin(self._make_room)
-        except receive.Busy as error:
+        except incoming.Busy as error:
             return Reply(have=False, busy=error.told)
         except OSError as error:
             raise _refusal(error) from None
