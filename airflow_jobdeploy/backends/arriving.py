@@ -49,6 +49,14 @@ class Pieces:
             pass
 
 
+def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a stream as they come, without their ends."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+
+
 class Content:
     """The bytes of one file; to be read before the next file is asked for."""
 

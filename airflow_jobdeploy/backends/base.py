@@ -134,6 +134,31 @@ class TreeGone(WorkerError):
     """The worker has no such tree, or no longer: send it (again)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """An output file that its worker is to send to an object store, and a URL for just that: a secret."""
+
+    path: str
+    size: int
+    sha256: str
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadNews:
+    """How uploads get on. `sent`: bytes so far; `path`: of the file that this is about, "" when it is about none.
+
+    `tag`: what the store calls the object; `error`: unreachable (the store, from there), refused, or changed (the
+    file), with a sentence in `message`.
+    """
+
+    sent: int = 0
+    path: str = ""
+    tag: str = ""
+    error: str = ""
+    message: str = ""
+
+
 class Backend(Protocol):
     """One worker. Used by one thread at a time. See the module's docstring for the clauses."""
 
@@ -212,6 +237,12 @@ class Backend(Protocol):
 
     def fetch(self, job_id: str, paths: Sequence[str], offset: int = 0) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
         """The contents of output files, in one stream, in the manifest's order; the first from `offset` on."""
+
+    def upload(self, job_id: str, files: Sequence[Upload]) -> Iterator[UploadNews]:
+        """Let the worker send output files to an object store; news of each file, and a sign of life every second.
+
+        What is not as `files` has it does not become an object.
+        """
 
     def forget(self, job_id: str) -> None:
         """Remove the record of an ended job; WorkerError when it is active."""

@@ -12,7 +12,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,6 +25,8 @@ from airflow_jobdeploy.backends.base import (
     Progress,
     TreeBusy,
     TreeReport,
+    Upload,
+    UploadNews,
     WorkerFacts,
 )
 from airflow_jobdeploy.backends.channel import Client, LocalClient
@@ -292,6 +294,16 @@ class HostedBackend:
                 if name in known:
                     yield known[name], cast("IO[bytes]", _Explained(content, explained))
             stream.drain()
+
+    def upload(self, job_id: str, files: Sequence[Upload]) -> Iterator[UploadNews]:
+        fields = UploadNews.__dataclass_fields__
+        try:
+            with self._connection.transfer() as session:
+                _, pieces = session.request_bytes("upload", job=job_id, files=[asdict(file) for file in files])
+                for line in arriving.lines(pieces):
+                    yield UploadNews(**{key: value for key, value in json.loads(line).items() if key in fields})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise WorkerError(f"{self.worker}: no news of an upload: {error}") from error
 
     @contextmanager
     def _explained(self, job_id: str) -> Iterator[None]:

@@ -225,15 +225,22 @@ class JobDeployHook(BaseHook):
         ).data
 
     def download(
-        self, job: Job, dest: str | Path, patterns: Iterable[str] = ("**",), *, partial: bool = False
+        self,
+        job: Job,
+        dest: str | Path,
+        patterns: Iterable[str] = ("**",),
+        *,
+        partial: bool = False,
+        direct: bool | None = None,
     ) -> dict[str, Any]:
         """Fetch the job's output files; {"dest", "files", "bytes", "skipped"}.
 
         dest: a folder here, or a URL that ObjectStoragePath takes. partial: also of a job that still runs.
+        direct: from the worker straight to the object store; None: where that can be.
         """
         from airflow_jobdeploy.service import Wanted
 
-        wanted = Wanted(patterns=tuple(patterns), partial=partial)
+        wanted = Wanted(patterns=tuple(patterns), partial=partial, direct=direct)
         return self._with(job, lambda workers, handle: fetch(workers, handle, str(dest), wanted, self.log.info))
 
     def forget(self, job: Job) -> None:

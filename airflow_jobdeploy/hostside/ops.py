@@ -21,6 +21,7 @@ from airflow_jobdeploy.hostside import (
     pack,
     plans,
     recover,
+    relay,
     resources,
     takedown,
     treeops,
@@ -303,6 +304,12 @@ class Ops:
         paths = [entry["path"] for entry in finish.manifest(folder)[0]]
         reply = Reply(files=len(paths))
         reply.after = lambda send: pack.send_files(folder, paths, send)
+        return reply
+
+    def upload(self, ask: dict) -> Reply:
+        job, orders = self._job(ask), [dict(order) for order in ask["files"]]
+        reply = Reply(files=len(orders))
+        reply.after = lambda send: relay.relay("upload", job, orders, send)
         return reply
 
     def get(self, ask: dict) -> Reply:

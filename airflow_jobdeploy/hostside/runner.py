@@ -3,6 +3,7 @@
 main(["serve", "--root", ROOT])                                    one session on stdin and stdout (serve.py)
 main(["supervise", "--root", ROOT, "--machine", M, "--job", ID])   one attempt (supervise.py)
 main(["environment", "--root", ROOT, "--machine", M, "--job", ID]) its virtual environment (envs.py)
+main(["upload", "--root", ROOT, "--machine", M, "--job", ID])      its output files to an object store (upload.py)
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ def main(arguments: List[str]) -> int:
         from airflow_jobdeploy.hostside import envs
 
         return envs.main(Job(layout.HostPaths(options["--root"], options["--machine"]), options["--job"]))
-    raise SystemExit("no role %r: serve, supervise or environment" % role)
+    if role == "upload":
+        from airflow_jobdeploy.hostside import upload
+
+        return upload.main(
+            Job(layout.HostPaths(options["--root"], options["--machine"]), options["--job"]).paths.output
+        )
+    raise SystemExit("no role %r: serve, supervise, environment or upload" % role)
 
 
 def _supervise(job: Job) -> int:

@@ -27,6 +27,7 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     manifest  job, match                     files: [{"path", "size", "sha256", "mode"}], ended; of a job that has not
                                              ended only the paths that the regular expression `match` matches whole
     get       job, paths, offset             files, then a tar stream of them in order, the first from `offset` on
+    upload    job, files                     {}, then lines of JSON: how each file gets to its URL (upload.py)
     checkpoint  job                          files, then a tar stream of its checkpoint directory
     forget    job                            {}; the record of an ended job is gone
     bye                                      {}; the session ends
@@ -61,7 +62,7 @@ from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError, Reply
 
 _OPS = (
     *("hello", "claim", "put", "tree", "offer", "fill", "use", "start", "poll", "watch", "stop", "preempt", "renew"),
-    *("move", "own", "log", "jobs", "resource", "manifest", "get", "checkpoint", "forget", "bye"),
+    *("move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget", "bye"),
 )
 #: Those that bytes follow, and those of treeops.py.
 _WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "offer", "fill", "use")

@@ -20,6 +20,8 @@ class ArtifactDownloadOperator(JobDeployOperator):
     dest: a folder on this machine, or a URL that ObjectStoragePath takes ("s3://connection@bucket/prefix").
     patterns: which files ("**": all; "*.json", "checkpoints/**").
     partial: also of a job that still runs, what is there now. Of one that has ended, however, it is there anyway.
+    direct: from the worker straight to the object store, by URLs signed here. None: where that can be; True: or an
+        error; False: never.
 
     A connection that breaks is made again, and the download goes on where it was cut. Returns {"dest", "files":
     [{"path", "size", "sha256"}], "bytes", "skipped"}, or a list of these. Raises StagingError when something is wrong
@@ -39,6 +41,7 @@ class ArtifactDownloadOperator(JobDeployOperator):
         patterns: str | Sequence[str] = ("**",),
         worker_pool: str | None = None,
         partial: bool = False,
+        direct: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -50,6 +53,7 @@ class ArtifactDownloadOperator(JobDeployOperator):
         self.patterns = patterns
         self.worker_pool = worker_pool
         self.wants_partial = partial  # `partial` itself is a method of every operator
+        self.direct = direct
 
     def execute(self, context: Any) -> Any:
         """Download from each job in turn."""
@@ -60,7 +64,7 @@ class ArtifactDownloadOperator(JobDeployOperator):
         jobs = self._read_jobs(self.job, self.worker_pool)
         dest = str(self.dest)
         patterns = (self.patterns,) if isinstance(self.patterns, str) else tuple(self.patterns)
-        wanted = Wanted(patterns=patterns, partial=self.wants_partial)
+        wanted = Wanted(patterns=patterns, partial=self.wants_partial, direct=self.direct)
         reports = []
         for handle in jobs.handles:
             with self._hook(handle.worker_pool).get_conn() as workers:

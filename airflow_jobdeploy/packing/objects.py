@@ -25,6 +25,13 @@ _ONE_BY_ONE = 16
 #: What tells one version of an object from another, in the words of the stores, the best first.
 _TAGS = ("ETag", "etag", "md5Hash", "generation", "content_md5", "mtime", "LastModified", "updated", "created")
 _KEY_BYTES = 1024
+#: How a store is asked for a URL to write by. One request takes at most 5 GiB, in S3 and its kind.
+_SIGNED: Mapping[str, Mapping[str, str]] = {
+    "s3": {"client_method": "put_object"},
+    "gs": {"method": "PUT"},
+    "gcs": {"method": "PUT"},
+}
+_SIGNED_BYTES = 5 * 2**30
 
 
 class ObjectFolder:
@@ -130,6 +137,22 @@ class ObjectFolder:
     def delivered(self, files: Sequence[RemoteFile]) -> None:
         """These objects have been written."""
         self._fresh |= {file.path: file for file in files}
+
+    # -- by others ---------------------------------------------------------------------------------------------
+
+    def signed(self, file: RemoteFile, expires_s: float) -> str:
+        """A URL by which whoever has it may write this one object; "" where the store has no such thing."""
+        protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
+        options = _SIGNED.get(protocol)
+        if options is None or file.size > _SIGNED_BYTES:
+            return ""
+        with self._explained("sign for"):
+            return str(self._fs.sign(self.key(file.path), expiration=int(expires_s), **options))
+
+    def confirmed(self, files: Sequence[FileT], tags: Mapping[str, str]) -> list[FileT]:
+        """Of these files those that the store has, with their size and under these tags."""
+        found = self._tags(files)
+        return [file for file in files if found.get(file.path) == (file.size, tags[file.path])]
 
     def close(self, kept: RemoteFile | None = None) -> None:
         """Write down what was brought."""

@@ -16,6 +16,7 @@ from airflow_jobdeploy.errors import StagingError, WorkerUnreachable
 from airflow_jobdeploy.packing.artifacts import Download, DownloadReport, Progress, Target
 from airflow_jobdeploy.service.asking import status
 from airflow_jobdeploy.service.pace import Pace
+from airflow_jobdeploy.service.uploading import Straight
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
 
@@ -25,10 +26,14 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which output files. `partial`: also of a job that still runs, what is there now."""
+    """Which output files. `partial`: also of a job that still runs, what is there now.
+
+    `direct`: from the worker straight to an object store. None: where that can be; True: or an error; False: never.
+    """
 
     patterns: Sequence[str] = ("**",)
     partial: bool = False
+    direct: bool | None = None
 
 
 def fetch(
@@ -54,16 +59,15 @@ def fetch(
         if interrupted():
             raise StagingError(f"told to end while fetching from job {handle.job_id}: what is there is whole")
 
+    told = progress or Pace(say)
     download: Download[ArtifactFile] = Download(
-        handle.job_id,
-        target,
-        wanted.patterns,
-        partial=wanted.partial,
-        progress=progress or Pace(say),
-        check=check,
+        handle.job_id, target, wanted.patterns, partial=wanted.partial, progress=told, check=check
     )
+    straight = None
+    if wanted.direct is not False:
+        straight = Straight(download, must=bool(wanted.direct), say=say, progress=told, check=check)
     with closing(download):
-        return _Asking(workers, handle, say, check, patience_s).run(download)
+        return _Asking(workers, handle, straight, say, check, patience_s).run(download)
 
 
 class _Asking:
@@ -73,11 +77,12 @@ class _Asking:
         self,
         workers: Workers,
         handle: JobHandle,
+        straight: Straight | None,
         say: Callable[[str], None],
         check: Callable[[], None],
         patience_s: float,
     ) -> None:
-        self._workers, self._handle = workers, handle
+        self._workers, self._handle, self._straight = workers, handle, straight
         self._say, self._check = say, check
         self._patience_s = patience_s
 
@@ -107,4 +112,7 @@ class _Asking:
                     f" (airflow jobdeploy status {state.job_id} --wait), or take what is there now (partial=True,"
                     " --partial)"
                 )
-        return download.run(self._workers.backend(self._handle.worker))
+        backend = self._workers.backend(self._handle.worker)
+        if self._straight is not None:
+            self._straight.run(backend)
+        return download.run(backend)

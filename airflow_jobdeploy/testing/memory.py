@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import IO, Any
 
 from airflow_jobdeploy.backends.base import (
@@ -17,12 +18,15 @@ from airflow_jobdeploy.backends.base import (
     Progress,
     TreeGone,
     TreeReport,
+    Upload,
+    UploadNews,
     WorkerFacts,
 )
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
 from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, WorkerUnreachable, nearest
+from airflow_jobdeploy.hostside.upload import send_all
 from airflow_jobdeploy.testing.host import MemoryHost, pack, unpack
 from airflow_jobdeploy.testing.job import MemoryJob
 from airflow_jobdeploy.testing.trees import Arrival
@@ -253,6 +257,19 @@ class MemoryBackend:
                 raise StagingError(f"{self._host.name}: {file.path!r} has {len(data)} bytes now, fewer than {offset}")
             yield file, io.BytesIO(data[offset:])
             offset = 0
+
+    def upload(self, job_id: str, files: Sequence[Upload]) -> Iterator[UploadNews]:
+        def opened(path: str) -> IO[bytes]:
+            with self._host.changed:
+                outputs = self._job(job_id).outputs
+                if path not in outputs:
+                    raise FileNotFoundError(2, "No such file or directory", path)
+                return io.BytesIO(outputs[path])
+
+        self._job(job_id)
+        news: list[UploadNews] = []
+        send_all([asdict(file) for file in files], opened, lambda told: news.append(UploadNews(**told)))
+        yield from news
 
     def close(self) -> None:
         with self._host.changed:
