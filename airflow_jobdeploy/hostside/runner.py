@@ -46,9 +46,9 @@ def _supervise(job: Job) -> int:
     os.chdir("/")
     bootstrap.hold(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     # Each role imports its own: a supervisor starts sooner without what serve needs, and a host may have many.
-    from airflow_jobdeploy.hostside import supervise
+    from airflow_jobdeploy.hostside import takeover
 
-    supervise.run(job, _tell)
+    takeover.run(job, _tell)
     return 0
 
 

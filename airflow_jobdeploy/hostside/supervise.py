@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from typing import Any, Callable, Dict, List, Optional
 
 from airflow_jobdeploy.hostside import (
@@ -20,12 +19,10 @@ from airflow_jobdeploy.hostside import (
     files,
     finish,
     house,
-    identity,
     kernel,
     lease,
     logs,
     messages,
-    process,
     stage,
     steps,
     takedown,
@@ -346,32 +343,3 @@ class Supervisor:
             self.job.write_state(self.state)
         except OSError:  # its blocks are reserved: only a broken disk gets here, and exit.json tells the rest
             pass
-
-
-def begin(job: Job, state: dict) -> None:
-    """Write down who supervises, before anything is started. OSError when that is impossible: nothing may start."""
-    mine = process.look(os.getpid())
-    state.update(pid=os.getpid(), pid_start=mine.start if mine else None, boot=identity.boot())
-    enter(state, "starting", "PENDING", "Staging")
-    job.write_state(state)
-
-
-def run(job: Job, tell: Callable[[str], None]) -> None:
-    """Supervise a claimed job whose lock we try to take; returns at its end, or at once when it is not ours to run.
-
-    `tell` is called with "held" once the job is ours and written down as such, with "lost" otherwise.
-    """
-    lock = job.lock()
-    if not lock.take(wait_s=1.0):
-        tell("lost")
-        return
-    state = job.state()
-    if job.has_ended or state.get("pid") is not None:
-        tell("lost")
-        return
-    home = house.House()
-    kernel.become_subreaper()
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    begin(job, state)
-    tell("held")
-    Supervisor(job, state, home).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import threading
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ class MemoryHost:
     ) -> None:
         self.name = name
         self.programs: dict[str, Program] = dict(programs or {})
+        #: Names of packages that can be installed here; None: all.
+        self.packages: set[str] | None = None
         self.clock: Clock = clock or RealClock()
         self.machine = f"machine-of-{name}"
         self.boot = 1
@@ -141,6 +144,16 @@ class MemoryHost:
         line = " ".join([step.path, *step.args]).strip() if step.kind in ("entry", "argv") else ""
         names = (step.content.strip(), line, step.path, step.name)
         return next((self.programs[name] for name in names if name in self.programs), None)
+
+    def missing_package(self, plan: Plan) -> str:
+        """The first requirement of a plan that cannot be installed here, or ""."""
+        lines = plan.environment.requirements if plan.environment else ()
+        offline = "--no-index" in lines and not any(line.startswith("--find-links") for line in lines)
+        for line in lines:
+            name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
+            if not line.startswith("-") and (offline or (self.packages is not None and name not in self.packages)):
+                return line
+        return ""
 
     def taken_down(self, resource_id: str) -> None:
         """A `down` has succeeded: what its `up` left goes."""

@@ -152,7 +152,7 @@ class MemoryJob:
             except WorkerError as error:
                 self._finish(Evidence(setup=str(error)))
                 return
-            if not self._has_slot():
+            if not self._has_slot() or not self._is_set_up():
                 return
             self._began = self._host.clock.now()
             self._enter("running", "RUNNING", "")
@@ -167,6 +167,15 @@ class MemoryJob:
             if not self.has_ended:
                 self._take_down(seen)
                 self._finish(seen)
+
+    def _is_set_up(self) -> bool:
+        """Is its environment made? Else that is its end."""
+        if self.plan.environment is not None:
+            self._enter("setup", "PENDING", Reason.SETUP.value)
+        missing = self._host.missing_package(self.plan)
+        if missing:
+            self._finish(Evidence(setup=f"the environment could not be made: {missing} was not found"))
+        return not missing
 
     def _has_slot(self) -> bool:
         slots = self.plan.slots

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.core.plan import JobKey, Limits, Step
-from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.core.plan import Environment, JobKey, Limits, Step
+from airflow_jobdeploy.core.status import JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerError
 from tests.contract.labs import Lab
 from tests.contract.steps import at_once, launch, log, outcome, wait_ready, wait_until
@@ -277,3 +277,12 @@ def test_6_results_come_with_the_state(lab: Lab) -> None:
     backend = lab.backend()
     state = outcome(backend, launch(backend, lab.plan(lab.words.result('{"accuracy": 0.97, "name": "\\u00fc"}'))))
     assert state.result == {"accuracy": 0.97, "name": "ü"}
+
+
+def test_6_what_cannot_be_installed_is_named(lab: Lab) -> None:
+    backend = lab.backend()
+    environment = Environment(requirements=("--no-index", "no-such-package==1"))
+    state = outcome(backend, launch(backend, lab.plan(lab.words.say("x"), environment=environment)))
+    assert (state.status, state.reason, state.exit_code) == (JobStatus.FAILED, Reason.SETUP, None)
+    assert "no-such-package" in state.message
+    assert ("PENDING", "Setup") in [(entry["status"], entry["reason"]) for entry in state.history]
