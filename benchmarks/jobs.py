@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.core.plan import Limits, Plan, Step, new_uid
+from airflow_jobdeploy.core.plan import Environment, Limits, Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobHandle, JobState
 from benchmarks.lab import CONN
 
@@ -25,7 +25,7 @@ def backend(pool: str = CONN) -> Iterator[Backend]:
         yield workers.backend(CONN)
 
 
-def start(host: Backend, command: str, pool: str = CONN) -> JobHandle:
+def start(host: Backend, command: str, pool: str = CONN, *, environment: Environment | None = None) -> JobHandle:
     """Start a job of one shell command."""
     plan = Plan(
         uid=new_uid(),
@@ -33,6 +33,7 @@ def start(host: Backend, command: str, pool: str = CONN) -> JobHandle:
         worker_pool=pool,
         worker=CONN,
         limits=Limits(grace_s=1.0),
+        environment=environment,
     )
     host.claim(plan)
     state = host.start(plan.job_id)

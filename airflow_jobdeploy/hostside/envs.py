@@ -19,20 +19,14 @@ import fcntl
 import json
 import os
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from airflow_jobdeploy.hostside import files, identity, layout, pythons
 from airflow_jobdeploy.hostside.jobdir import Job, retire
 from airflow_jobdeploy.hostside.layout import EnvPaths, HostPaths
 
-#: How long an interpreter may take to say who it is, in seconds.
-_ASK_S = 30.0
 #: Probes of others hold a lock for a moment only.
 _MOMENT_S = 0.3
-_PROBE = (
-    "import json, os, sys, sysconfig; print(json.dumps([sys.version, os.path.realpath(sys.executable), "
-    "sysconfig.get_platform(), '%d.%d' % sys.version_info[:2]]))"
-)
 
 
 class Unmade(Exception):
@@ -47,6 +41,7 @@ class Unmade(Exception):
 def main(job: Job) -> int:
     """Have the environment of a job ready, as a child of its supervisor; the exit status."""
     path = os.environ.get("PATH", os.defpath)
+    os.chdir("/")  # of no directory shall anything be read that was not asked for
     try:
         outcome: Dict[str, Any] = {"name": ensure(job, path)}
     except Unmade as error:
@@ -109,7 +104,7 @@ def _interpreter(wanted: str, path: str) -> List[str]:
     """[version, path, platform, "3.11"] of the first that answers, and is what was asked for. Unmade."""
     silent = ""
     for program in pythons.candidates(wanted, path):
-        found, complaint = _asked(program)
+        found, complaint = pythons.ask(program)
         if found is None:
             silent = silent or "; %s was asked and said: %s" % (program, complaint)
         elif not _is_version(wanted) or wanted == "python" + found[3] or wanted == "python" + found[3].split(".")[0]:
@@ -120,23 +115,6 @@ def _interpreter(wanted: str, path: str) -> List[str]:
 
 def _is_version(wanted: str) -> bool:
     return wanted.startswith("python") and wanted[6:].replace(".", "").isdigit()
-
-
-def _asked(program: str) -> Tuple[Optional[List[str]], str]:
-    import subprocess
-
-    command = [program, "-I", "-S", "-c", _PROBE]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_ASK_S, cwd="/"
-        )
-        found = json.loads(done.stdout.decode())
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return None, str(error)
-    except ValueError:  # a shim without its program, a Python 2, something else of that name
-        words = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
-        return None, words[-1] if words else "nothing (exit code %d)" % done.returncode
-    return found, ""
 
 
 # -- one builder at a time ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import re
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from airflow_jobdeploy.hostside import files, messages, resources
+from airflow_jobdeploy.hostside import files, resources
 from airflow_jobdeploy.hostside.jobdir import OUTCOME, Job, NewerLayout, enter, stamp
 
 #: The most a result file may hold, in bytes: it travels through XCom.
@@ -63,6 +63,10 @@ def _bounded(record: dict) -> dict:
 
 def _close_messages(job: Job) -> Tuple[bool, str]:
     """(Is it written down what the messages come to? Why there is no metrics.csv, though there were metrics.)"""
+    if not os.path.lexists(job.paths.messages):
+        return False, ""
+    from airflow_jobdeploy.hostside import messages  # most jobs write none: not in every supervisor's memory
+
     told, trouble = messages.close(job.paths.messages, job.paths.output, job.paths.metrics)
     try:
         if told:

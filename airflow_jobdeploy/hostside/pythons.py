@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Dict, Iterator, List
+import select
+import signal
+import time
+from typing import Dict, Iterator, List, Optional, Tuple
 
 _NAME = re.compile(r"(python|pypy)(\d+(\.\d+)*)?\Z")
+#: How long an interpreter may take to say who it is, in seconds.
+_ASK_S = 30.0
+_LABEL = "jobdeploy-python:"
+_PROBE = (
+    "import sys; v = sys.version_info; print('%s' + '\\t'.join([' '.join(sys.version.split()), sys.executable, "
+    "sys.implementation.cache_tag, '%%d.%%d' %% v[:2]]))" % _LABEL
+)
 _ELSEWHERE = (("~/.local/share/uv/python", "bin"), ("~/.pyenv/versions", "bin"))
 
 
@@ -19,7 +29,7 @@ def candidates(wanted: str, path: str) -> List[str]:
     found = [os.path.join(folder, name) for name in names for folder in folders]
     if re.match(r"python\d+\.\d+\Z", wanted):  # python3 may be this one: that is seen when it is asked
         found += [os.path.join(folder, name) for name in ("python3", "python") for folder in _folders(path)]
-    return [full for full in dict.fromkeys(found) if _runs(full)]
+    return [_behind(full) for full in dict.fromkeys(found) if _runs(full)]
 
 
 def seen(path: str) -> str:
@@ -31,6 +41,66 @@ def seen(path: str) -> str:
             if _NAME.match(name) and _runs(full):
                 found.setdefault(os.path.realpath(full), full)
     return ", ".join(list(found.values())[:12]) or "none"
+
+
+def ask(program: str) -> Tuple[Optional[List[str]], str]:
+    """([version, real path, ABI and machine, "3.11"], ""), or (None, what it said instead)."""
+    told, tell = os.pipe()
+    try:
+        actions: List[tuple] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, tell, 1), (os.POSIX_SPAWN_DUP2, tell, 2)]
+        # Not by `subprocess`, which takes longer to import than most interpreters to answer.
+        pid = os.posix_spawn(program, [program, "-I", "-S", "-c", _PROBE], os.environ, file_actions=actions)
+    except OSError as error:
+        os.close(told)
+        return None, str(error)
+    finally:
+        os.close(tell)
+    try:
+        text = _heard(told, pid).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(told)
+        os.waitpid(pid, 0)
+    for line in text.splitlines():
+        parts = line.partition(_LABEL)[2].split("\t")
+        if len(parts) == 4:
+            version, path, abi, short = parts
+            return [version, os.path.realpath(path), "%s %s" % (abi, os.uname().machine), short], ""
+    # A shim without its program, a Python 2, something else of that name.
+    return None, (text.strip().splitlines() or ["nothing"])[-1]
+
+
+def _heard(fd: int, pid: int) -> bytes:
+    until, heard = time.monotonic() + _ASK_S, b""
+    while select.select([fd], [], [], max(0.0, until - time.monotonic()))[0]:
+        data = os.read(fd, 4096)
+        if not data:
+            return heard
+        heard += data
+    os.kill(pid, signal.SIGKILL)
+    return heard + b"\nnothing for %d s" % _ASK_S
+
+
+def _behind(path: str) -> str:
+    """The program behind a shim of pyenv, which takes 0.1 s to read in a file what we read there."""
+    top, name = os.path.split(os.path.dirname(path))
+    if name != "shims" or not os.path.isdir(os.path.join(top, "versions")):
+        return path
+    for version in _chosen(top):
+        full = os.path.join(top, "versions", version, "bin", os.path.basename(path))
+        if _runs(full):
+            return full
+    return path
+
+
+def _chosen(top: str) -> List[str]:
+    if os.environ.get("PYENV_VERSION"):
+        return os.environ["PYENV_VERSION"].split(":")
+    try:
+        with open(os.path.join(top, "version"), encoding="utf-8") as file:
+            return file.read().split()
+    except (OSError, ValueError):
+        return []
 
 
 def _folders(path: str) -> List[str]:

@@ -22,7 +22,6 @@ from airflow_jobdeploy.hostside import (
     kernel,
     lease,
     logs,
-    messages,
     stage,
     steps,
     takedown,
@@ -274,6 +273,8 @@ class Supervisor:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def _end_tree(self) -> None:
+        from airflow_jobdeploy.hostside import messages  # needed at the end only
+
         self._note_last_lines()
         begun = kernel.boottime_s()
         wait: Callable[[float], None] = self.home.wait

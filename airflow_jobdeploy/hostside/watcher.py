@@ -84,7 +84,7 @@ class Watcher:
                 latest = self._note(name, state)
                 if latest != before:
                     told[name] = state
-                    has_moved = has_moved or _phase(latest) != _phase(before)
+                    has_moved = has_moved or _phase(latest) != _phase(before) or _is_passing(latest)
         if names:
             self._looked = time.monotonic()
             calm = SOON_S if has_moved else LOOK_S if told else min(LOOK_S, self._pause_s * _SLOWER)
@@ -145,6 +145,11 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+def _is_passing(essence: Any) -> bool:
+    """Is it in a phase that will be over in a moment, most likely? Then a grown log is no reason to look seldom."""
+    return bool(essence) and essence.get("phase") in ("starting", "setup")
 
 
 def _phase(essence: Any) -> Any:
