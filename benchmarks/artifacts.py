@@ -88,12 +88,7 @@ def _again(lab: Lab, handle: Any) -> float:
 
 def _shell(lab: Lab, handle: Any, there: str, here: str) -> Callable[[], float]:
     (output,) = (lab.ram / "root").glob(f"hosts/*/jobs/{handle.job_id}/output")
-    server = lab.server
-    options = [
-        *("-F", "/dev/null", "-o", f"UserKnownHostsFile={server.known_hosts}", "-o", "IdentitiesOnly=yes"),
-        *("-o", "BatchMode=yes", "-i", str(server.key_file), "-p", str(server.port), f"{server.user}@127.0.0.1"),
-    ]
-    command = shlex.join(["ssh", *options, f"cd {shlex.quote(str(output))} && {there}"])
+    command = shlex.join([*lab.ssh, f"cd {shlex.quote(str(output))} && {there}"])
 
     def run() -> float:
         dest = _dest(lab)

@@ -43,6 +43,15 @@ class Lab:
         """Progress, for a person."""
         print(f"    {text}", file=sys.stderr, flush=True)
 
+    @property
+    def ssh(self) -> list[str]:
+        """OpenSSH's own client to the host, without the command."""
+        options = [
+            *("-F", "/dev/null", "-o", f"UserKnownHostsFile={self.server.known_hosts}", "-o", "IdentitiesOnly=yes"),
+            *("-o", "BatchMode=yes", "-i", str(self.server.key_file), "-p", str(self.server.port)),
+        ]
+        return ["ssh", *options, f"{self.server.user}@127.0.0.1"]
+
     def accepted(self) -> int:
         """Connections that the sshd has let in so far."""
         return (self.server.dir / "log").read_text(errors="replace").count("Accepted publickey")

@@ -21,7 +21,7 @@ Case = Callable[[Lab], Iterator[Measured]]
 
 def _cases() -> dict[str, Case]:
     """Subjects, in the order in which they run: what fills the machine comes last."""
-    from benchmarks import artifacts, hostside, imports, logs, submit, watch
+    from benchmarks import artifacts, hostside, imports, logs, staging, submit, watch
 
     return {
         "submit": submit.raw,
@@ -33,6 +33,9 @@ def _cases() -> dict[str, Case]:
         "preempted": hostside.preempted,
         "import": imports.costs,
         "artifacts": artifacts.down,
+        "code": staging.code,
+        "data": staging.data,
+        "environments": staging.environments,
         "log": logs.flood,
         "watch": watch.quiet,
     }
