@@ -139,7 +139,7 @@ ROWS: dict[str, Row] = {
         digits=2,
     ),
     "bundle_again_bytes": Row(
-        what="the same again, unchanged: all bytes of the connection (kB)",
+        what="the same again, unchanged: bytes moved after the login, both ways (kB)",
         reference_name="",
         goal="<= 10",
         is_met=_at_most(10),

@@ -69,8 +69,10 @@ def _sent(folder: Path) -> dict[str, float]:
     from airflow_jobdeploy.service.sending import Sending
 
     with JobDeployHook(RAM_POOL).get_conn() as workers:
+        workers.backend(CONN).facts()
+        before = _moved(workers.backend(CONN))
         report = Sending(workers, CONN, say=_nothing).bring(Code(project_dir=folder).bundle(), "project")
-        return {"files": report.sent_files, "moved": _moved(workers.backend(CONN))}
+        return {"files": report.sent_files, "moved": _moved(workers.backend(CONN)) - before}
 
 
 def _nothing(line: str) -> None:
@@ -78,7 +80,7 @@ def _nothing(line: str) -> None:
 
 
 def _moved(backend: Any) -> int:
-    """Bytes of the connection so far, both ways, its handshake and login included."""
+    """Bytes of the connection so far, both ways."""
     sock = backend._connection._client._transport.sock
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
     return sum(int.from_bytes(info[part], "little") for part in (_ACKED, _RECEIVED))
