@@ -57,6 +57,11 @@ class Digests:
             stamp = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
             self._seen[path] = [*stamp, sha256, pointer]
 
+    def wrote(self, path: str, found: os.stat_result, sha256: str) -> None:
+        """Remember a file of our own making: nobody had it open before it got its name."""
+        self._fresh += 1
+        self._seen[path] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, sha256, False]
+
     def save(self) -> None:
         """Write down what is known of the files that were asked for; others are gone."""
         if self._fresh or len(self._seen) != len(self._known):

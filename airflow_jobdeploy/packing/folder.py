@@ -1,25 +1,24 @@
 """A folder on this machine as the place where output files go."""
 
 # Paths of files are text here: pathlib's objects would cost 5,000 files half a second.
-# ruff: noqa: PTH103, PTH104, PTH108, PTH120, PTH123
+# ruff: noqa: PTH103, PTH104, PTH108, PTH120
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing.choosing import FileT, RemoteFile
+from airflow_jobdeploy.packing.digests import Digests, read_all
 
 _READ = 1024 * 1024
 _INCOMING = ".jobdeploy-"
@@ -36,17 +35,46 @@ class Folder:
         self.name = str(self._dest)
         self._places = _Places(self._dest)
         self._targets: dict[str, str] = {}
+        #: What lies below the folder was read, or written, by an earlier download, too.
+        self._digests = Digests(self.name)
         self._incoming: _Incoming | None = None
 
     def missing(self, files: Sequence[FileT]) -> list[FileT]:
         """The files that are not there with the same content. StagingError for names that lead out of the folder."""
-        with self._explained():
+        with self.explained():
             self._targets |= {file.path: self._places.target(file.path) for file in files}
-        return [file for file in files if not _is_there(self._targets[file.path], file)]
+        there = self._there(files)
+        return [file for file in files if there.get(self._inside(file)) != file.sha256]
+
+    def _there(self, files: Sequence[FileT]) -> dict[str, str]:
+        """path -> sha256 of what lies in the place of files and may be the same; unread where that is known."""
+        there: dict[str, str] = {}
+        unread: list[tuple[str, os.stat_result]] = []
+        for file in files:
+            path = self._inside(file)
+            found = _regular(self._targets[file.path])
+            if found is None or found.st_size != file.size:
+                continue
+            known = self._digests.sha256(path, found)
+            if known is None:
+                unread.append((path, found))
+            else:
+                there[path] = known[0]
+
+        def read(path: str, found: os.stat_result, sha256: str, pointer: bool, at_ns: int) -> None:
+            self._digests.keep(path, found, sha256, pointer=pointer, read_at_ns=at_ns)
+            there[path] = sha256
+
+        # What cannot be read is brought again, and what is wrong with the place is said then.
+        read_all(self.name, unread, read)
+        return there
+
+    def _inside(self, file: RemoteFile) -> str:
+        return self._targets[file.path][len(self.name) + 1 :]
 
     def open(self, needed_bytes: int) -> None:
         """Get ready to write files of so many bytes. StagingError when there is no room for them."""
-        with self._explained():
+        with self.explained():
             self._dest.mkdir(parents=True, exist_ok=True)
             self._incoming = self._incoming or _Incoming(self._dest)
             free = shutil.disk_usage(self._dest).free + self._incoming.bytes
@@ -61,22 +89,29 @@ class Folder:
     def sink(self, file: RemoteFile) -> _FileSink:
         """Where the content of a file goes."""
         assert self._incoming is not None
-        with self._explained():
-            return _FileSink(
-                self._incoming.place(file), self._targets[file.path], self._places, file.mode, self._explained
-            )
+        with self.explained():
+            return _FileSink(self, self._incoming.place(file), file)
 
     def delivered(self, files: Sequence[RemoteFile]) -> None:
         """All is done as each file gets its name."""
 
     def close(self, kept: RemoteFile | None = None) -> None:
         """Clear up; what is there of `kept` stays for the next download."""
+        self._digests.save()
         if self._incoming is not None:
             self._incoming.close(kept)
         self._incoming = None
 
+    def give_name(self, beside: str, file: RemoteFile) -> None:
+        """A whole file gets its place."""
+        target = self._targets[file.path]
+        with self.explained():
+            self._places.make_folder(target)
+            os.rename(beside, target)
+            self._digests.wrote(self._inside(file), os.lstat(target), file.sha256)
+
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
         """Errors of the disk as StagingErrors."""
         try:
             yield
@@ -91,35 +126,26 @@ class Folder:
 class _FileSink:
     """One file, written beside."""
 
-    def __init__(
-        self,
-        beside: str,
-        target: str,
-        places: _Places,
-        mode: int,
-        explained: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._beside, self._target, self._places, self._explained = beside, target, places, explained
+    def __init__(self, folder: Folder, beside: str, file: RemoteFile) -> None:
+        self._folder, self._beside, self._file = folder, beside, file
         # The mode that any new file here gets, and executable when it was.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(beside, flags, 0o777 if mode & 0o100 else 0o666)
+        self._descriptor = os.open(beside, flags, 0o777 if file.mode & 0o100 else 0o666)
 
     def begun(self) -> Iterator[bytes]:
-        with self._explained():
+        with self._folder.explained():
             while data := os.read(self._descriptor, _READ):
                 yield data
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
-        with self._explained():
+        with self._folder.explained():
             while view:
                 view = view[os.write(self._descriptor, view) :]
 
     def publish(self) -> None:
         self.leave()
-        with self._explained():
-            self._places.make_folder(self._target)
-            os.rename(self._beside, self._target)
+        self._folder.give_name(self._beside, self._file)
 
     def discard(self) -> None:
         self.leave()
@@ -182,18 +208,13 @@ def _mode(path: str) -> int:
         return 0
 
 
-def _is_there(target: str, file: RemoteFile) -> bool:
+def _regular(path: str) -> os.stat_result | None:
+    """What is there, if it is a regular file."""
     try:
-        found = os.lstat(target)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
-            return False
-        digest = hashlib.sha256()
-        with open(target, "rb", buffering=0) as content:
-            while data := content.read(_READ):
-                digest.update(data)
-        return digest.hexdigest() == file.sha256
+        found = os.lstat(path)
     except OSError:
-        return False  # it is brought again, and what is wrong with the place is said then
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 # -- files on their way ---------------------------------------------------------------------------------------------
