@@ -25,17 +25,21 @@ class StateStore:
     def __init__(self, context: Mapping[str, Any], key: str) -> None:
         self._store = context["task_state_store"]
         self._key = key
+        #: What this process has loaded or saved last.
+        self.last: Mapping[str, Any] | None = None
 
     def load(self) -> dict[str, Any] | None:
         """The object, or None when nothing was kept."""
         value = self._store.get(self._key)
-        return dict(value) if isinstance(value, Mapping) else None
+        self.last = dict(value) if isinstance(value, Mapping) else None
+        return dict(self.last) if self.last is not None else None
 
     def save(self, value: Mapping[str, Any]) -> None:
         """Keep the object; it replaces the one before."""
         from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # there at run time
 
         self._store.set(self._key, dict(value), retention=NEVER_EXPIRE)
+        self.last = dict(value)
 
 
 def epoch(context: Mapping[str, Any]) -> dict[str, int]:

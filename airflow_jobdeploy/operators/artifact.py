@@ -10,6 +10,7 @@ from airflow_jobdeploy.operators import arguments
 from airflow_jobdeploy.operators.base import JobDeployOperator
 
 if TYPE_CHECKING:
+    from airflow_jobdeploy.core.status import JobHandle
     from airflow_jobdeploy.service import Workers
 
 
@@ -31,6 +32,9 @@ class ArtifactDownloadOperator(JobDeployOperator):
     template_fields: Sequence[str] = ("job", "dest", "patterns", "worker_pool")
     _told_to_end = False
     _workers: Workers | None = None
+    #: What has been fetched from, and where to.
+    _fetched: tuple[JobHandle, ...] = ()
+    _places: tuple[str, ...] = ()
     strangers: ClassVar[Mapping[str, str]] = {"template": arguments.UP, "job_spec": arguments.RUN}
 
     def __init__(
@@ -65,7 +69,7 @@ class ArtifactDownloadOperator(JobDeployOperator):
         dest = str(self.dest)
         patterns = (self.patterns,) if isinstance(self.patterns, str) else tuple(self.patterns)
         wanted = Wanted(patterns=patterns, partial=self.wants_partial, direct=self.direct)
-        reports = []
+        reports: list[dict[str, Any]] = []
         for handle in jobs.handles:
             with self._hook(handle.worker_pool).get_conn() as workers:
                 self._workers = workers
@@ -74,7 +78,20 @@ class ArtifactDownloadOperator(JobDeployOperator):
                 self.log.info("Downloading %s of job %s to %s", ", ".join(patterns), found.job_id, target)
                 told = fetch(workers, found, target, wanted, self.log.info, interrupted=lambda: self._told_to_end)
                 reports.append(told)
+                self._fetched += (found,)
+                self._places += (told["dest"],)
         return reports if jobs.many else reports[0]
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """For the OpenLineage provider: where the files went, and of which job (lineage.py)."""
+        from airflow_jobdeploy.operators import lineage
+
+        handle = self._fetched[0] if len(self._fetched) == 1 else None
+        return lineage.of_job(handle, {}, outputs=[lineage.dataset(place) for place in self._places])
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """The same of a task that failed, of what was fetched by then."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
         """The task is to end: whatever waits for a worker looks around. Called in a signal handler."""

@@ -27,7 +27,7 @@ from airflow_jobdeploy.errors import JobCancelled, JobDeployError, WorkerError
 from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.hooks.reaping import reap_in_passing
-from airflow_jobdeploy.operators import assets
+from airflow_jobdeploy.operators import assets, lineage
 from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
 from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
@@ -65,6 +65,7 @@ class Errand:
         self._log = task.log
         self._bell: Bell | None = None
         self._handle: JobHandle | None = None
+        self._assets: list[str] = []
 
     # -- from outside ------------------------------------------------------------------------------------------
 
@@ -143,6 +144,12 @@ class Errand:
             finally:
                 self._bell = None
 
+    def lineage(self, inputs: Sequence[tuple[str, str]]) -> Any:
+        """What OpenLineage is told; `inputs`: the datasets of the job."""
+        intent = self._intents.last
+        code = Intent.from_dict(intent).code if intent is not None else {}
+        return lineage.of_job(self._handle, code, inputs=inputs, outputs=[lineage.dataset(uri) for uri in self._assets])
+
     # -- waiting -----------------------------------------------------------------------------------------------
 
     def _wait(self, workers: Workers, handle: JobHandle, *, offset: int, may_defer: bool) -> dict[str, Any]:
@@ -200,7 +207,8 @@ class Errand:
         return self._ended(handle, state)
 
     def _ended(self, handle: JobHandle, state: JobState) -> dict[str, Any]:
-        handle = handle.with_state(state)
+        handle = self._handle = handle.with_state(state)
+        self._assets = [str(asset["uri"]) for asset in state.messages.get("assets", [])]
         self._log.info("Job %s: %s", handle.job_id, state.message)
         if state.status is JobStatus.SUCCEEDED:
             self._hand_over_assets(state)

@@ -79,6 +79,18 @@ class JobRunOperator(SubmittingOperator):
             where=self._folders(),
         )
 
+    def datasets(self) -> list[tuple[str, str]]:
+        """The spec's dataset."""
+        from airflow_jobdeploy.hooks.jobdeploy import load_job
+        from airflow_jobdeploy.operators import lineage
+
+        folders = self._folders()
+        spec, beside = load_job(self.job_spec, self.overrides, folders)  # type: ignore[arg-type]
+        if not spec.dataset_location:
+            return []
+        pool = self.worker_pool or spec.worker_pool or "local"
+        return [lineage.dataset(spec.dataset_location, pool=pool, where=(*beside, *folders))]
+
     def _pool(self) -> str:
         """The argument, else the spec's own."""
         from airflow_jobdeploy.hooks.jobdeploy import load_job

@@ -73,6 +73,18 @@ class SubmittingOperator(JobDeployOperator):
         """Go on where the trigger left off."""
         return self.errand(context).resume(event)
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """For the OpenLineage provider: datasets, code and job (lineage.py)."""
+        return None if self._under_way is None else self._under_way.lineage(self.datasets())
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """The same of a task that failed."""
+        return self.get_openlineage_facets_on_complete(task_instance)
+
+    def datasets(self) -> list[tuple[str, str]]:
+        """What the job reads, as lineage.dataset has it."""
+        return []
+
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
         """As Airflow has it; where execution_timeout passed while deferred, the job is stopped."""
         try:
