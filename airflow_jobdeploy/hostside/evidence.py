@@ -107,6 +107,10 @@ _HINTS = (
         b"open terminal failed: not a terminal",
         "This build needs a terminal. On the worker run: TMUX_TMPDIR={tmp} tmux attach",
     ),
+    (
+        b"failed to map segment from shared object",
+        "A file system that is mounted noexec loads no compiled packages: set another `root`, or TMPDIR elsewhere",
+    ),
     (b"$'\\r': command not found", "The script has Windows line ends (CRLF): save it with Unix ones"),
 )
 

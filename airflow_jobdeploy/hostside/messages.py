@@ -28,8 +28,8 @@ _CHUNK = 1024 * 1024
 #: No more than this is read of one job, in bytes.
 MOST = 128 * 1024 * 1024
 #: How many of a kind are kept, and the longest texts, in characters; of all assets together, in bytes of JSON.
-_METRICS, _ASSETS, _OUTPUTS = 50, 50, 50
-_TEXT, _URI, _EXTRAS = 200, 1000, 8 * 1024
+_METRICS, _ASSETS, _OUTPUTS = 50, 50, 20
+_TEXT, _NAME, _URI, _EXTRAS = 200, 100, 1000, 8 * 1024
 _TYPES = ("progress", "metric", "asset", "artifact", "checkpoint")
 #: What a type's body is called where it is no object.
 _BARE = {"progress": "value", "asset": "uri", "artifact": "path"}
@@ -103,7 +103,7 @@ class Digest:
         self._progress = taken
 
     def _take_metric(self, body: dict) -> None:
-        name, value = _text(body["name"]), body["value"]
+        name, value = _text(body["name"], _NAME), body["value"]
         if not name or isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(name)
         step, time = _mark(body.get("step")), _mark(body.get("time"))
@@ -152,7 +152,9 @@ def _read(line: bytes) -> Tuple[str, dict]:
     message = json.loads(line.decode())
     if not isinstance(message, dict):
         raise ValueError("no object")
-    if "type" not in message and len(message) == 1:
+    if "type" not in message and "checkpoint" in message:
+        kind, body = "checkpoint", message
+    elif "type" not in message and len(message) == 1:
         ((kind, body),) = message.items()
         if not isinstance(body, dict):
             body = {_BARE[kind]: body} if kind in _BARE else {}

@@ -88,6 +88,27 @@ def test_the_event_carries_all_and_the_log_is_told(world: World, start: Any) -> 
     assert "\n".join(records).count("two") == 1
 
 
+def test_what_the_job_says_is_told_and_comes_with_the_event(
+    world: World, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_jobdeploy.core.messages.PROGRESS_EVERY_S", 0.5)
+    monkeypatch.setattr("airflow_jobdeploy.triggers.job.PROGRESS_EVERY_S", 0.5)
+    say = 'say() { echo "$1" >>"$JOBDEPLOY_MESSAGES_FILE"; }; '
+    text = """for n in 1 2 3 4 5 6 7 8; do say '{"progress": 0.'$n'}'; sleep 0.2; done
+sleep 2; say '{"asset": "s3://b/m"}'"""
+    trigger = _made(world, start(say + text))
+    records = _collecting(trigger)
+    event = _run(_event(trigger))
+    told = "\n".join(records)
+    assert told.count("Progress: ") < 8
+    assert told.index("Progress: 80 %") < told.index("Asset s3://b/m")  # held back, but not until the end
+    assert event.jobs[0].state.messages["assets"] == [{"uri": "s3://b/m", "extra": {}}]  # type: ignore[union-attr]
+    silent = _made(world, start(say + text), offset=None, owned=False)
+    records = _collecting(silent)
+    _run(_event(silent))
+    assert "Progress" not in "\n".join(records)
+
+
 def test_many_lines_are_few_records(world: World, start: Any) -> None:
     handle = start("for n in $(seq 5000); do echo line $n; done")
     trigger = _made(world, handle)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,25 @@ def test_a_detached_job_by_the_beginning_of_its_id(cli: Cli, job: Write, home: P
     assert cli("download", name[:6], "--dest", "got", "--patterns", "*.txt", "-o", "json").data["skipped"] == 1
     assert cli("forget", name[:6]).code == 0
     assert cli("status", name).code == 1
+
+
+def test_status_shows_what_a_job_says(cli: Cli, job: Write) -> None:
+    lines = ('{"progress": 0.5, "type": "progress", "value": 0.5}', '{"metric": {"name": "loss", "value": 0.25}}')
+    say = "".join(f"echo '{line}' >>\"$JOBDEPLOY_MESSAGES_FILE\"; " for line in lines)
+    name = cli("run", job(f"{say}sleep 60", grace=0), "-d").out.strip()
+    wait_until(lambda: "Metrics" in cli("status", name).out)
+    shown = cli("status", name).out
+    assert "50 %" in shown
+    assert "loss=0.25" in shown
+    assert cli("status", name, "-o", "json").data["messages"]["progress"] == {"value": 0.5}
+    cli("stop", name)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_ids_that_name_nothing_or_too_much(cli: Cli, job: Write) -> None:

@@ -174,3 +174,23 @@ def test_a_job_of_another_machine_does_not_trouble_the_others(desk: Desk) -> Non
     watch.close()
     assert news["here"][-1].state.status is JobStatus.SUCCEEDED
     assert [update.state.reason for update in news["elsewhere"]] == ["WorkerChanged"]
+
+
+def test_progress_is_told_now_and_then_and_what_was_held_back_later(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_jobdeploy.core.messages.PROGRESS_EVERY_S", 0.5)
+    say = 'say() { echo "$1" >>"$JOBDEPLOY_MESSAGES_FILE"; }; '
+    command = (
+        say
+        + """say '{"progress": 0.1}'; sleep 0.3; say '{"progress": 0.2}'; while [ ! -e "$HOLD" ]; do sleep 0.05; done
+say '{"progress": 1}'; say '{"metric": {"name": "loss", "value": 0.25}}'; say '{"artifact": "model.pt"}'"""
+    )
+    hold = tmp_path / "hold"
+    handle = desk.submit(desk.run_spec({"command": command, "env": {"HOLD": str(hold)}})).handle
+    first = desk.follow(handle, interrupted=lambda: "Progress: 20 %" in desk.said)
+    assert first.interrupted
+    assert "Progress: 10 %" in desk.said
+    hold.touch()
+    assert desk.follow(handle, offset=first.offset).over
+    assert {"Output model.pt", "Progress: 100 %", "Metrics: loss=0.25"} <= set(desk.said)
