@@ -13,7 +13,6 @@ from typing import Any
 
 from airflow_jobdeploy.backends.channel import LocalClient
 from airflow_jobdeploy.backends.session import Session
-from airflow_jobdeploy.core.plan import Environment
 from benchmarks import jobs
 from benchmarks.lab import Lab
 from benchmarks.measure import interleaved, private_bytes, wall_s
@@ -66,24 +65,6 @@ def _idle_python() -> int:
     for process in running:
         process.communicate(b"\n")
     return held
-
-
-def environment(lab: Lab, rounds: int = 9) -> Iterator[Measured]:
-    """An environment of no packages: the lines are looked up by name, however many they are."""
-    asked = Environment(requirements=("--no-index",))
-    with jobs.backend() as host:
-
-        def seconds(environment: Environment | None) -> float:
-            begun = time.perf_counter()
-            handle = jobs.start(host, "true", environment=environment)
-            assert jobs.finished(host, handle.job_id).status == "SUCCEEDED"
-            taken = time.perf_counter() - begun
-            host.forget(handle.job_id)
-            return taken
-
-        seconds(asked)  # makes it
-        found = interleaved({"with": lambda: seconds(asked), "without": lambda: seconds(None)}, rounds)
-    yield Measured(row="environment", ours=max(0.0, found["with"] - found["without"]))
 
 
 def killed(lab: Lab, rounds: int = 5) -> Iterator[Measured]:

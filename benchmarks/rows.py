@@ -189,13 +189,6 @@ ROWS: dict[str, Row] = {
         is_met=_at_most(6),
         digits=1,
     ),
-    "environment": Row(
-        what="a job whose environment is there, over one without `requirements` (s)",
-        reference_name="",
-        goal="<= 0.2",
-        is_met=_at_most(0.2),
-        digits=2,
-    ),
     "killed_job": Row(
         what="job killed -> FAILED seen, worst (s)", reference_name="", goal="<= 2", is_met=_at_most(2), digits=2
     ),

@@ -28,7 +28,6 @@ def _cases() -> dict[str, Case]:
         "dag_test": submit.in_dag_test,
         "serve": hostside.start,
         "memory": hostside.memory,
-        "environment": hostside.environment,
         "killed": hostside.killed,
         "preempted": hostside.preempted,
         "import": imports.costs,

@@ -152,14 +152,14 @@ def _read(line: bytes) -> Tuple[str, dict]:
     message = json.loads(line.decode())
     if not isinstance(message, dict):
         raise ValueError("no object")
+    kind: Any = message.get("type")
+    body: Any = message
     if "type" not in message and "checkpoint" in message:
-        kind, body = "checkpoint", message
+        kind = "checkpoint"
     elif "type" not in message and len(message) == 1:
         ((kind, body),) = message.items()
         if not isinstance(body, dict):
             body = {_BARE[kind]: body} if kind in _BARE else {}
-    else:
-        kind, body = message.get("type"), message
     if kind not in _TYPES:
         raise ValueError("no type")
     return kind, body
