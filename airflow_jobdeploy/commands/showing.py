@@ -36,6 +36,7 @@ from airflow_jobdeploy.core.messages import metrics_text
 from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.status import JobState, JobStatus, duration, size
 from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.packing import origin
 from airflow_jobdeploy.service import Workers
 
 #: Characters of an id in a table, more where that would name two.
@@ -228,6 +229,7 @@ def _facts(found: Found, state: JobState) -> list[tuple[str, str]]:
         ("Worker", f"{handle.worker} (pool {handle.worker_pool})"),
         ("Resource", handle.resource),
         ("Task", handle.key),
+        ("Code", _code(plan)),
         ("Accepted", f"{duration(age_s(found.row))} ago" if found.row else ""),
         ("Ran", _ran(state)),
         ("Metrics", metrics_text(state.messages.get("metrics") or {})),
@@ -235,6 +237,13 @@ def _facts(found: Found, state: JobState) -> list[tuple[str, str]]:
         ("Output", described_files(state) if state.artifacts.get("files") else ""),
         ("Result", "" if state.result is None else json.dumps(state.result, ensure_ascii=False)),
     ]
+
+
+def _code(plan: Mapping[str, Any]) -> str:
+    """ "commit 1a2b3c4d5e6f (main: Fix the loader), with uncommitted changes" """
+    code = (plan.get("description") or {}).get("code") or {}
+    said = origin.said(code) or (f"bundle {code['bundle']}" if code.get("bundle") else "")
+    return said + (", with uncommitted changes" if code.get("dirty") else "")
 
 
 def _successor(state: JobState) -> str:
@@ -284,6 +293,7 @@ def _sections(found: Found, state: JobState, record: Mapping[str, Any]) -> list[
         ("History", history),
         ("Params", _texts(record.get("params") or described.get("params") or {})),
         ("Spec", _texts(described.get("spec") or {})),
+        ("Code", _of_code(described)),
         ("Limits", limits),
         (
             "Environment",
@@ -293,6 +303,19 @@ def _sections(found: Found, state: JobState, record: Mapping[str, Any]) -> list[
         ("Resource", _of_resource(record)),
         ("Evidence", _texts({key: value for key, value in state.facts.items() if key != "last_lines"})),
         ("Record", [(key, str(plan.get(key) or "")) for key in ("uid", "owner", "workdir", "leftovers")]),
+    ]
+
+
+def _of_code(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """All that is known of where the code is from."""
+    code = described.get("code") or {}
+    changes = ", ".join(map(str, code.get("changes") or ()))
+    dag = described.get("dag_bundle") or {}
+    return [
+        *((key, str(code.get(key) or "")) for key in ("commit", "branch", "message", "url", "link", "bundle")),
+        ("changes", changes),
+        ("size", f"{code['files']} files, {size(code['bytes'])}" if "files" in code and "bytes" in code else ""),
+        ("DAG bundle", f"{dag.get('name')} at {dag.get('version')}" if dag else ""),
     ]
 
 

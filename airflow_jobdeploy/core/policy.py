@@ -38,6 +38,8 @@ class Intent:
     dataset: str = ""
     #: Where the code was taken from (packing.bundle), to make the same tree again.
     code: Mapping[str, Any] = field(default_factory=dict)
+    #: The Python packages of the attempt (core.plan.Environment); empty: none.
+    environment: Mapping[str, Any] = field(default_factory=dict)
     #: {"max_tries", "clear_number"} of the task instance: equal ones mean a retry, others a clear.
     epoch: Mapping[str, int] = field(default_factory=dict)
 
@@ -53,7 +55,8 @@ class Intent:
 
     def to_dict(self) -> dict[str, Any]:
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        return {**data, "code": dict(self.code), "epoch": dict(self.epoch), "version": 1}
+        mappings = {key: dict(data[key]) for key in ("code", "environment", "epoch")}
+        return {**data, **mappings, "version": 1}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Intent:

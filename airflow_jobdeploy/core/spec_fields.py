@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy.core.fields import declared, fields_of, plain
+from airflow_jobdeploy.core.git_names import Dirty, Ref, Repository
 from airflow_jobdeploy.core.kinds import (
     Anything,
     Duration,
@@ -38,8 +39,6 @@ _DOCKER = "a docker pool (a later release)"
 _CONTAINER = "a container: a docker pool (a later release). A host's packages are for its owner to install, once"
 _PLACEMENT = "a pool that places jobs by what they need (a later release)"
 _SERVICES = "services (a later release)"
-_BUNDLES = "code from a git repository or as an archive (a later release); `project_dir` works"
-_DATA = "datasets (a later release)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,25 @@ class JobSpec:
         Text(("run", "deploy")), "`run`: until it ends. `deploy`: a service.", "run", needs=_SERVICES
     )
     project_dir: str | None = declared(
-        Text(lines=True), "The project's folder on the Airflow machine; sent to the worker."
+        Text(lines=True),
+        "The project's folder on the Airflow machine, sent to the worker; with `repo`: its folder in that repository.",
+    )
+    repo: str | None = declared(Repository(), "A git repository to take the project from, instead of a folder here.")
+    ref: str | None = declared(
+        Ref(),
+        "The branch, tag or commit of the project that is sent: what was committed, whatever lies there now.",
+        option=True,
+    )
+    dirty: str = declared(
+        Dirty(),
+        "Changes of the project that are not committed (untracked files count): `include` sends them and says so, "
+        "`refuse` is an error that names them, be they anywhere in the repository. true and false mean the same. "
+        "`refuse` is the default in a file with `job_data`.",
+        "include",
+        option=True,
+    )
+    bundle_limit_bytes: int = declared(
+        Size(), "The most that the project may measure (2 GB); a number is bytes.", 2 * GB, option=True
     )
     workdir: str | None = declared(Text(lines=True), "A folder that is on the worker already, to run in.")
     entry_script: str | None = declared(
@@ -164,11 +181,11 @@ class JobSpec:
     volumes: tuple[Volume, ...] = declared(
         VOLUMES, "Folders of the pool's storage: a list of `storage:dir:/mnt/data[:ro|rw]`.", ()
     )
-    dataset_location: str | None = declared(Text(), "The dataset to stage.", needs=_DATA)
-    repo: str | None = declared(Text(), "A git repository to run from.", needs=_BUNDLES)
-    ref: str | None = declared(Text(), "Its branch, tag or commit.", needs=_BUNDLES)
-    dirty: bool = declared(Flag(), "Send uncommitted changes too.", False, needs=_BUNDLES)
-    bundle_limit_bytes: int | None = declared(Size(), "The largest archive; a number is bytes.", needs=_BUNDLES)
+    dataset_location: str | None = declared(
+        Text(lines=True),
+        "The dataset, to be read in $JOBDEPLOY_DATASET_DIR: a file or folder here, storage:path of the pool's storage, "
+        "or the URL of an object storage (s3://connection@bucket/key).",
+    )
 
     # Services.
     port: int | None = declared(Number(whole=True, minimum=1, maximum=65535), "The service's port.", needs=_SERVICES)
@@ -227,6 +244,9 @@ class TemplateOptions:
     keep_for_s: float | None = None
     on_orphan: str | None = None
     preemptible: bool = False
+    ref: str | None = None
+    dirty: str = "include"
+    bundle_limit_bytes: int = 2 * GB
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, str] = field(default_factory=dict)
 

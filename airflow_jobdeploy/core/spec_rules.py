@@ -6,12 +6,14 @@ Each rule looks at what was given, adds a problem at the field that breaks it, o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from airflow_jobdeploy.core.fields import fields_of
 from airflow_jobdeploy.core.kinds import Problems
 from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.core.spec_fields import JobSpec
+from airflow_jobdeploy.core.spec_kinds import path_fault
 
 #: The fields that say what to run.
 _WORK = ("entry_script", "args", "command")
@@ -27,6 +29,7 @@ def check_rules(
     _check_call(attributes, given, problems)
     _check_deploy(attributes, given, root, problems)
     _check_folders(given, problems)
+    _check_repo(given, problems)
     _check_variables(attributes, given, problems)
     warnings.extend(_warnings(given))
 
@@ -57,9 +60,20 @@ def _check_deploy(attributes: Mapping[str, Any], given: Mapping[str, Item], root
 
 
 def _check_folders(given: Mapping[str, Item], problems: Problems) -> None:
-    if "project_dir" in given and "workdir" in given:
-        hint = "project_dir is sent to the worker; workdir is there already. Keep one."
-        problems.append(given["workdir"].problem("project_dir and workdir are both given.", hint))
+    for name in ("project_dir", "repo"):
+        if name in given and "workdir" in given:
+            hint = f"{name} is sent to the worker; workdir is there already. Keep one."
+            problems.append(given["workdir"].problem(f"{name} and workdir are both given.", hint))
+
+
+def _check_repo(given: Mapping[str, Item], problems: Problems) -> None:
+    folder = given.get("project_dir")
+    if "repo" not in given or folder is None or not isinstance(folder.value, str):
+        return
+    path = str(PurePosixPath(folder.value))
+    fault = "" if path == "." else path_fault(path)
+    if fault:
+        problems.append(folder.problem(f"{folder.value!r} {fault}.", "With repo it is a folder in that repository."))
 
 
 def _check_variables(attributes: Mapping[str, Any], given: Mapping[str, Item], problems: Problems) -> None:

@@ -41,19 +41,20 @@ def find(
     *,
     argument: str,
     error: type[InputError] = InputError,
-    folder: bool = False,
+    folder: bool | None = False,
 ) -> Path:
-    """The first file (or folder) of this name. `argument` and `error` make the message when there is none."""
+    """The first file (or folder; None: either) of this name. `argument` and `error` make the message when there is
+    none."""
     path = Path(name).expanduser()
     tried = [path] if path.is_absolute() else list(dict.fromkeys(base / path for base in where))
     for candidate in tried:
-        if candidate.is_dir() if folder else candidate.is_file():
+        if (folder is not True and candidate.is_file()) or (folder is not False and candidate.is_dir()):
             return candidate
     raise error([_not_found(str(name), tried, argument=argument, folder=folder)])
 
 
-def _not_found(name: str, tried: Sequence[Path], *, argument: str, folder: bool) -> Problem:
-    what = "folder" if folder else "file"
+def _not_found(name: str, tried: Sequence[Path], *, argument: str, folder: bool | None) -> Problem:
+    what = "file or folder" if folder is None else "folder" if folder else "file"
     other = next((path for path in tried if path.exists()), None)
     if other is not None:
         return Problem(argument, "", f"{other} is a {'file' if folder else 'folder'}; expected a {what}.")

@@ -18,7 +18,7 @@ from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import JobDeployError, SpecError, TemplateError, WorkerError
-from airflow_jobdeploy.hooks import files
+from airflow_jobdeploy.hooks import files, projects
 from airflow_jobdeploy.hooks.jobs import read_jobs
 from airflow_jobdeploy.hooks.references import resolve_secret
 
@@ -121,14 +121,19 @@ class JobDeployHook(BaseHook):
         owner: str = "none",
         where: Iterable[Path] | None = None,
         user: str = "",
+        dag_bundle: Mapping[str, str] | None = None,
+        returning: bool = False,
     ) -> Work:
-        """A template read, rendered and checked; nothing is started. `where`: folders to look files up in."""
+        """A template read, rendered and checked; nothing is started. `where`: folders to look files up in.
+
+        `dag_bundle`: of hooks.runtime. `returning`: an earlier submission is known, which says what code goes.
+        """
         from airflow_jobdeploy.core.template import load_template
         from airflow_jobdeploy.service import prepare_up
 
         folders = tuple(where) if where is not None else files.folders()
         source = _source(template, folders, "template", TemplateError)
-        folder = _project(project_dir, folders, TemplateError)
+        folder = projects.project(project_dir, folders, TemplateError)
         return prepare_up(
             load_template(source, search_path=folders),
             given,
@@ -139,7 +144,10 @@ class JobDeployHook(BaseHook):
             owner=owner,
             resolve_secret=resolve_secret,
             user=user or getpass.getuser(),
-            commit=files.commit_of(folder),
+            commit=files.commit_of(folder) or (dag_bundle or {}).get("version", ""),
+            given_origin=projects.origin_of(folder, dag_bundle or {}),
+            about=projects.about(dag_bundle or {}),
+            returning=returning,
         )
 
     def prepare_run(
@@ -152,23 +160,31 @@ class JobDeployHook(BaseHook):
         key: JobKey | None = None,
         owner: str = "none",
         where: Iterable[Path] | None = None,
+        dag_bundle: Mapping[str, str] | None = None,
+        returning: bool = False,
     ) -> Work:
-        """A job spec read and checked; nothing is started. `where`: folders to look files up in."""
+        """A job spec read and checked; nothing is started. Arguments as of `prepare_up`."""
+        from airflow_jobdeploy.hooks.datasets import dataset_of
         from airflow_jobdeploy.service import prepare_run
 
         folders = tuple(where) if where is not None else files.folders()
         spec, beside = load_job(job_spec, overrides, folders)
-        project_dir = project_dir or spec.project_dir
-        if spec.of_ddl and not (project_dir or workdir or spec.workdir) and beside:
+        has_place = project_dir or spec.project_dir or workdir or spec.workdir or spec.repo
+        if spec.of_ddl and not has_place and beside:
             project_dir = beside[0]  # a task.yaml of DDL's belongs to the project that it lies in
+        place = projects.placed(spec, project_dir, workdir, (*beside, *folders))
         return prepare_run(
-            spec,
+            place.spec,
             pool=self.pool,
-            project_dir=_project(project_dir, (*beside, *folders), SpecError),
-            workdir=workdir or None,
+            project_dir=place.project_dir,
+            workdir=place.workdir,
+            dataset=dataset_of(place.spec, (*beside, *folders)),
             key=key or JobKey(),
             owner=owner,
             resolve_secret=resolve_secret,
+            given_origin=projects.origin_of(place.project_dir, dag_bundle or {}),
+            about=projects.about(dag_bundle or {}),
+            returning=returning,
         )
 
     def template_params(
@@ -315,10 +331,6 @@ def load_job(
 
 def _source(given: Any, where: tuple[Path, ...], argument: str, error: Any) -> Any:
     return given if isinstance(given, Mapping) else files.find(given, where, argument=argument, error=error)
-
-
-def _project(given: str | Path | None, where: tuple[Path, ...], error: Any) -> Path | None:
-    return files.find(given, where, argument="project_dir", error=error, folder=True) if given else None
 
 
 def _greeted(workers: Workers, name: str) -> tuple[bool, str]:

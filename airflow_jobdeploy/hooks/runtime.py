@@ -25,13 +25,14 @@ class StateStore:
     def __init__(self, context: Mapping[str, Any], key: str) -> None:
         self._store = context["task_state_store"]
         self._key = key
-        #: What this process has loaded or saved last.
+        #: What this process has loaded or saved last. Nobody else writes it while this task instance runs.
         self.last: Mapping[str, Any] | None = None
 
     def load(self) -> dict[str, Any] | None:
-        """The object, or None when nothing was kept."""
-        value = self._store.get(self._key)
-        self.last = dict(value) if isinstance(value, Mapping) else None
+        """The object, or None when nothing was kept. Airflow is asked until there is one."""
+        if self.last is None:
+            value = self._store.get(self._key)
+            self.last = dict(value) if isinstance(value, Mapping) else None
         return dict(self.last) if self.last is not None else None
 
     def save(self, value: Mapping[str, Any]) -> None:
@@ -48,6 +49,16 @@ def epoch(context: Mapping[str, Any]) -> dict[str, int]:
         "max_tries": int(context["ti"].max_tries or 0),
         "clear_number": int(getattr(context["dag_run"], "clear_number", 0) or 0),
     }
+
+
+def dag_bundle(ti: Any) -> dict[str, str]:
+    """The DAG bundle of a task, if it has versions: {"name", "version", "path", "url"}; a git bundle's is a commit."""
+    bundle = getattr(ti, "bundle_instance", None)
+    version = getattr(bundle, "version", None)
+    if bundle is None or not version:
+        return {}
+    url = str(getattr(bundle, "repo_url", None) or "")
+    return {"name": str(bundle.name), "version": str(version), "path": str(bundle.path), "url": url}
 
 
 def time_left(ti: Any, execution_timeout: timedelta | None) -> timedelta | None:

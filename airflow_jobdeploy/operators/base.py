@@ -88,6 +88,12 @@ class JobDeployOperator(BaseOperator):
             map_index=ti.map_index if ti.map_index is not None else -1,
         )
 
+    def _dag_bundle(self, context: Mapping[str, Any]) -> dict[str, str]:
+        """The version of the DAG bundle that this task runs from, if it has versions."""
+        from airflow_jobdeploy.hooks import runtime
+
+        return runtime.dag_bundle(context["ti"])
+
     def _read_jobs(self, value: Any, worker_pool: str | None) -> Jobs:
         from airflow_jobdeploy.hooks.jobs import read_jobs
 

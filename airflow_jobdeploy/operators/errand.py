@@ -50,7 +50,7 @@ class Task(Protocol):
     @property
     def goal(self) -> Sequence[str]: ...
 
-    def work(self, context: Mapping[str, Any]) -> Work | None: ...
+    def work(self, context: Mapping[str, Any], *, returning: bool = False) -> Work | None: ...
 
     def defer(self, *, trigger: Any, method_name: str, timeout: timedelta | int | float | None) -> NoReturn: ...
 
@@ -68,6 +68,11 @@ class Errand:
         self._assets: list[str] = []
 
     # -- from outside ------------------------------------------------------------------------------------------
+
+    @property
+    def is_returning(self) -> bool:
+        """Has an earlier try of this task submitted something?"""
+        return self._intents.load() is not None
 
     def run(self, workers: Workers, work: Work, *, may_defer: bool = True) -> dict[str, Any]:
         """Submit `work`, or find what an earlier try submitted, and wait for it; the handle at the end."""
@@ -235,7 +240,7 @@ class Errand:
     def _sequel(self, state: JobState) -> Sequel:
         """Does another attempt follow this state, within this try of the task?"""
         saved = None if _is_final(state) else self._intents.load()
-        work = None if saved is None else self._task.work(self._context)
+        work = None if saved is None else self._task.work(self._context, returning=True)
         if saved is None or work is None:
             return NO_SEQUEL
         intent = Intent.from_dict(saved)
@@ -247,7 +252,7 @@ class Errand:
     def _submitted_again(self, workers: Workers, state: JobState, sequel: Sequel) -> JobHandle:
         self._log.info("Job %s: %s", state.job_id, state.message)
         assets.keep(self._context, state)
-        work = self._task.work(self._context)
+        work = self._task.work(self._context, returning=True)
         assert work is not None
         submitted = submit_again(
             work,

@@ -61,12 +61,12 @@ class JobRunOperator(SubmittingOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Read and check everything, then submit and wait."""
-        work = self.work(context)
         errand = self.errand(context)
+        work = self.work(context, returning=errand.is_returning)
         with errand.at_work(self._pool()) as workers:
             return errand.run(workers, work)
 
-    def work(self, context: Mapping[str, Any]) -> Work:
+    def work(self, context: Mapping[str, Any], *, returning: bool = False) -> Work:
         """The job spec, read, laid over and checked."""
         arguments.check_one_place(type(self).__name__, self.project_dir, self.workdir)
         return self._hook(self._pool()).prepare_run(
@@ -77,6 +77,8 @@ class JobRunOperator(SubmittingOperator):
             key=self._key(context),
             owner="task",
             where=self._folders(),
+            dag_bundle=self._dag_bundle(context),
+            returning=returning,
         )
 
     def datasets(self) -> list[tuple[str, str]]:

@@ -64,12 +64,12 @@ class TemplateUpOperator(SubmittingOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Read and check everything, then submit and wait."""
-        work = self.work(context)
         errand = self.errand(context)
+        work = self.work(context, returning=errand.is_returning)
         with errand.at_work(self.worker_pool) as workers:
             return errand.run(workers, work)
 
-    def work(self, context: Mapping[str, Any]) -> Work:
+    def work(self, context: Mapping[str, Any], *, returning: bool = False) -> Work:
         """The template, read, rendered and checked."""
         arguments.check_one_place(type(self).__name__, self.project_dir, self.workdir)
         return self._hook(self.worker_pool).prepare_up(
@@ -81,6 +81,8 @@ class TemplateUpOperator(SubmittingOperator):
             owner="task",
             where=self._folders(),
             user=getattr(context["dag_run"], "triggering_user_name", None) or "",
+            dag_bundle=self._dag_bundle(context),
+            returning=returning,
         )
 
     def _given(self, context: Mapping[str, Any]) -> Mapping[str, Any]:

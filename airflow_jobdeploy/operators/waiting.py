@@ -55,10 +55,10 @@ class SubmittingOperator(JobDeployOperator):
         """What the task waits for: words of triggers.goals."""
         return ENDED if self.wait_for_completion else self.early_goal
 
-    def work(self, context: Mapping[str, Any]) -> Work | None:
+    def work(self, context: Mapping[str, Any], *, returning: bool = False) -> Work | None:
         """What the task submits, read and checked: for its first attempt, and anew for each later one.
 
-        None: there are no later attempts.
+        `returning`: an earlier submission is known, which says what code goes. None: there are no later attempts.
         """
         return None
 

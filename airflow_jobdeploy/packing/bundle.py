@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from airflow_jobdeploy.core.files import shown
+from airflow_jobdeploy.core.git_names import INCLUDE, REFUSE
 from airflow_jobdeploy.core.manifest import FOLDER, LINK, Entry, Manifest, TreeSource
 from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import StagingError
@@ -32,7 +34,6 @@ from airflow_jobdeploy.packing.ignoring import Ignored
 from airflow_jobdeploy.packing.notes import notes_of, warnings_of
 from airflow_jobdeploy.packing.worktree import Files, refusal
 
-INCLUDE, REFUSE = "include", "refuse"
 #: The largest bundle, unless the job says otherwise, in bytes.
 LIMIT_BYTES = 2 << 30
 #: How many names of a kind an error gives.
@@ -44,6 +45,8 @@ class Bundle:
     """A TreeSource of code. `origin`: see packing.origin, and "files", "bytes", "changes" beside it."""
 
     manifest: Manifest
+    #: The folder, or the repository.
+    where: str
     parts: Mapping[str, TreeSource] = field(repr=False)
     origin: Mapping[str, Any]
     #: For the log: what goes, what stays; and what is probably not meant so.
@@ -55,6 +58,10 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    def shown(self, path: str) -> str:
+        """What messages call a file of the bundle."""
+        return shown(Path(self.where) / path) if self.where.startswith("/") else f"{self.where}: {path}"
 
     def open(self, entry: Entry, offset: int = 0) -> IO[builtins.bytes]:
         for prefix, part in self.parts.items():
@@ -69,7 +76,7 @@ class Code:
 
     #: A folder here; with `repo`: None.
     project_dir: Path | None = None
-    #: An address without fault (clones.url_fault), and the project's folder in that repository.
+    #: An address without fault (core.git_names), and the project's folder in that repository.
     repo: str = ""
     subdir: str = ""
     ref: str = ""
@@ -308,6 +315,7 @@ def _bundle(
     about.update(files=manifest.files, bytes=manifest.bytes)
     return Bundle(
         manifest=manifest,
+        where=named,
         parts=parts,
         origin=about,
         notes=notes_of(named, manifest, about, left, skipped),

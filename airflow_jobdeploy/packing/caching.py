@@ -43,7 +43,7 @@ def load(kind: str, name: str) -> Any:
         os.utime(path)
     except (OSError, ValueError):
         return None  # the caller works it out again
-    return kept["value"] if isinstance(kept, dict) and kept.get("version") == _VERSION else None
+    return kept.get("value") if isinstance(kept, dict) and kept.get("version") == _VERSION else None
 
 
 def save(kind: str, name: str, value: Any) -> None:

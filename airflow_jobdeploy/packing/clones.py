@@ -12,36 +12,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
+from airflow_jobdeploy.core.git_names import SCHEMES, ref_fault
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing import caching, forges, git
 
-_SCHEMES = ("https", "ssh", "git", "file")
 #: A fetch may take so long, in seconds.
 FETCH_S = 600.0
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 _HEAD = "refs/jobdeploy/head"
 
 
-def url_fault(url: str) -> str:
-    """Why git is not given this address; "" when it is."""
-    if url.startswith("-") or not url.strip() or re.search(r"[\x00-\x1f\x7f]", url):
-        return "is no address of a repository"
-    scheme, separator, rest = url.partition("://")
-    if separator and "::" not in scheme:
-        if scheme not in _SCHEMES:
-            return f"begins with {scheme}://; use {', '.join(f'{known}://' for known in _SCHEMES)}, or a path"
-        userinfo = rest.partition("/")[0].rpartition("@")[0]
-        if userinfo and (scheme != "ssh" or ":" in userinfo):
-            return "holds a user or password: keep them in git's credential helper, or use an SSH key"
-        host = rest.partition("/")[0].rpartition("@")[2]
-        return "names a host that begins with '-'" if host.startswith("-") or userinfo.startswith("-") else ""
-    if "::" in url.partition("/")[0]:
-        return "would run a program (transport::address)"
-    return ""
-
-
 class Clone:
-    """A bare copy of a repository, below the cache folder. `url` has no fault."""
+    """A bare copy of a repository, below the cache folder. `url`: without fault (core.git_names)."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -57,7 +39,7 @@ class Clone:
 
         A whole commit id that is here already is not asked for again. StagingError when git cannot fetch.
         """
-        fault = git.ref_fault(ref)
+        fault = ref_fault(ref)
         if fault:
             raise StagingError(f"ref {ref!r} {fault}")
         with self._locked():
@@ -114,7 +96,7 @@ class Clone:
                 env={
                     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
                     **git.environment(transport=True),
-                    "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
+                    "GIT_ALLOW_PROTOCOL": ":".join(SCHEMES),
                 },
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from airflow_jobdeploy.core.git_names import ref_fault
 from airflow_jobdeploy.errors import StagingError, nearest
 
 _GIT = (
@@ -195,15 +196,6 @@ def commit_of(where: str, ref: str, *, bare: bool = False) -> str:
         raise StagingError(f"the repository {where} has no commit yet: there is no {ref!r} to take. Commit first")
     hint = nearest(ref, filter(None, known)) or " Is it fetched?"
     raise StagingError(f"the repository {where} knows no branch, tag or commit {ref!r}.{hint}")
-
-
-def ref_fault(ref: str) -> str:
-    """Why this is no ref that could be asked for; "" when it is."""
-    if ref.startswith(("-", "^")):
-        return f"begins with {ref[0]!r}"
-    if re.search(r"[\x00-\x20\x7f:?*\[\\]|\.\.", ref):
-        return "holds a character that no branch, tag or commit has"
-    return ""
 
 
 def subject(where: str, commit: str, *, bare: bool = False) -> str:

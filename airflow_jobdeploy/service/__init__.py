@@ -13,10 +13,12 @@ from airflow_jobdeploy.service.asking import current, find, jobs, preempt, raise
 from airflow_jobdeploy.service.fetching import Wanted, fetch
 from airflow_jobdeploy.service.follower import Follower, Update
 from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
-from airflow_jobdeploy.service.preparing import Work, prepare_build, prepare_run, prepare_up
+from airflow_jobdeploy.service.preparing import prepare_run
 from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit, submit_again
+from airflow_jobdeploy.service.templates import prepare_build, prepare_up
 from airflow_jobdeploy.service.watcher import Subscription, Watcher
 from airflow_jobdeploy.service.watching import Watch
+from airflow_jobdeploy.service.work import Work
 from airflow_jobdeploy.service.workers import Workers
 
 __all__ = [

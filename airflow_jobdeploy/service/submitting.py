@@ -12,16 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from airflow_jobdeploy.backends.base import WORK, Backend, Progress, TreeGone
-from airflow_jobdeploy.core.manifest import TreeSource
+from airflow_jobdeploy.backends.base import Backend, Progress, TreeGone
 from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel, Verb, on_return, place
 from airflow_jobdeploy.core.status import JobHandle, JobState
 from airflow_jobdeploy.errors import JobDeployError, PlacementError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
-from airflow_jobdeploy.service.preparing import Identity, Work
 from airflow_jobdeploy.service.sending import Sending
+from airflow_jobdeploy.service.staging import Staging
+from airflow_jobdeploy.service.taking import Taken
 from airflow_jobdeploy.service.watching import backoff_s
+from airflow_jobdeploy.service.work import Identity, Work
 from airflow_jobdeploy.service.workers import Workers
 
 #: How long a submitter asks for a worker that does not answer, unless `schedule_timeout` says otherwise: the one that
@@ -140,6 +141,7 @@ class _Submission:
             previous_worker=last.worker,
             preemptions=sequel.preemptions,
             retries=sequel.retries,
+            **self._taken(last).noted(),
         )
         self.say(f"Attempt {last.attempt} on {last.worker} {sequel.why}; attempt {intent.attempt} on {worker}.")
         return self._go(intent, sequel.delay_s)
@@ -166,6 +168,7 @@ class _Submission:
         return last.worker
 
     def _first(self) -> Submitted:
+        taken = self._taken(None)
         worker = self.work.worker or self._place()
         self._stop_strays(worker)
         intent = Intent(
@@ -177,6 +180,7 @@ class _Submission:
             resource=self._resource(),
             lost_after_s=self.work.lost_after_s,
             epoch=self.epoch,
+            **taken.noted(),
         )
         return self._go(intent)
 
@@ -185,7 +189,7 @@ class _Submission:
         decision = on_return(intent, self.epoch, state)
         self.say(f"Found an earlier submission: {decision.why}.")
         if decision.verb is Verb.START:
-            return self._go(intent.following(epoch=self.epoch))
+            return self._go(intent.following(epoch=self.epoch, **self._taken(intent).noted()))
         if state is not None and decision.verb in (Verb.REATTACH, Verb.TAKE):
             self._saved(intent)
             handle = self._handle(intent, state)
@@ -193,11 +197,12 @@ class _Submission:
             return Submitted(handle=handle, state=state, reattached=True)
         if decision.verb is Verb.WAIT:
             raise WorkerError(f"Nothing was started: {decision.why}.")
+        taken = self._taken(intent)
         if decision.verb is Verb.REPLACE:
             self._stop(intent.worker, intent.job_id, "the task was cleared")
-        return self._next(intent, state)
+        return self._next(intent, state, taken)
 
-    def _next(self, last: Intent, state: JobState | None) -> Submitted:
+    def _next(self, last: Intent, state: JobState | None, taken: Taken) -> Submitted:
         """A new attempt in a new Airflow try, or after a clear: the counts begin anew."""
         worker = last.worker
         if self.work.stays:
@@ -215,8 +220,20 @@ class _Submission:
                 previous_worker=last.worker,
                 preemptions=0,
                 retries=0,
+                **taken.noted(),
             )
         )
+
+    def _taken(self, last: Intent | None) -> Taken:
+        """What the next attempt runs with: what the last one did, but after a clear all is taken as it is now."""
+        takes = self.work.takes
+        kept = takes.kept(last) if last is not None and dict(last.epoch) == self.epoch else None
+        if kept is not None:
+            return kept
+        taken = takes.now()
+        for note in takes.notes():
+            self.say(note)
+        return taken
 
     def _resource(self) -> str:
         """Each attempt of an `up` makes a resource of its own; other builds belong to an old one."""
@@ -246,8 +263,8 @@ class _Submission:
         if intent.previous_worker not in ("", intent.worker) and state.phase == "claimed":
             self._move(intent, plan)
         if state.phase == "claimed":
-            self._stage(plan)
-        state = self._start(plan)
+            self._stage(intent, plan)
+        state = self._start(intent, plan)
         self.say(f"Job {plan.job_id} (attempt {plan.attempt}) is on worker {intent.worker}: {state.message}")
         return Submitted(handle=self.handle.with_state(state), state=state, reattached=False)
 
@@ -269,22 +286,13 @@ class _Submission:
     def _plan(self, intent: Intent, delay_s: float = 0.0) -> Plan:
         slots = next((w.slots for w in self.workers.pool.workers if w.name == intent.worker), None)
         identity = Identity(uid=intent.uid, attempt=intent.attempt, worker=intent.worker, resource=intent.resource)
-        return self.work.plan(identity, slots=slots, delay_s=delay_s)
+        return self.work.plan(identity, Taken.of(intent), slots=slots, delay_s=delay_s)
 
     def _handle(self, intent: Intent, state: JobState) -> JobHandle:
         return intent.handle(str(self.work.key)).with_state(state)
 
-    def _stage(self, plan: Plan) -> None:
+    def _stage(self, intent: Intent, plan: Plan) -> None:
         """Bring what the job needs, and give it to the claimed job; ended on its worker where that cannot be."""
-        if self.work.project is None or not plan.ships_project:
-            return
-        try:
-            self._give(plan, WORK, self.work.project(), "project")
-        except (StagingError, WorkerUnreachable) as error:
-            self._give_up(plan, str(error))
-            raise
-
-    def _give(self, plan: Plan, role: str, source: TreeSource, what: str) -> None:
         sending = Sending(
             self.workers,
             plan.worker,
@@ -293,23 +301,21 @@ class _Submission:
             limit_s=plan.limits.setup_timeout_s,
             progress=self.progress,
         )
-        for is_last in (False, False, True):
-            name = sending.bring(source, what, str(source)).name
-            try:
-                self._ask(plan.worker, lambda to: to.use_tree(plan.job_id, role, name))  # noqa: B023 - used at once
-            except TreeGone:  # evicted or damaged in between
-                if is_last:
-                    raise
-            else:
-                return
+        try:
+            staged = Staging(self.work.takes, sending, self.say, self._ask).stage(intent, plan)
+        except (StagingError, WorkerUnreachable) as error:
+            self._give_up(plan, str(error))
+            raise
+        if staged != intent:
+            self._saved(staged)
 
-    def _start(self, plan: Plan) -> JobState:
+    def _start(self, intent: Intent, plan: Plan) -> JobState:
         """What it was given may have been damaged by another job since."""
         start: Callable[[Backend], JobState] = lambda backend: backend.start(plan.job_id)  # noqa: E731
         try:
             return self._ask(plan.worker, start)
         except TreeGone:
-            self._stage(plan)
+            self._stage(intent, plan)
             return self._ask(plan.worker, start)
 
     def _give_up(self, plan: Plan, why: str) -> None:

@@ -124,7 +124,14 @@ def test_fields(field: str, written: Any, attribute: str, value: Any) -> None:
         ("requirements", ["numpy", "-e ."], "nothing in it can be edited"),
         ("python", "3.11.4", "Give the first two numbers"),
         ("python", True, "expected text"),
-        ("dirty", "yes", "expected true or false"),
+        ("dirty", "yes", "expected include or refuse"),
+        ("dirty", "refused", "Did you mean 'refuse'?"),
+        ("dirty", 1, "expected include or refuse"),
+        ("repo", "ext::sh -c x", "would run a program"),
+        ("repo", "https://me:s3cr3t@example.org/x", "holds a user or password"),
+        ("ref", "-x", "begins with '-'"),
+        ("ref", "a..b", "no branch, tag or commit"),
+        ("bundle_limit", "2 potatoes", "expected a size"),
         ("app_api_token", "s3cr3t", "name it in `secret_env`"),
         ("ignore_patterns", [], "use .gitignore"),
     ],
@@ -133,6 +140,23 @@ def test_wrong_values(field: str, written: Any, said: str) -> None:
     found = problems(**{field: written})
     assert said in found
     assert "s3cr3t" not in found
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("include", "include"), ("Refuse", "refuse"), (True, "include"), (False, "refuse"), ("true", "include")],
+)
+def test_dirty_is_a_word_or_a_flag(written: Any, read: str) -> None:
+    assert spec(dirty=written).dirty == read
+    assert spec().dirty == "include"
+
+
+def test_a_folder_in_a_repository_is_a_relative_path() -> None:
+    url = "https://example.org/a/b.git"
+    assert load_spec({"command": "x", "repo": url, "project_dir": "./sub"}).project_dir == "./sub"
+    assert "leaves its folder" in problems(repo=url, project_dir="../x")
+    assert "is an absolute path" in problems(repo=url, project_dir="/x")
+    assert "repo and workdir are both given" in problems(repo=url, workdir="/x")
 
 
 def test_values_of_env_are_as_written(write: Callable[..., None]) -> None:
@@ -300,16 +324,11 @@ def test_what_every_pool_honours(kind: str) -> None:
         ("schedule_start", "x"),
         ("schedule_end", "x"),
         ("idle_timeout", 1),
-        ("dataset_location", "x"),
         ("preset", "x"),
         ("priority", "high"),
         ("where", {"gpu": "A100"}),
         ("restart_policy", "always"),
         ("life_span", 1),
-        ("repo", "x"),
-        ("ref", "x"),
-        ("dirty", True),
-        ("bundle_limit", 1),
         ("worker_required", 2),
         ("pull", "always"),
         ("dockerfile", "Dockerfile"),
@@ -333,7 +352,6 @@ def test_values_that_ask_for_nothing_are_honoured() -> None:
         "volumes": [],
         "worker_required": 1,
         "priority": "normal",
-        "dirty": False,
         "where": {},
     }
     assert unsupported(spec(**nothing), kind="local") == []

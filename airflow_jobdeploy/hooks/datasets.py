@@ -1,0 +1,53 @@
+"""Datasets of job specs: a file or folder here, or an object storage by its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from airflow_jobdeploy.core.spec import JobSpec
+from airflow_jobdeploy.core.volumes import SCHEME
+from airflow_jobdeploy.errors import SpecError
+from airflow_jobdeploy.hooks import files, runtime
+from airflow_jobdeploy.packing import dataset
+from airflow_jobdeploy.packing.dataset import Dataset
+
+
+def dataset_of(spec: JobSpec, where: Sequence[Path]) -> Callable[[], Dataset] | None:
+    """Lists the dataset of `spec` when called; None: there is none to be sent (it may lie in the pool's storage).
+
+    A relative path is looked for in the folders of `where`. SpecError when nothing is there.
+    """
+    location = spec.dataset_location
+    if not location or location.startswith(SCHEME):
+        return None
+    scheme, separator, _ = location.partition("://")
+    if not separator:
+        return partial(dataset.here, _found(spec, location, where))
+    if scheme == "file":
+        return partial(dataset.here, _found(spec, unquote(urlsplit(location).path), where))
+    return partial(_stored, location)
+
+
+def _found(spec: JobSpec, location: str, where: Sequence[Path]) -> Path:
+    place = spec.given.get("dataset_location", "dataset_location")
+    return files.find(location, where, argument=place, error=SpecError, folder=None)
+
+
+def _stored(url: str) -> Dataset:
+    """Objects below a URL, with the connection that it names. StagingError."""
+    with dataset.explained(url):
+        path: Any = _object_path(url)
+    return dataset.elsewhere(path, url)
+
+
+def _object_path(url: str) -> Any:
+    from airflow.sdk import ObjectStoragePath
+
+    with runtime.lookup():
+        path = ObjectStoragePath(url.rstrip("/") if urlsplit(url).path.strip("/") else url)
+        path.fs.invalidate_cache()  # a long-lived process would see what was there when it last looked
+    return path

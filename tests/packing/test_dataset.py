@@ -1,0 +1,211 @@
+"""Datasets: from here, and from path-like objects that lead elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from airflow_jobdeploy.core.manifest import EXECUTABLE, FOLDER, LINK
+from airflow_jobdeploy.errors import StagingError
+from airflow_jobdeploy.packing import dataset
+from airflow_jobdeploy.packing.dataset import Dataset
+from tests.packing.repositories import HOSTILE, write
+
+
+def contents(found: Dataset) -> dict[str, bytes]:
+    read = {}
+    for entry in found.manifest.entries:
+        if entry.is_file:
+            with found.open(entry) as file:
+                read[entry.path] = file.read()
+    return read
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data set"
+    write(root, {"train/a.csv": "1,2\n", "train/deep/b.csv": "3\n", ".hidden": "h", "__pycache__/kept": "k"})
+    return root
+
+
+# -- here -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_keeps_its_hierarchy(data: Path) -> None:
+    write(data, dict.fromkeys(HOSTILE, "x"))
+    (data / "empty").mkdir()
+    (data / "tool").write_text("#!/bin/sh\n")
+    (data / "tool").chmod(0o755)
+    (data / "latest").symlink_to("train/a.csv")
+    (data / "train" / "up").symlink_to("../train")
+    found = dataset.here(data)
+    read = contents(found)
+    assert read["train/deep/b.csv"] == b"3\n"
+    assert set(read) == {"train/a.csv", "train/deep/b.csv", ".hidden", "__pycache__/kept", "tool", *HOSTILE}
+    kinds = {entry.path: entry.kind for entry in found.manifest.entries}
+    assert (kinds["empty"], kinds["tool"], kinds["latest"], kinds["train/up"]) == (FOLDER, EXECUTABLE, LINK, LINK)
+    assert found.manifest.is_known
+    assert found.notes[0].startswith(f"Dataset: {len(read) + 2} files, ")
+    assert dataset.here(data).manifest.name == found.manifest.name
+
+
+def test_one_file(data: Path, tmp_path: Path) -> None:
+    assert contents(dataset.here(data / "train" / "a.csv")) == {"a.csv": b"1,2\n"}
+    (tmp_path / "link").symlink_to(data)
+    assert dataset.here(tmp_path / "link").manifest.name == dataset.here(data).manifest.name
+
+
+def test_what_cannot_be_sent(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StagingError, match=r"the dataset .*nowhere does not exist"):
+        dataset.here(data / "nowhere")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(StagingError, match="none is empty"):
+        dataset.here(tmp_path / "none")
+    (data / "a").symlink_to("/etc")
+    (data / "b").symlink_to("../x")
+    with pytest.raises(StagingError) as caught:
+        dataset.here(data)
+    assert "'a' is a link to '/etc', which leads out" in str(caught.value)
+    assert "'b' is a link to '../x', which leads out" in str(caught.value)
+    (data / "a").unlink()
+    (data / "b").unlink()
+    monkeypatch.chdir(data)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("sock")
+        assert "Skipped of the dataset (no regular files): 'sock'" in dataset.here(data).notes
+
+
+def test_a_large_file_is_read_in_pieces(data: Path) -> None:
+    with (data / "large").open("wb") as file:
+        file.truncate(40 * 1024 * 1024)
+    entries = {entry.path: entry for entry in dataset.here(data).manifest.entries}
+    assert entries["large"].content == hashlib.sha256(bytes(40 * 1024 * 1024)).hexdigest()
+
+
+# -- elsewhere ------------------------------------------------------------------------------------------------------
+
+
+class Storage:
+    """Objects by key, as a storage has them: folders only in the names of keys."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = objects
+        self.opened: list[str] = []
+        self.trouble: Exception | None = None
+
+    def path(self, key: str = "") -> Key:
+        return Key(self, key)
+
+
+class Facts(dict[str, Any]):
+    """As Airflow's `stat_result`."""
+
+    @property
+    def st_size(self) -> int:
+        return int(self["size"])
+
+
+class Key:
+    """What is asked of Airflow's ObjectStoragePath."""
+
+    def __init__(self, storage: Storage, key: str) -> None:
+        self._storage, self._key = storage, key
+
+    @property
+    def name(self) -> str:
+        return self._key.rpartition("/")[2]
+
+    def iterdir(self) -> Iterator[Key]:
+        if self._storage.trouble:
+            raise self._storage.trouble
+        prefix = f"{self._key}/" if self._key else ""
+        names = {key[len(prefix) :].partition("/")[0] for key in self._storage.objects if key.startswith(prefix)}
+        return (Key(self._storage, prefix + name) for name in sorted(names))
+
+    def is_dir(self) -> bool:
+        return any(key.startswith(f"{self._key}/") for key in self._storage.objects) or not self._key
+
+    def stat(self) -> Facts:
+        data = self._storage.objects.get(self._key)
+        if data is None:
+            raise FileNotFoundError(self._key)
+        return Facts(size=len(data), ETag=hashlib.md5(data).hexdigest())
+
+    def open(self, mode: str) -> IO[bytes]:
+        import io
+
+        assert mode == "rb"
+        self._storage.opened.append(self._key)
+        data = self._storage.objects[self._key]
+        file = io.BytesIO(data)
+        file.size = len(data)  # type: ignore[attr-defined]  # as fsspec's files have it
+        return file
+
+
+@pytest.fixture
+def bucket() -> Storage:
+    return Storage({"d/train/a.csv": b"1,2\n", "d/train/deep/b.csv": b"3\n", "d/": b"", "d/Ä b": b"x", "other": b""})
+
+
+def test_objects_are_read_when_they_are_sent_and_their_digests_remembered(bucket: Storage) -> None:
+    url = f"s3://conn@bucket/{os.urandom(4).hex()}"
+    found = dataset.elsewhere(bucket.path("d"), url)
+    assert not bucket.opened, "nothing is read to list them"
+    assert not found.manifest.is_known
+    assert found.version
+    read = contents(found)
+    assert read == {"train/a.csv": b"1,2\n", "train/deep/b.csv": b"3\n", "Ä b": b"x"}
+    entry = next(entry for entry in found.manifest.entries if entry.path == "train/a.csv")
+    with found.open(entry, 2) as file:
+        assert file.read(1) == b"2"
+
+    digests = {path: hashlib.sha256(data).hexdigest() for path, data in read.items()}
+    found.learn(
+        type(found.manifest).of(entry._replace(content=digests[entry.path]) for entry in found.manifest.entries)
+    )
+    again = dataset.elsewhere(bucket.path("d"), url)
+    assert again.manifest.is_known
+    assert again.version == ""
+    bucket.objects["d/train/a.csv"] = b"1,3\n"
+    changed = dataset.elsewhere(bucket.path("d"), url)
+    assert [entry.path for entry in changed.manifest.entries if not entry.content] == ["train/a.csv"]
+    assert changed.version != found.version
+
+
+def test_one_object(bucket: Storage) -> None:
+    assert contents(dataset.elsewhere(bucket.path("d/train/a.csv"), "s3://b/d/train/a.csv")) == {"a.csv": b"1,2\n"}
+
+
+def test_trouble_with_a_storage(bucket: Storage) -> None:
+    with pytest.raises(StagingError, match=r"the dataset s3://b/nowhere does not exist"):
+        dataset.elsewhere(bucket.path("nowhere"), "s3://b/nowhere")
+    with pytest.raises(StagingError, match=r"is empty"):
+        dataset.elsewhere(Storage({}).path(), "s3://b")
+    found = dataset.elsewhere(bucket.path("d"), "s3://b/d")
+    bucket.objects["d/train/a.csv"] = b"longer now"
+    with pytest.raises(StagingError, match=r"'train/a.csv' of the dataset s3://b/d had 4 bytes and has 10 now"):
+        found.open(next(entry for entry in found.manifest.entries if entry.path == "train/a.csv"))
+    bucket.trouble = RuntimeError("403: no such key for you")
+    with pytest.raises(StagingError, match=r"s3://b/d cannot be read: RuntimeError: 403"):
+        dataset.elsewhere(bucket.path("d"), "s3://b/d")
+
+
+@pytest.mark.parametrize("key", ["d/../up", "d/./x", "d/a//b"])
+def test_keys_that_are_no_paths(key: str) -> None:
+    with pytest.raises(StagingError, match=r"has the object|is empty"):
+        dataset.elsewhere(Storage({key: b"x", "d/ok": b""}).path("d"), "s3://b/d")
+
+
+def test_path_objects_are_taken_as_well(data: Path) -> None:
+    assert set(contents(dataset.elsewhere(data, "file:data"))) == {
+        "train/a.csv",
+        "train/deep/b.csv",
+        ".hidden",
+        "__pycache__/kept",
+    }

@@ -1,0 +1,237 @@
+"""The code of a job: taken once, the same for every attempt until its task is cleared."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_jobdeploy import service
+from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.errors import SpecError, StagingError
+from airflow_jobdeploy.packing import dataset
+from tests.packing.repositories import commit, git, repository, write
+from tests.service.conftest import Desk
+
+#: Shows what it runs, and fails.
+SHOW = {"command": "cat main.py; pwd; exit 3"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return repository(tmp_path / "project", {"main.py": "first\n"})
+
+
+def prepared(desk: Desk, project: Path | None, spec: dict[str, Any] | None = None, **how: Any) -> service.Work:
+    return desk.run_spec(spec or SHOW, project_dir=project, **how)
+
+
+def run(desk: Desk, work: service.Work) -> list[str]:
+    """What the job said."""
+    desk.log.clear()
+    submitted = desk.submit(work)
+    desk.follow(submitted.handle)
+    return "\n".join(desk.log).split("\n")
+
+
+def store(desk: Desk) -> Path:
+    with desk.workers() as workers:
+        facts = workers.backend(desk.pool.workers[0].name).facts()
+    return Path(facts.root).expanduser() / "store" / "trees"
+
+
+def forget_trees(desk: Desk) -> None:
+    """As eviction does."""
+    import subprocess
+
+    subprocess.run(["chmod", "-R", "u+w", str(store(desk))], check=True)
+    shutil.rmtree(store(desk))
+
+
+def intent(desk: Desk) -> dict[str, Any]:
+    assert desk.notebook.value is not None
+    return desk.notebook.value
+
+
+def test_the_record_says_what_ran(desk: Desk, project: Path) -> None:
+    write(project, {"new.py": ""})
+    assert run(desk, prepared(desk, project))[0] == "first"
+    said = "\n".join(desk.said)
+    assert "The code includes uncommitted changes: ?? new.py" in said
+    assert f"at commit {git(project, 'rev-parse', 'HEAD')[:12]} (main: first)" in said
+    with desk.workers() as workers:
+        (job,) = service.jobs(workers)
+    code = job["plan"]["description"]["code"]
+    assert code["bundle"] == intent(desk)["bundle"] == job["plan"]["bundle"]
+    assert (code["commit"], code["branch"], code["message"], code["dirty"], code["changes"]) == (
+        git(project, "rev-parse", "HEAD"), "main", "first", True, ["?? new.py"],
+    )  # fmt: skip
+
+
+def test_a_retry_runs_what_the_first_try_ran(desk: Desk, project: Path) -> None:
+    assert run(desk, prepared(desk, project))[0] == "first"
+    write(project, {"main.py": "second\n"})
+    commit(project, "second")
+    write(project, {"main.py": "dirty\n"})
+    assert run(desk, prepared(desk, project, {**SHOW, "dirty": "refuse"}, returning=True))[0] == "first"
+    assert "The project of the attempt before is on worker" in "\n".join(desk.said)
+    forget_trees(desk)
+    assert run(desk, prepared(desk, project, returning=True))[0] == "first", "made again of its commit"
+    assert intent(desk)["attempt"] == 3
+
+
+def test_changed_code_is_never_taken_silently(desk: Desk, project: Path) -> None:
+    write(project, {"main.py": "dirty\n"})
+    assert run(desk, prepared(desk, project))[0] == "dirty"
+    forget_trees(desk)
+    assert run(desk, prepared(desk, project, returning=True))[0] == "dirty", "the same files, sent again"
+    forget_trees(desk)
+    write(project, {"main.py": "dirtier\n"})
+    with pytest.raises(StagingError, match=r"the project has changed since the attempt before.*Clear the task"):
+        desk.submit(prepared(desk, project, returning=True))
+    desk.epoch["clear_number"] += 1
+    assert run(desk, prepared(desk, project, returning=True))[0] == "dirtier"
+
+
+def test_a_clear_takes_the_project_as_it_is_now(desk: Desk, project: Path) -> None:
+    assert run(desk, prepared(desk, project))[0] == "first"
+    write(project, {"main.py": "second\n"})
+    desk.epoch["clear_number"] += 1
+    assert run(desk, prepared(desk, project, returning=True))[0] == "second"
+
+
+def test_a_clear_that_cannot_take_the_project_stops_nothing(desk: Desk, project: Path) -> None:
+    work = prepared(desk, project, {"command": "sleep 60"})
+    handle = desk.submit(work).handle
+    write(project, {"new.py": ""})
+    desk.epoch["clear_number"] += 1
+    with pytest.raises(StagingError, match=r"\?\? new\.py"):
+        desk.submit(prepared(desk, project, {**SHOW, "dirty": "refuse"}, returning=True))
+    assert desk.status(handle).status is JobStatus.RUNNING
+    desk.stop(handle)
+
+
+def test_a_retry_reattaches_whatever_became_of_the_project(desk: Desk, project: Path) -> None:
+    handle = desk.submit(prepared(desk, project, {"command": "sleep 60"})).handle
+    shutil.rmtree(project)
+    submitted = desk.submit(prepared(desk, project, returning=True))
+    assert submitted.reattached
+    assert submitted.handle.job_id == handle.job_id
+    desk.stop(handle)
+
+
+def test_every_problem_is_heard_before_anything_starts(desk: Desk, project: Path) -> None:
+    write(project, {"new.py": ""})
+    with pytest.raises(StagingError, match=r"\?\? new\.py"):
+        prepared(desk, project, {**SHOW, "dirty": "refuse"})
+    with pytest.raises(StagingError, match="knows no branch, tag or commit 'nowhere'"):
+        prepared(desk, project, {**SHOW, "ref": "nowhere"})
+    with pytest.raises(SpecError, match="ref: means nothing where no code is sent"):
+        prepared(desk, None, {**SHOW, "ref": "main"})
+    with pytest.raises(SpecError, match="lies on the worker already"):
+        prepared(desk, None, {**SHOW, "ref": "main"}, workdir="/tmp")
+    assert desk.notebook.value is None
+
+
+def test_two_jobs_of_one_project_send_it_once(desk: Desk, project: Path) -> None:
+    run(desk, prepared(desk, project))
+    desk.notebook.value = None
+    desk.said.clear()
+    assert run(desk, prepared(desk, project))[0] == "first"
+    assert "is on worker" in "\n".join(desk.said)
+    assert "nothing is sent" in "\n".join(desk.said)
+
+
+def test_code_of_a_repository_without_a_checkout(desk: Desk, project: Path) -> None:
+    write(project, {"sub/main.py": "in sub\n"})
+    second = commit(project, "second")
+    spec = {**SHOW, "repo": str(project), "ref": "main"}
+    assert run(desk, prepared(desk, None, spec))[0] == "first"
+    desk.notebook.value = None
+    assert run(desk, prepared(desk, Path("sub"), spec))[0] == "in sub"
+    assert intent(desk)["code"]["commit"] == second
+    shutil.rmtree(project)
+    forget_trees(desk)
+    assert run(desk, prepared(desk, Path("sub"), spec, returning=True))[0] == "in sub"
+
+
+def test_requirements_come_from_the_code_that_runs(desk: Desk, project: Path) -> None:
+    """Not from what lies in the project's folder by now."""
+    write(project, {"requirements.txt": "# none\n"})
+    commit(project, "no packages")
+    write(project, {"requirements.txt": "not a requirement ???\n"})
+    work = prepared(desk, project, {**SHOW, "ref": "HEAD", "requirements": "requirements.txt"})
+    assert run(desk, work)[0] == "first"
+
+
+# -- datasets -------------------------------------------------------------------------------------------------------
+
+READ = {"command": 'cd "$JOBDEPLOY_DATASET_DIR" && find . -type f | sort && cat train/a.csv && stat -c %a train/a.csv'}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write(tmp_path / "data", {"train/a.csv": "1,2\n", "b.csv": ""})
+    return tmp_path / "data"
+
+
+def test_a_dataset_is_read_in_its_place(desk: Desk, data: Path, project: Path) -> None:
+    work = prepared(desk, project, READ, dataset=lambda: dataset.here(data))
+    assert run(desk, work)[:4] == ["./b.csv", "./train/a.csv", "1,2", "444"]
+    assert any(line.startswith(f"Dataset: 2 files, 4 bytes of {data}") for line in desk.said)
+    assert intent(desk)["dataset"] == dataset.here(data).manifest.name
+
+
+def test_a_retry_reads_the_dataset_that_it_had(desk: Desk, data: Path) -> None:
+    spec = {"command": READ["command"] + "; exit 3"}
+    assert run(desk, prepared(desk, None, spec, dataset=lambda: dataset.here(data)))[2] == "1,2"
+    write(data, {"train/a.csv": "3,4\n"})
+    again = prepared(desk, None, spec, dataset=lambda: dataset.here(data), returning=True)
+    assert run(desk, again)[2] == "1,2"
+    forget_trees(desk)
+    again = prepared(desk, None, spec, dataset=lambda: dataset.here(data), returning=True)
+    assert run(desk, again)[2] == "3,4"
+    assert "The dataset has changed since the attempt before: this one reads it as it is now." in desk.said
+    assert intent(desk)["dataset"] == dataset.here(data).manifest.name
+
+
+def test_a_dataset_that_is_not_there(desk: Desk, tmp_path: Path) -> None:
+    with pytest.raises(StagingError, match="does not exist"):
+        prepared(desk, None, READ, dataset=lambda: dataset.here(tmp_path / "nowhere"))
+
+
+def test_a_dataset_that_is_read_while_it_is_sent(desk: Desk, data: Path) -> None:
+    """Objects of a storage have no digests before."""
+    url = f"memory://{data}"
+    work = prepared(desk, None, READ, dataset=lambda: dataset.elsewhere(data, url))
+    assert work.takes.now().dataset == ""
+    assert run(desk, work)[:4] == ["./b.csv", "./train/a.csv", "1,2", "444"]
+    assert intent(desk)["dataset"] == dataset.here(data).manifest.name
+    desk.notebook.value = None
+    work = prepared(desk, None, READ, dataset=lambda: dataset.elsewhere(data, url))
+    assert work.takes.now().dataset == dataset.here(data).manifest.name, "known from now on"
+    desk.said.clear()
+    run(desk, work)
+    assert "nothing is sent" in "\n".join(desk.said)
+
+
+def test_templates_take_code_as_well(desk: Desk, project: Path) -> None:
+    from airflow_jobdeploy.core.template import load_template
+
+    template = load_template(
+        {
+            "params": {},
+            "options": {"dirty": "refuse"},
+            "builds": {
+                "up": {"type": "script", "content": "#!/bin/sh\ncat main.py\n"},
+                "down": {"type": "script", "content": "true"},
+            },
+        }
+    )
+    work = service.prepare_up(template, {}, pool=desk.pool, project_dir=project, resolve_secret=str)
+    assert run(desk, work)[0] == "first"
+    write(project, {"new.py": ""})
+    with pytest.raises(StagingError, match=r"\?\? new\.py"):
+        service.prepare_up(template, {}, pool=desk.pool, project_dir=project, resolve_secret=str)
