@@ -70,6 +70,10 @@ class Installer:
         """What lists the packages."""
         raise NotImplementedError
 
+    def _files(self) -> List[str]:
+        pins = ["-c", self.paths.constraints] if os.path.getsize(self.paths.constraints) else []
+        return ["-r", self.paths.requirements, *pins]
+
     def run(self, log: str) -> None:
         """Make the environment. Unmade with the installer's own last words. Its output goes where ours goes: `log`."""
         for command in self.commands():
@@ -129,9 +133,11 @@ class Pip(Installer):
 
     def commands(self) -> List[List[str]]:
         options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-        lines = ["-r", self.paths.requirements, "-c", self.paths.constraints]
         bare = ["--without-pip"] if self._has_pip else []
-        return [[self.python, "-m", "venv", *bare, self.paths.venv], [*self._pip(), "install", *options, *lines]]
+        return [
+            [self.python, "-m", "venv", *bare, self.paths.venv],
+            [*self._pip(), "install", *options, *self._files()],
+        ]
 
     def freezer(self) -> List[str]:
         return [*self._pip(), "freeze"]
@@ -158,10 +164,9 @@ class Uv(Installer):
             self._options.append("--no-index")
 
     def commands(self) -> List[List[str]]:
-        lines = ["-r", self.paths.requirements, "-c", self.paths.constraints]
         return [
             [self._uv, "venv", "--quiet", "--python", self.python, self.paths.venv],
-            [self._uv, "pip", "install", "--python", self.inner, "--compile-bytecode", *self._options, *lines],
+            [self._uv, "pip", "install", "--python", self.inner, "--compile-bytecode", *self._options, *self._files()],
         ]
 
     def freezer(self) -> List[str]:
