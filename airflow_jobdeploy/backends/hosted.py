@@ -11,7 +11,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -70,6 +69,10 @@ _KINDS = {
     ),
     "ssh": _Kind(capabilities=Capabilities(kind="ssh"), python="python3", env_mode="login"),
 }
+
+
+#: A stream of files that is damaged, or that the worker gives up.
+_BROKEN = (tarfile.TarError, Refusal)
 
 
 class HostedBackend:
@@ -286,14 +289,17 @@ class HostedBackend:
     def _fetched(
         self, job_id: str, paths: list[str], offset: int, known: Mapping[str, ArtifactFile]
     ) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
-        explained = partial(self._explained, job_id)
-        with explained(), self._connection.transfer() as session:
-            _, pieces = session.request_bytes("get", job=job_id, paths=paths, offset=offset)
-            stream = arriving.Pieces(pieces)
-            for name, content in arriving.files(stream):
-                if name in known:
-                    yield known[name], cast("IO[bytes]", _Explained(content, explained))
-            stream.drain()
+        explain = partial(self._explained, job_id)
+        try:
+            with self._connection.transfer() as session:
+                _, pieces = session.request_bytes("get", job=job_id, paths=paths, offset=offset)
+                stream = arriving.Pieces(pieces)
+                for name, content in arriving.files(stream):
+                    if name in known:
+                        yield known[name], cast("IO[bytes]", _Explained(content, explain))
+                stream.drain()
+        except _BROKEN as error:
+            raise explain(error) from error
 
     def upload(self, job_id: str, files: Sequence[Upload]) -> Iterator[UploadNews]:
         fields = UploadNews.__dataclass_fields__
@@ -305,25 +311,23 @@ class HostedBackend:
         except (ValueError, TypeError, AttributeError) as error:
             raise WorkerError(f"{self.worker}: no news of an upload: {error}") from error
 
-    @contextmanager
-    def _explained(self, job_id: str) -> Iterator[None]:
-        try:
-            yield
-        except tarfile.TarError as error:
-            raise StagingError(f"the files of job {job_id} arrived damaged from {self.worker}: {error}") from error
-        except Refusal as error:
-            raise StagingError(f"the files of job {job_id} could not be fetched: {error}") from error
+    def _explained(self, job_id: str, error: Exception) -> StagingError:
+        if isinstance(error, Refusal):
+            return StagingError(f"the files of job {job_id} could not be fetched: {error}")
+        return StagingError(f"the files of job {job_id} arrived damaged from {self.worker}: {error}")
 
 
 class _Explained:
     """The content of a file, read by somebody else than who asked for the stream: it may break there as well."""
 
-    def __init__(self, content: arriving.Content, explained: Callable[[], AbstractContextManager[None]]) -> None:
-        self._content, self._explained = content, explained
+    def __init__(self, content: arriving.Content, explain: Callable[[Exception], StagingError]) -> None:
+        self._content, self._explain = content, explain
 
     def read(self, size: int = -1) -> bytes:
-        with self._explained():
+        try:
             return self._content.read(size)
+        except _BROKEN as error:
+            raise self._explain(error) from error
 
 
 def local_backend(*, root: str | os.PathLike[str] = DEFAULT_ROOT, machine: str | None = None) -> HostedBackend:

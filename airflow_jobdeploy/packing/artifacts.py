@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Generic, Protocol
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing.arrival import Arrival, Sink
@@ -22,6 +22,7 @@ _READINGS = 3
 _VANISHED = 5
 _READ = 1024 * 1024
 
+T = TypeVar("T")
 #: Called as bytes come with: files there, files in all, bytes moved, bytes to move.
 Progress = Callable[[int, int, int, int], None]
 
@@ -240,13 +241,8 @@ class Download(Generic[FileT]):
             yield from self._stream(source, rest, 0)
 
     def _stream(self, source: Source[FileT], paths: list[str], offset: int) -> Iterator[tuple[FileT, IO[bytes]]]:
-        with self._reading():
-            stream = source.fetch(self.job_id, paths, offset)
-        while True:
-            with self._reading():
-                item = next(stream, None)
-            if item is None:
-                return
+        stream = self._asked(lambda: source.fetch(self.job_id, paths, offset))
+        while (item := self._asked(lambda: next(stream, None))) is not None:
             yield item
 
     def _receive(self, file: FileT, content: IO[bytes]) -> Iterator[int]:
@@ -255,8 +251,7 @@ class Download(Generic[FileT]):
         if arrival is None or not arrival.is_of(file):
             arrival = self._arrival = Arrival(file, self.target.sink(file))
         while arrival.left:
-            with self._reading():
-                data = content.read(min(_READ, arrival.left))
+            data = self._asked(lambda: content.read(min(_READ, arrival.left)))
             if not data:
                 break
             self._write(arrival, data)
@@ -264,8 +259,7 @@ class Download(Generic[FileT]):
             self._check()
             if arrival.left:
                 yield len(data)
-        with self._reading():
-            is_longer = not self.partial and bool(content.read(1))
+        is_longer = not self.partial and bool(self._asked(lambda: content.read(1)))
         self._settle(arrival, is_longer)
 
     def _write(self, arrival: Arrival, data: bytes) -> None:
@@ -298,11 +292,10 @@ class Download(Generic[FileT]):
         if arrival is not None:
             arrival.discard()
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Around what the worker is asked: files of a running job come and go."""
+    def _asked(self, question: Callable[[], T]) -> T:
+        """What the worker answers: files of a running job come and go."""
         try:
-            yield
+            return question()
         except StagingError as error:
             self._vanished += 1
             if not self.partial or self._vanished > _VANISHED:

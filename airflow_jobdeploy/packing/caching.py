@@ -53,7 +53,8 @@ def save(kind: str, name: str, value: Any) -> None:
         descriptor, beside = tempfile.mkstemp(dir=place, prefix=".")
         try:
             with open(descriptor, "w", encoding="ascii") as file:
-                json.dump({"version": _VERSION, "value": value}, file, separators=(",", ":"))
+                # Not json.dump, whose encoder is not the one in C.
+                file.write(json.dumps({"version": _VERSION, "value": value}, separators=(",", ":")))
             os.replace(beside, os.path.join(place, f"{name}.json"))
         except BaseException:
             with suppress(OSError):

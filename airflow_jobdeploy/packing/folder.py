@@ -33,6 +33,7 @@ class Folder:
     def __init__(self, dest: Path) -> None:
         self._dest = Path(dest).expanduser().absolute()
         self.name = str(self._dest)
+        self.explained = _Explained(self.name)
         self._places = _Places(self._dest)
         self._targets: dict[str, str] = {}
         #: What lies below the folder was read, or written, by an earlier download, too.
@@ -41,7 +42,7 @@ class Folder:
 
     def missing(self, files: Sequence[FileT]) -> list[FileT]:
         """The files that are not there with the same content. StagingError for names that lead out of the folder."""
-        with self.explained():
+        with self.explained:
             self._targets |= {file.path: self._places.target(file.path) for file in files}
         there = self._there(files)
         return [file for file in files if there.get(self._inside(file)) != file.sha256]
@@ -74,7 +75,7 @@ class Folder:
 
     def open(self, needed_bytes: int) -> None:
         """Get ready to write files of so many bytes. StagingError when there is no room for them."""
-        with self.explained():
+        with self.explained:
             self._dest.mkdir(parents=True, exist_ok=True)
             self._incoming = self._incoming or _Incoming(self._dest)
             free = shutil.disk_usage(self._dest).free + self._incoming.bytes
@@ -89,7 +90,7 @@ class Folder:
     def sink(self, file: RemoteFile) -> _FileSink:
         """Where the content of a file goes."""
         assert self._incoming is not None
-        with self.explained():
+        with self.explained:
             return _FileSink(self, self._incoming.place(file), file)
 
     def delivered(self, files: Sequence[RemoteFile]) -> None:
@@ -105,22 +106,29 @@ class Folder:
     def give_name(self, beside: str, file: RemoteFile) -> None:
         """A whole file gets its place."""
         target = self._targets[file.path]
-        with self.explained():
+        with self.explained:
             self._places.make_folder(target)
             os.rename(beside, target)
             self._digests.wrote(self._inside(file), os.lstat(target), file.sha256)
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Errors of the disk as StagingErrors."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                text = f"the disk of {self.name} is full: what is there is whole, fetch again when there is room"
-                raise StagingError(text) from error
-            place = error.filename or self.name
-            raise StagingError(f"cannot write artifacts to {place}: {error.strerror or error}") from error
+
+class _Explained:
+    """Errors of the disk as StagingErrors. No generator: a file enters it nine times."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"the disk of {self._name} is full: what is there is whole, fetch again when there is room"
+            raise StagingError(text) from error
+        place = error.filename or self._name
+        raise StagingError(f"cannot write artifacts to {place}: {error.strerror or error}") from error
 
 
 class _FileSink:
@@ -133,13 +141,13 @@ class _FileSink:
         self._descriptor = os.open(beside, flags, 0o777 if file.mode & 0o100 else 0o666)
 
     def begun(self) -> Iterator[bytes]:
-        with self._folder.explained():
+        with self._folder.explained:
             while data := os.read(self._descriptor, _READ):
                 yield data
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
-        with self._folder.explained():
+        with self._folder.explained:
             while view:
                 view = view[os.write(self._descriptor, view) :]
 
