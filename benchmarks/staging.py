@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Environment, Limits, Plan, Step, new_uid
 from benchmarks import jobs
 from benchmarks.lab import CONN, RAM_POOL, Lab
@@ -28,24 +29,28 @@ def code(lab: Lab, rounds: int = 5) -> Iterator[Measured]:
     """Both ends in memory where the machine has room there, as for artifacts."""
     repo = _repository(lab)
     with _caches(lab):
-        found = interleaved({"ours": lambda: _first(lab, repo), "git": _git(lab, repo)}, rounds)
+        found = interleaved({"ours": lambda: _first(lab, lambda: _bundle(repo)), "git": _git(lab, repo)}, rounds)
         yield Measured(row="bundle_first", ours=found["ours"], reference=found["git"])
-        again = interleaved({"again": lambda: wall_s(lambda: _sent(repo))}, rounds)["again"]
+        again = interleaved({"again": lambda: wall_s(lambda: _sent(lambda: _bundle(repo)))}, rounds)["again"]
         yield Measured(row="bundle_again", ours=again, reference=found["git"])
-        yield Measured(row="bundle_again_bytes", ours=_sent(repo)["moved"] / 1000)
+        yield Measured(row="bundle_again_bytes", ours=_sent(lambda: _bundle(repo))["moved"] / 1000)
         (repo / "src7" / "file7").write_bytes(os.urandom(_SMALL))
-        yield Measured(row="bundle_changed", ours=_sent(repo)["files"])
+        yield Measured(row="bundle_changed", ours=_sent(lambda: _bundle(repo))["files"])
 
 
 def data(lab: Lab, rounds: int = 5) -> Iterator[Measured]:
-    """A dataset of one large file, from a cold cache each time."""
+    """A dataset of one large file, which is read twice: its name follows from its content."""
+    from airflow_jobdeploy.packing import dataset
+
     folder = lab.ram / "dataset"
     folder.mkdir()
     with (folder / "big").open("wb") as file:
         for _ in range(_BIG // 2**24):
             file.write(os.urandom(2**24))
     with _caches(lab):
-        found = interleaved({"ours": lambda: _first(lab, folder), "cat": _cat(lab, folder / "big")}, rounds)
+        found = interleaved(
+            {"ours": lambda: _first(lab, lambda: dataset.here(folder)), "cat": _cat(lab, folder / "big")}, rounds
+        )
     shutil.rmtree(folder)
     yield Measured(row="dataset_up", ours=_BIG / found["ours"] / 1e6, reference=_BIG / found["cat"] / 1e6)
 
@@ -62,17 +67,22 @@ def environments(lab: Lab, rounds: int = 7) -> Iterator[Measured]:
 # -- ours -----------------------------------------------------------------------------------------------------------
 
 
-def _sent(folder: Path) -> dict[str, float]:
-    """Bring a folder to the worker over a connection of its own, as a submission does; files sent, bytes moved."""
+def _sent(made: Callable[[], TreeSource]) -> dict[str, float]:
+    """Bring a tree to the worker over a connection of its own, as a submission does; files sent, bytes moved."""
     from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
-    from airflow_jobdeploy.packing.bundle import Code
     from airflow_jobdeploy.service.sending import Sending
 
     with JobDeployHook(RAM_POOL).get_conn() as workers:
         workers.backend(CONN).facts()
         before = _moved(workers.backend(CONN))
-        report = Sending(workers, CONN, say=_nothing).bring(Code(project_dir=folder).bundle(), "project")
+        report = Sending(workers, CONN, say=_nothing).bring(made(), "tree")
         return {"files": report.sent_files, "moved": _moved(workers.backend(CONN)) - before}
+
+
+def _bundle(repo: Path) -> TreeSource:
+    from airflow_jobdeploy.packing.bundle import Code
+
+    return Code(project_dir=repo).bundle()
 
 
 def _nothing(line: str) -> None:
@@ -86,11 +96,11 @@ def _moved(backend: Any) -> int:
     return sum(int.from_bytes(info[part], "little") for part in (_ACKED, _RECEIVED))
 
 
-def _first(lab: Lab, folder: Path) -> float:
+def _first(lab: Lab, made: Callable[[], TreeSource]) -> float:
     """From nothing: neither the worker nor this machine has seen it."""
     for left in (lab.ram / "root" / "store", lab.ram / "cache"):
         shutil.rmtree(left, ignore_errors=True)
-    return wall_s(lambda: _sent(folder))
+    return wall_s(lambda: _sent(made))
 
 
 @contextmanager
