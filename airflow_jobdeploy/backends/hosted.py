@@ -22,7 +22,6 @@ from airflow_jobdeploy.backends.base import (
     Capabilities,
     LogChunk,
     Progress,
-    TreeBusy,
     TreeReport,
     Upload,
     UploadNews,
@@ -238,13 +237,7 @@ class HostedBackend:
 
     def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
         with self._connection.transfer() as session:
-            try:
-                return trees.send(session, source, progress)
-            except TreeBusy:
-                raise
-            except BaseException:
-                session.close()  # between the offer and the last byte nobody else may bring the tree
-                raise
+            return trees.send(session, source, progress)
 
     def use_tree(self, job_id: str, role: str, name: str) -> None:
         trees.use(self._connection.control(), job_id, role, name)

@@ -51,11 +51,23 @@ def gone() -> Iterator[None]:
 
 
 def send(session: Session, source: TreeSource, progress: Progress) -> TreeReport:
-    """See `Backend.send_tree`. The session is of no more use when this is left by any other error than TreeBusy."""
+    """See `Backend.send_tree`."""
     try:
-        return _sent(session, source, progress)
-    except Refusal as error:
+        try:
+            return _sent(session, source, progress)
+        except _Spoilt:  # what had come of a file before does not go with the rest: it is gone there now
+            return _sent(session, source, progress)
+    except TreeBusy:
+        raise
+    except Refusal as error:  # nothing of it is waited for any more
         raise StagingError(f"the tree could not be brought to {error}") from error
+    except BaseException:
+        session.close()  # between the offer and the last byte nobody else may bring the tree
+        raise
+
+
+class _Spoilt(Refusal):
+    """A file that was gone on with is not what was announced."""
 
 
 def _sent(session: Session, source: TreeSource, progress: Progress) -> TreeReport:
@@ -72,7 +84,12 @@ def _sent(session: Session, source: TreeSource, progress: Progress) -> TreeRepor
     todo = sum(lack.size for lack in lacks)
     progress(0, todo)
     digests: dict[str, str] = {}
-    answer = session.send_bytes("fill", _told(_contents(source, lacks, digests), progress, todo))
+    try:
+        answer = session.send_bytes("fill", _told(_contents(source, lacks, digests), progress, todo))
+    except Refusal as error:
+        if error.code == "damaged" and any(lack.offset for lack in lacks):
+            raise _Spoilt(error.code, str(error)) from error
+        raise
     whole = _completed(manifest, answer.get("contents") or [])
     _check_same(session, whole, str(answer["name"]), digests)
     return TreeReport(

@@ -14,7 +14,9 @@ from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.channel import Client, LocalChannel, LocalClient, ParamikoClient
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
+from airflow_jobdeploy.hostside import files
 from airflow_jobdeploy.testing import MemoryHost, Program, Run, Stopped
+from airflow_jobdeploy.testing.trees import MemoryStore
 from tests.contract.steps import wait_until as wait_until
 from tests.servers import sshd as servers
 
@@ -42,6 +44,12 @@ class Vocabulary(Protocol):
 
     def cat(self, path: str) -> Step:
         """Print a file of the working directory."""
+
+    def cat_dataset(self, path: str) -> Step:
+        """Print a file of the dataset."""
+
+    def overwrite(self, path: str, text: str) -> Step:
+        """Write over a file of the working directory."""
 
     def save_when_told(self, text: str) -> Step:
         """Print "ready" and wait; when signalled, write a checkpoint, say so, and wait for ever."""
@@ -88,6 +96,12 @@ class ShellWords:
 
     def cat(self, path: str) -> Step:
         return _step(f"cat -- {shlex.quote('./' + path)}")
+
+    def cat_dataset(self, path: str) -> Step:
+        return _step(f'cat -- "$JOBDEPLOY_DATASET_DIR"/{shlex.quote(path)}')
+
+    def overwrite(self, path: str, text: str) -> Step:
+        return _step(f"printf %s {shlex.quote(text)} > {shlex.quote('./' + path)}")
 
     def save_when_told(self, text: str) -> Step:
         save = f'printf %s {shlex.quote(text)} > "$JOBDEPLOY_CHECKPOINT_DIR/state"'
@@ -154,6 +168,12 @@ class MemoryWords:
     def cat(self, path: str) -> Step:
         return self._known(lambda run: run.write(run.files[path]))
 
+    def cat_dataset(self, path: str) -> Step:
+        return self._known(lambda run: run.write(run.dataset[path]))
+
+    def overwrite(self, path: str, text: str) -> Step:
+        return self._known(lambda run: run.files.update({path: text.encode()}))
+
     def save_when_told(self, text: str) -> Step:
         def program(run: Run) -> int:
             run.say("ready")
@@ -192,6 +212,8 @@ class Lab:
     """One worker, and as many backends of it as a test wants; all are closed with the lab, all jobs ended."""
 
     words: Vocabulary
+    #: Does a transfer of files that nobody has read go on where it was cut?
+    keeps_unread = True
 
     def __init__(self) -> None:
         self._backends: list[Backend] = []
@@ -202,6 +224,10 @@ class Lab:
 
     def unreachable(self) -> Backend:
         """A backend of the same worker that cannot ask it."""
+        raise NotImplementedError
+
+    def forget_trees(self) -> None:
+        """Nothing was ever sent."""
         raise NotImplementedError
 
     def backend(self, machine: str | None = None) -> Backend:
@@ -225,6 +251,8 @@ class Lab:
 
 
 class MemoryLab(Lab):
+    keeps_unread = False
+
     def __init__(self) -> None:
         super().__init__()
         self.host = MemoryHost()
@@ -232,6 +260,9 @@ class MemoryLab(Lab):
 
     def connect(self, machine: str | None = None) -> Backend:
         return self.host.backend(machine=machine)
+
+    def forget_trees(self) -> None:
+        self.host.store = MemoryStore(self.host.name)
 
     def unreachable(self) -> Backend:
         other = MemoryHost()
@@ -254,6 +285,9 @@ class HostedLab(Lab):
         return HostedBackend(
             worker=self.kind, kind=self.kind, connect=self.client, root=str(self.root), machine=machine
         )
+
+    def forget_trees(self) -> None:
+        files.remove_tree(str(self.root / "store"))
 
     def unreachable(self) -> Backend:
         def nobody_listens() -> Client:
