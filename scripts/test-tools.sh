@@ -7,10 +7,11 @@ missing=
 command -v sshd >/dev/null 2>&1 || [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
 command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
 command -v tmux >/dev/null 2>&1 || missing="$missing tmux"
-# For hosts of network namespaces, which only root can make.
+# For hosts of network namespaces, and filesystems whose files share blocks, which only root can make.
 if [ "$(id -u)" = 0 ]; then
     command -v ip >/dev/null 2>&1 || [ -x /usr/sbin/ip ] || missing="$missing iproute2"
     command -v iptables >/dev/null 2>&1 || [ -x /usr/sbin/iptables ] || missing="$missing iptables"
+    command -v mkfs.xfs >/dev/null 2>&1 || [ -x /usr/sbin/mkfs.xfs ] || missing="$missing xfsprogs"
     ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
 fi
 [ -n "$missing" ] || exit 0

@@ -77,6 +77,10 @@ NEEDS = {
             " apt-get install openssh-server iproute2 iptables"
         ),
     ),
+    "xfs": Need(
+        is_met=lambda: _has("mkfs.xfs", "losetup") and _may_unshare() and os.path.exists("/dev/loop-control"),
+        reason="no XFS can be made and mounted here (needs root and loop devices); apt-get install xfsprogs",
+    ),
     "faketime": Need(
         is_met=lambda: bool(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")),
         reason="no libfaketime on this machine; apt-get install libfaketime",

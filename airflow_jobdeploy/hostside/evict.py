@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from typing import Callable, List, Optional, Protocol, Set
+from typing import Callable, List, Optional, Protocol, Set, Tuple
 
 from airflow_jobdeploy.hostside import envs, evidence, files, given, layout
 from airflow_jobdeploy.hostside.layout import HostPaths, StorePaths, TreePaths
@@ -31,8 +31,8 @@ class _Thing(Protocol):
     def most_bytes(self) -> int:
         """What it measures by itself; less where it shares files with others."""
 
-    def own_bytes(self) -> int:
-        """What it takes of the disk: of a file that n trees share, the n-th part."""
+    def taken(self) -> Tuple[int, int]:
+        """(what it takes of the disk, of a file that n trees share the n-th part; what is free when it goes)"""
 
     def set_aside(self) -> str:
         """Take it out of sight, unless somebody holds it; where it lies now, "" when it stays."""
@@ -49,7 +49,9 @@ class _Env:
     def most_bytes(self) -> int:
         return envs.size_bytes(self._host, self.name)
 
-    own_bytes = most_bytes
+    def taken(self) -> Tuple[int, int]:
+        size = self.most_bytes()
+        return size, size
 
     def set_aside(self) -> str:
         return self._host.trash if envs.evict(self._host, self.name) else ""
@@ -70,20 +72,22 @@ class _Tree:
             known = files.read_json(self.paths.facts)
         except files.Damaged:
             known = None
-        return int(known["bytes"]) if known and isinstance(known.get("bytes"), int) else self.own_bytes()
+        return int(known["bytes"]) if known and isinstance(known.get("bytes"), int) else self.taken()[0]
 
-    def own_bytes(self) -> int:
-        total, todo = 0.0, [self.paths.dir]
+    def taken(self) -> Tuple[int, int]:
+        share, alone, todo = 0.0, 0, [self.paths.dir]
         while todo:
             try:
                 for entry in os.scandir(todo.pop()):
                     found = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(found.st_mode):
+                    size, is_folder = found.st_blocks * 512, stat.S_ISDIR(found.st_mode)
+                    if is_folder:
                         todo.append(entry.path)
-                    total += found.st_blocks * 512 / (1 if stat.S_ISDIR(found.st_mode) else found.st_nlink)
+                    share += size if is_folder else size / found.st_nlink
+                    alone += size if is_folder or found.st_nlink == 1 else 0
             except OSError:  # going, or closed to us
                 continue
-        return int(total)
+        return int(share), alone
 
     def set_aside(self) -> str:
         lock = files.Lock(self.paths.lock)
@@ -107,7 +111,7 @@ def keep_below(host: HostPaths, limit_bytes: int) -> int:
     things = _things(host)
     if sum(thing.most_bytes() for thing in things) <= limit_bytes:
         return 0
-    total = sum(thing.own_bytes() for thing in things)
+    total = sum(thing.taken()[0] for thing in things)
 
     def is_enough(gone_bytes: int) -> bool:
         return total - gone_bytes <= limit_bytes
@@ -150,7 +154,7 @@ def _evict(host: HostPaths, things: List[_Thing], is_enough: Callable[[int], boo
             break
         if thing.unused_s < RECENT_S:
             continue
-        size = thing.own_bytes()
+        size = thing.taken()[1]
         if _removed(host, thing):
             gone_bytes, count = gone_bytes + size, count + 1
     return count

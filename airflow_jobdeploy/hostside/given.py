@@ -40,9 +40,13 @@ class Locked:
 def touch(paths: TreePaths) -> None:
     """Used now."""
     try:
-        os.utime(paths.lock)
+        fd = os.open(paths.lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:  # read-only: nobody evicts there, either
-        pass
+        return
+    try:
+        os.utime(fd)
+    finally:
+        os.close(fd)
 
 
 def give(job: Job, role: str, name: str) -> None:

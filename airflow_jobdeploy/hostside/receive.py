@@ -19,8 +19,8 @@ from airflow_jobdeploy.hostside.walk import Walk, encoded
 _READ = 1024 * 1024
 #: Pieces of less are not worth a look at the clock; of so many files one is.
 _TOLD_FROM, _TOLD_FILES = 32 * 1024, 64
-#: What a file takes on a disk beside its bytes, at most.
-_ROOM_A_FILE = 4096
+#: Files take whole blocks of a disk.
+_BLOCK = 4096
 MakeRoom = Callable[[int], int]
 
 
@@ -134,7 +134,7 @@ class Arrival:
         for index in self.lacks:
             _, kind, size, content = self._entries[index]
             if (content, kind) not in known:
-                wanted += size - self._begun.get(index, (0,))[0] + _ROOM_A_FILE
+                wanted += -(-size // _BLOCK) * _BLOCK - self._begun.get(index, (0,))[0]
         free = evidence.free_bytes(self._paths.dir)
         if free is not None and wanted > free:
             make_room(wanted)

@@ -20,7 +20,7 @@ from airflow_jobdeploy.hostside import protocol
 HOME = Path(__file__).parents[2]
 _SERVE = (
     "import sys; sys.path.insert(0, sys.argv[1]); from airflow_jobdeploy.hostside.runner import main;"
-    "sys.exit(main(['serve', '--root', sys.argv[2]]))"
+    "exec(sys.argv[3]); sys.exit(main(['serve', '--root', sys.argv[2]]))"
 )
 DEADLINE_S = 30.0
 
@@ -45,9 +45,12 @@ class Serve:
         env: dict[str, str] | None = None,
         greet: bool = True,
         wrap: tuple[str, ...] = (),
+        prelude: str = "",
+        greeting: dict[str, Any] | None = None,
     ) -> None:
+        """`greeting`: more for its hello; `prelude`: Python text that it runs first, to be less patient, say."""
         self.process = subprocess.Popen(
-            [*wrap, python, "-S", "-E", "-u", "-c", _SERVE, str(HOME), str(root)],
+            [*wrap, python, "-S", "-E", "-u", "-c", _SERVE, str(HOME), str(root), prelude],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -57,7 +60,7 @@ class Serve:
         self._frames: list[tuple[bytes, Any]] = []
         self._ids = itertools.count(1)
         self.events: list[dict[str, Any]] = []
-        self.facts = self.ask("hello", client="test", env_mode=mode, path=None) if greet else {}
+        self.facts = self.ask("hello", client="test", env_mode=mode, path=None, **(greeting or {})) if greet else {}
 
     def close(self) -> None:
         self.process.kill()

@@ -1,4 +1,4 @@
-"""Small file systems, to be filled."""
+"""File systems for tests: small ones, to be filled, and one whose files can share blocks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,28 @@ def small(place: Path, size: str) -> Iterator[Path]:
     finally:
         # Lazily: a process that is just ending may still stand in it.
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextlib.contextmanager
+def sharing(place: Path) -> Iterator[Path]:
+    """A new XFS mounted on the new directory `place`; for tests marked `xfs`."""
+    image = place.with_suffix(".image")
+    with image.open("wb") as file:
+        file.truncate(320 << 20)  # XFS takes no less than 300 MiB; nothing of it is written
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)], check=True, env={"PATH": path})
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def free_bytes(place: Path) -> int:
+    """What is free on the file system of `place`."""
+    found = os.statvfs(place)
+    return found.f_bfree * found.f_frsize
 
 
 def make_read_only(place: Path) -> None:
