@@ -24,6 +24,8 @@ class ArtifactDownloadOperator(JobDeployOperator):
     direct: from the worker straight to the object store, by URLs signed here. None: where that can be; True: or an
         error; False: never.
 
+    The events of assets among its outlets say where the files are ("dest" in their extra).
+
     A connection that breaks is made again, and the download goes on where it was cut. Returns {"dest", "files":
     [{"path", "size", "sha256"}], "bytes", "skipped"}, or a list of these. Raises StagingError when something is wrong
     with the files or with dest, WorkerUnreachable when the worker is silent for 10 minutes.
@@ -80,7 +82,16 @@ class ArtifactDownloadOperator(JobDeployOperator):
                 reports.append(told)
                 self._fetched += (found,)
                 self._places += (told["dest"],)
+        self._tell_assets(context, reports)
         return reports if jobs.many else reports[0]
+
+    def _tell_assets(self, context: Any, reports: Sequence[dict[str, Any]]) -> None:
+        """The events of this task's assets say where the files are: of several jobs, of each."""
+        brief = [{key: report[key] for key in ("dest", "file_count", "bytes")} for report in reports]
+        for outlet in self.outlets:
+            if hasattr(outlet, "uri"):
+                told = brief[0] if len(brief) == 1 else {"downloads": brief}
+                context["outlet_events"][outlet].extra.update(told)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """For the OpenLineage provider: where the files went, and of which job (lineage.py)."""

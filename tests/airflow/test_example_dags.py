@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.airflow
 
-EXAMPLES = ("train_on_demand", "scheduled_retraining", "backfill_outputs")
+EXAMPLES = ("train_on_demand", "scheduled_retraining", "backfill_outputs", "retrain_and_promote")
 
 
 def example(name: str) -> Any:
@@ -69,3 +70,42 @@ def test_backfill_keeps_the_days_apart(run_dag: Callable[..., Any]) -> None:
     for day in made.iterdir():
         assert sorted(path.name for path in day.iterdir()) == ["metrics.json", "model.json"]
         assert json.loads((day / "metrics.json").read_text())["name"] == f"daily-{day.name}"
+
+
+def test_retraining_remembers_and_promotes_what_is_better(run_dag: Callable[..., Any]) -> None:
+    place = models() / "retrain_and_promote"
+    kept: list[float] = []
+    for night in (1, 2):
+        run = run_dag(example("retrain_and_promote"), logical_date=datetime(2026, 1, night, tzinfo=timezone.utc))
+        assert run.state == "success", run.text
+        tried = [json.loads(line) for line in (place / "memory.jsonl").read_text().splitlines()]
+        assert len(tried) == night, "each night is remembered"
+        better = tried[-1]["accuracy"] > max(kept, default=0.0)
+        assert run.states()["promote"] == ("success" if better else "skipped")
+        kept += [tried[-1]["accuracy"]]
+        assert json.loads((place / "promoted" / "metrics.json").read_text())["accuracy"] == max(kept)
+        assert (place / "promoted" / "model.joblib").stat().st_size > 1_000_000
+    assert tried[0]["choice"] != tried[1]["choice"]
+    assert max(kept) > 0.9
+    assert "epoch 4/4" in run.text
+    # The second night brought nothing to the worker that was there already.
+    assert run.text.count("is on worker local already: nothing is sent") == 2
+    assert "there already, " in run.text
+
+
+def test_a_download_starts_who_waits_for_it(run_dag: Callable[..., Any]) -> None:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    shipped = importlib.import_module("airflow_jobdeploy.example_dags.asset_outlets")
+    run = run_dag(shipped.producer)
+    assert run.state == "success", run.text
+    with create_session() as session:
+        [event] = session.scalars(select(AssetEvent).where(AssetEvent.source_dag_id == "train_for_others"))
+        extra = dict(event.extra)
+    assert extra["dest"] == run.xcom("get")["dest"]
+    assert extra["file_count"] == 3
+    assert [asset.name for asset in shipped.consumer.timetable.asset_condition.objects] == ["fresh_model"]
+    [accuracy] = shipped.report_on({shipped.FRESH: [SimpleNamespace(extra=extra)]})
+    assert accuracy > 0.9

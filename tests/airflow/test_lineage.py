@@ -97,6 +97,28 @@ def test_a_template(world: World) -> None:
     assert told(up)["run_facets"]["jobdeploy"]["jobId"] == handle["job_id"]
 
 
+def test_the_commit_that_ran_and_its_dataset(world: World, tmp_path: Path) -> None:
+    project, data = tmp_path / "project", tmp_path / "data"
+    for folder in (project, data):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "First"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([*git, "remote", "add", "origin", "https://me:s3cret@git.example/team/project.git"], check=True)
+    spec = {"command": 'cat file "$JOBDEPLOY_DATASET_DIR/file"', "dataset_location": str(data)}
+    run = JobRunOperator(task_id="t", job_spec=spec, project_dir=project)
+    call(run, "execute", world.context())
+    facts = told(run)
+    facet = facts["job_facets"]["sourceCodeLocation"]
+    assert (facet["type"], facet["version"], facet["branch"]) == ("git", commit, "main")
+    assert facet["repoUrl"] == "https://git.example/team/project.git"
+    assert names(facts["inputs"]) == [("file", str(data))]
+    assert facts["run_facets"]["jobdeploy"]["uncommittedChanges"] is False
+    assert "s3cret" not in json.dumps(facts)
+
+
 def test_the_code(world: World) -> None:
     found = lineage.of_job(None, CODE)
     facet = found.job_facets["sourceCodeLocation"]
