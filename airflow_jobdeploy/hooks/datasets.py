@@ -39,15 +39,10 @@ def _found(spec: JobSpec, location: str, where: Sequence[Path]) -> Path:
 
 def _stored(url: str) -> Dataset:
     """Objects below a URL, with the connection that it names. StagingError."""
-    with dataset.explained(url):
-        path: Any = _object_path(url)
-    return dataset.elsewhere(path, url)
-
-
-def _object_path(url: str) -> Any:
     from airflow.sdk import ObjectStoragePath
 
-    with runtime.lookup():
-        path = ObjectStoragePath(url.rstrip("/") if urlsplit(url).path.strip("/") else url)
-        path.fs.invalidate_cache()  # a long-lived process would see what was there when it last looked
-    return path
+    with dataset.explained(url), runtime.lookup():
+        path = ObjectStoragePath(url)
+        fs: Any = path.fs
+        fs.invalidate_cache()  # a long-lived process would see what was there when it last looked
+    return dataset.elsewhere(fs, path.path, url)

@@ -80,6 +80,7 @@ class Clone:
             said = self._fetched("--prune", "--no-tags", *wanted[:2])
         if said:
             raise StagingError(f"git cannot fetch {self.shown}: {said}")
+        git.asked(self.path, "update-ref", "--no-deref", "HEAD", _HEAD, bare=True)  # `HEAD~2` means the remote's
         if _SHA.match(ref) and not self._has(ref):
             self._fetched(ref)  # of no branch: some servers give it when asked by name
 

@@ -1,4 +1,4 @@
-"""Datasets: files that a job reads, as a tree: a folder or file here, or whatever a path-like object leads to.
+"""Datasets: files that a job reads, as a tree: a folder or file here, or objects of a storage that fsspec reads.
 
 Of files here every sha256 is known before anything is sent, so only what the worker lacks is; they are read by several
 threads, and not again while they have not changed. Objects of a storage are read while they are sent, and not kept
@@ -37,21 +37,17 @@ _STAMPS = (
     "last_modified",
 )
 _FIRST = 10
+#: So much of an object is asked for at once, in bytes.
+_BLOCK = 8 * 1024 * 1024
 
 
-class PathLike(Protocol):
-    """What is asked of a path: that of pathlib, and of Airflow's ObjectStoragePath."""
+class FileSystem(Protocol):
+    """What is asked of a filesystem of fsspec."""
 
-    @property
-    def name(self) -> str: ...
+    def find(self, path: str, *, detail: bool) -> Mapping[str, Mapping[str, Any]]:
+        """Path -> facts ("size", and what changes with the content) of all objects below a path, or at it."""
 
-    def iterdir(self) -> Iterable[PathLike]: ...
-
-    def is_dir(self) -> bool: ...
-
-    def stat(self) -> Any: ...
-
-    def open(self, mode: str) -> IO[bytes]: ...
+    def open(self, path: str, mode: str, *, block_size: int) -> IO[bytes]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,59 +131,58 @@ def _dataset(where: str, tree: TreeSource, skipped: Iterable[str] = ()) -> Datas
 # -- elsewhere ------------------------------------------------------------------------------------------------------
 
 
-def elsewhere(path: PathLike, url: str) -> Dataset:
-    """All below `path` (a folder, or one object). `url`: its name in messages, without secrets.
+def elsewhere(fs: FileSystem, path: str, url: str) -> Dataset:
+    """All below `path` of a filesystem of fsspec (a folder, or one object). `url`: its name in messages.
 
     StagingError when there is nothing, or the storage does not answer; it says what the storage's library said.
     """
     with explained(url):
-        objects = _Objects(path, url)
+        objects = _Objects(fs, path, url)
     return _dataset(url, objects)
 
 
 class _Objects:
     """Objects below a path. Their digests are unknown until they have been sent once."""
 
-    def __init__(self, path: PathLike, url: str) -> None:
+    def __init__(self, fs: FileSystem, path: str, url: str) -> None:
+        self._fs = fs
         self._url = url
-        self._paths: dict[str, PathLike] = {}
+        self._paths: dict[str, str] = {}
         self._stamps: dict[str, list[Any]] = {}
         self._name = caching.key(url)
         kept = caching.load(_KIND, self._name)
         known = kept.get("objects", {}) if isinstance(kept, dict) and kept.get("url") == url else {}
         entries = []
-        for name, found in self._listed(path):
+        for name, place, found in self._listed(path.rstrip("/")):
             stamp = _stamp(found)
             digest = known[name][1] if stamp[1] and known.get(name, [None])[0] == stamp else ""
-            entries.append(Entry(name, FILE, int(found.st_size), digest))
+            entries.append(Entry(name, FILE, int(found["size"]), digest))
             self._stamps[name] = stamp
+            self._paths[name] = place
         self.manifest = Manifest.of(entries)
         self.version = "" if self.manifest.is_known else caching.key(repr(sorted(self._stamps.items())))
 
-    def _listed(self, path: PathLike) -> Iterator[tuple[str, Any]]:
-        todo: list[tuple[str, PathLike]] = [("", path)] if path.is_dir() else []
-        if not todo:
-            self._paths[path.name] = path
-            yield path.name, path.stat()
-        while todo:
-            below, folder = todo.pop()
-            for child in folder.iterdir():
-                name = below + child.name
-                is_dir = child.is_dir()
-                if not is_dir and not child.name:
-                    continue  # the mark of a folder
-                if is_dir and child.name:
-                    todo.append((f"{name}/", child))
-                    continue
-                fault = path_fault(name)
-                if fault:
-                    raise StagingError(f"the dataset {self._url} has the object {name!r}, which {fault}")
-                self._paths[name] = child
-                yield name, child.stat()
+    def _listed(self, path: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        """(name in the dataset, path, facts)"""
+        found = self._fs.find(path, detail=True)
+        if not found:
+            raise FileNotFoundError(path)
+        faults = []
+        for place, facts in found.items():
+            name = place[len(path) + 1 :] if place != path else path.rpartition("/")[2]
+            if not name or (name.endswith("/") and not facts["size"]):
+                continue  # the mark of a folder
+            fault = path_fault(name)
+            if fault:
+                faults.append(f"{name!r} {fault}")
+            else:
+                yield name, place, facts
+        if faults:
+            raise refusal("dataset", self._url, faults)
 
     def open(self, entry: Entry, offset: int = 0) -> IO[builtins.bytes]:
         with explained(f"{self._url}: {entry.path!r}"):
-            file = self._paths[entry.path].open("rb")
+            file = self._fs.open(self._paths[entry.path], "rb", block_size=_BLOCK)
             found = getattr(file, "size", None)
             if isinstance(found, int) and found != entry.size:
                 file.close()
@@ -225,12 +220,9 @@ class _Explained:
         self.close()
 
 
-def _stamp(found: Any) -> list[Any]:
-    """What changes when the object does; size and time at least."""
-    if isinstance(found, Mapping):
-        best = next((str(found[key]) for key in _STAMPS if found.get(key)), "")
-        return [int(found["size"]) if "size" in found else int(found.st_size), best]  # type: ignore[attr-defined]
-    return [int(found.st_size), str(getattr(found, "st_mtime_ns", found.st_mtime))]
+def _stamp(found: Mapping[str, Any]) -> list[Any]:
+    """What changes when the object does; "" where nothing tells."""
+    return [int(found["size"]), next((str(found[key]) for key in _STAMPS if found.get(key)), "")]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def test_branches_tags_commits_and_folders(remote: Path) -> None:
     git(remote, "checkout", "-q", "main")
     for ref, wanted, branch in (
         ("", first, "main"), ("main", first, "main"), ("side", second, "side"), ("v1", first, ""), (second, second, ""),
-        (first[:12], first, ""), ("side~1", first, ""),
+        (first[:12], first, ""), ("side~1", first, ""), ("HEAD", first, ""),
     ):  # fmt: skip
         origin = Code(repo=str(remote), ref=ref).bundle().origin
         assert (origin["commit"], origin["branch"], origin["dirty"]) == (wanted, branch, False), ref

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import fsspec
 import pytest
 
 from airflow_jobdeploy.core.manifest import EXECUTABLE, FOLDER, LINK
@@ -92,70 +93,36 @@ def test_a_large_file_is_read_in_pieces(data: Path) -> None:
 
 
 class Storage:
-    """Objects by key, as a storage has them: folders only in the names of keys."""
+    """Objects by key, asked for as filesystems of fsspec are."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
         self.opened: list[str] = []
         self.trouble: Exception | None = None
 
-    def path(self, key: str = "") -> Key:
-        return Key(self, key)
+    def find(self, path: str, *, detail: bool) -> dict[str, dict[str, Any]]:
+        if self.trouble:
+            raise self.trouble
+        found = {key: data for key, data in self.objects.items() if key == path or key.startswith(f"{path}/")}
+        return {key: {"size": len(data), "ETag": hashlib.md5(data).hexdigest()} for key, data in found.items()}
 
-
-class Facts(dict[str, Any]):
-    """As Airflow's `stat_result`."""
-
-    @property
-    def st_size(self) -> int:
-        return int(self["size"])
-
-
-class Key:
-    """What is asked of Airflow's ObjectStoragePath."""
-
-    def __init__(self, storage: Storage, key: str) -> None:
-        self._storage, self._key = storage, key
-
-    @property
-    def name(self) -> str:
-        return self._key.rpartition("/")[2]
-
-    def iterdir(self) -> Iterator[Key]:
-        if self._storage.trouble:
-            raise self._storage.trouble
-        prefix = f"{self._key}/" if self._key else ""
-        names = {key[len(prefix) :].partition("/")[0] for key in self._storage.objects if key.startswith(prefix)}
-        return (Key(self._storage, prefix + name) for name in sorted(names))
-
-    def is_dir(self) -> bool:
-        return any(key.startswith(f"{self._key}/") for key in self._storage.objects) or not self._key
-
-    def stat(self) -> Facts:
-        data = self._storage.objects.get(self._key)
-        if data is None:
-            raise FileNotFoundError(self._key)
-        return Facts(size=len(data), ETag=hashlib.md5(data).hexdigest())
-
-    def open(self, mode: str) -> IO[bytes]:
-        import io
-
-        assert mode == "rb"
-        self._storage.opened.append(self._key)
-        data = self._storage.objects[self._key]
-        file = io.BytesIO(data)
-        file.size = len(data)  # type: ignore[attr-defined]  # as fsspec's files have it
+    def open(self, path: str, mode: str, *, block_size: int) -> IO[bytes]:
+        self.opened.append(path)
+        file = io.BytesIO(self.objects[path])
+        file.size = len(self.objects[path])  # type: ignore[attr-defined]  # as fsspec's files have it
         return file
 
 
 @pytest.fixture
 def bucket() -> Storage:
-    return Storage({"d/train/a.csv": b"1,2\n", "d/train/deep/b.csv": b"3\n", "d/": b"", "d/Ä b": b"x", "other": b""})
+    return Storage(
+        {"b/d/train/a.csv": b"1,2\n", "b/d/train/deep/b.csv": b"3\n", "b/d/": b"", "b/d/Ä b": b"x", "b/other": b""}
+    )
 
 
 def test_objects_are_read_when_they_are_sent_and_their_digests_remembered(bucket: Storage) -> None:
     url = f"s3://conn@bucket/{os.urandom(4).hex()}"
-    found = dataset.elsewhere(bucket.path("d"), url)
+    found = dataset.elsewhere(bucket, "b/d", url)
     assert not bucket.opened, "nothing is read to list them"
     assert not found.manifest.is_known
     assert found.version
@@ -169,43 +136,41 @@ def test_objects_are_read_when_they_are_sent_and_their_digests_remembered(bucket
     found.learn(
         type(found.manifest).of(entry._replace(content=digests[entry.path]) for entry in found.manifest.entries)
     )
-    again = dataset.elsewhere(bucket.path("d"), url)
+    again = dataset.elsewhere(bucket, "b/d", url)
     assert again.manifest.is_known
     assert again.version == ""
-    bucket.objects["d/train/a.csv"] = b"1,3\n"
-    changed = dataset.elsewhere(bucket.path("d"), url)
+    bucket.objects["b/d/train/a.csv"] = b"1,3\n"
+    changed = dataset.elsewhere(bucket, "b/d", url)
     assert [entry.path for entry in changed.manifest.entries if not entry.content] == ["train/a.csv"]
     assert changed.version != found.version
 
 
 def test_one_object(bucket: Storage) -> None:
-    assert contents(dataset.elsewhere(bucket.path("d/train/a.csv"), "s3://b/d/train/a.csv")) == {"a.csv": b"1,2\n"}
+    assert contents(dataset.elsewhere(bucket, "b/d/train/a.csv", "s3://b/d/train/a.csv")) == {"a.csv": b"1,2\n"}
 
 
 def test_trouble_with_a_storage(bucket: Storage) -> None:
     with pytest.raises(StagingError, match=r"the dataset s3://b/nowhere does not exist"):
-        dataset.elsewhere(bucket.path("nowhere"), "s3://b/nowhere")
+        dataset.elsewhere(bucket, "b/nowhere", "s3://b/nowhere")
     with pytest.raises(StagingError, match=r"is empty"):
-        dataset.elsewhere(Storage({}).path(), "s3://b")
-    found = dataset.elsewhere(bucket.path("d"), "s3://b/d")
-    bucket.objects["d/train/a.csv"] = b"longer now"
+        dataset.elsewhere(Storage({"b/x/": b""}), "b/x", "s3://b")
+    found = dataset.elsewhere(bucket, "b/d", "s3://b/d")
+    bucket.objects["b/d/train/a.csv"] = b"longer now"
     with pytest.raises(StagingError, match=r"'train/a.csv' of the dataset s3://b/d had 4 bytes and has 10 now"):
         found.open(next(entry for entry in found.manifest.entries if entry.path == "train/a.csv"))
     bucket.trouble = RuntimeError("403: no such key for you")
     with pytest.raises(StagingError, match=r"s3://b/d cannot be read: RuntimeError: 403"):
-        dataset.elsewhere(bucket.path("d"), "s3://b/d")
+        dataset.elsewhere(bucket, "b/d", "s3://b/d")
 
 
-@pytest.mark.parametrize("key", ["d/../up", "d/./x", "d/a//b"])
-def test_keys_that_are_no_paths(key: str) -> None:
-    with pytest.raises(StagingError, match=r"has the object|is empty"):
-        dataset.elsewhere(Storage({key: b"x", "d/ok": b""}).path("d"), "s3://b/d")
+def test_keys_that_are_no_paths() -> None:
+    keys = ["b/d/../up", "b/d/./x", "b/d/a//b", "b/d/ok"]
+    with pytest.raises(StagingError) as caught:
+        dataset.elsewhere(Storage(dict.fromkeys(keys, b"x")), "b/d", "s3://b/d")
+    assert all(name in str(caught.value) for name in ("'../up'", "'./x'", "'a//b'"))
+    assert "'ok'" not in str(caught.value)
 
 
-def test_path_objects_are_taken_as_well(data: Path) -> None:
-    assert set(contents(dataset.elsewhere(data, "file:data"))) == {
-        "train/a.csv",
-        "train/deep/b.csv",
-        ".hidden",
-        "__pycache__/kept",
-    }
+def test_filesystems_of_fsspec(data: Path) -> None:
+    found = dataset.elsewhere(fsspec.filesystem("file"), str(data), f"file:{data}")
+    assert set(contents(found)) == {"train/a.csv", "train/deep/b.csv", ".hidden", "__pycache__/kept"}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from airflow_jobdeploy import service
@@ -205,12 +206,12 @@ def test_a_dataset_that_is_not_there(desk: Desk, tmp_path: Path) -> None:
 def test_a_dataset_that_is_read_while_it_is_sent(desk: Desk, data: Path) -> None:
     """Objects of a storage have no digests before."""
     url = f"memory://{data}"
-    work = prepared(desk, None, READ, dataset=lambda: dataset.elsewhere(data, url))
+    work = prepared(desk, None, READ, dataset=lambda: dataset.elsewhere(fsspec.filesystem("file"), str(data), url))
     assert work.takes.now().dataset == ""
     assert run(desk, work)[:4] == ["./b.csv", "./train/a.csv", "1,2", "444"]
     assert intent(desk)["dataset"] == dataset.here(data).manifest.name
     desk.notebook.value = None
-    work = prepared(desk, None, READ, dataset=lambda: dataset.elsewhere(data, url))
+    work = prepared(desk, None, READ, dataset=lambda: dataset.elsewhere(fsspec.filesystem("file"), str(data), url))
     assert work.takes.now().dataset == dataset.here(data).manifest.name, "known from now on"
     desk.said.clear()
     run(desk, work)
