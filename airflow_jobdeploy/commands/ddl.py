@@ -52,8 +52,10 @@ def _project(args: Namespace, spec: JobSpec, path: Path) -> str | Path | None:
     if args.project_dir or spec.project_dir or spec.workdir or not spec.of_ddl:
         return args.project_dir or None
     here = Path.cwd()
-    if spec.call_main and not (here / NAME).exists() and (path.parent / NAME).is_file():
-        hint = f"{NAME} is beside {path.name}: go there (cd), or give --project-dir."
+    if spec.call_main and not (here / NAME).exists():
+        beside = (path.parent / NAME).is_file()
+        where = f"{NAME} is beside {path.name}: go there" if beside else "Go to the project"
+        hint = f"{where} (cd), or give --project-dir."
         raise SpecError([Problem(str(here), "", f"there is no {NAME} in the current directory.", hint)])
     return here
 

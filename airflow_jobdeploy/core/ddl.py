@@ -89,7 +89,7 @@ def _fields(
 def defaults(place: Item, given: Mapping[str, Item]) -> dict[str, Item]:
     """What a file of DDL's means by what it does not say. `place`: its `job_data`."""
     said = {name for name, item in given.items() if item.value is not None}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"dirty": "refuse"}
     if not said & {"call_main", "command", "entry_script"}:
         found["call_main"] = True
     return {name: place.holding(value) for name, value in found.items() if name not in said}

@@ -84,6 +84,7 @@ def read_spec(layers: Sequence[Item], problems: Problems) -> JobSpec:
         if len(warnings) > before and layer.document.path is not None:
             with_credentials.append(layer.document.path)
         merged.update(_current(layer, problems, warnings))
+    given = {name: item.where for name, item in merged.items() if item.value is not None}
     of_ddl = ddl.is_ddl(layers[0])
     if of_ddl:
         merged.update(ddl.defaults(layers[0].child(ddl.KEY), merged))
@@ -92,7 +93,7 @@ def read_spec(layers: Sequence[Item], problems: Problems) -> JobSpec:
     return JobSpec(
         **attributes,
         warnings=tuple(warnings),
-        given={name: item.where for name, item in merged.items() if item.value is not None},
+        given=given,
         of_ddl=of_ddl,
         with_credentials=tuple(with_credentials),
     )

@@ -30,7 +30,7 @@ from airflow_jobdeploy.core.requirements import Requirements
 from airflow_jobdeploy.core.retry import Retry, RetryRule, retry_from_dict
 from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, Python, RelativePath
 from airflow_jobdeploy.core.variables import SECRETS, Variables
-from airflow_jobdeploy.core.volumes import VOLUMES, Volume
+from airflow_jobdeploy.core.volumes import VOLUMES, DatasetLocation, Volume
 from airflow_jobdeploy.errors import Problem, SpecError
 
 GB = 1 << 30
@@ -182,7 +182,7 @@ class JobSpec:
         VOLUMES, "Folders of the pool's storage: a list of `storage:dir:/mnt/data[:ro|rw]`.", ()
     )
     dataset_location: str | None = declared(
-        Text(lines=True),
+        DatasetLocation(),
         "The dataset, to be read in $JOBDEPLOY_DATASET_DIR: a file or folder here, storage:path of the pool's storage, "
         "or the URL of an object storage (s3://connection@bucket/key).",
     )

@@ -174,11 +174,29 @@ def _read_one(item: Item, problems: Problems) -> Volume | None:
         place = {"storage_uri": storage_uri(storage_path(given["storage_uri"]))}
         return Volume(**{**given, **place, "container_path": container_path(given["container_path"])})
     except ValueError as error:
-        problems.append(item.problem(str(error) if str(error).endswith(".") else f"{error}."))
+        problems.append(item.problem(str(error).rstrip(".") + "."))
         return None
 
 
 VOLUMES = Volumes()
+
+
+@dataclass(frozen=True)
+class DatasetLocation:
+    """A path or URL, or a folder of the pool's storage: then its URI is checked. Read as it is written."""
+
+    def read(self, item: Item, problems: Problems) -> str | None:
+        text = Text(lines=True).read(item, problems)
+        if text is not None and text.startswith(SCHEME):
+            try:
+                storage_path(text)
+            except ValueError as error:
+                problems.append(item.problem(str(error).rstrip(".") + "."))
+                return None
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string"}
 
 
 def nested(volumes: Sequence[Volume]) -> Iterator[tuple[Volume, Volume]]:

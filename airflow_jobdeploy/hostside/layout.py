@@ -194,8 +194,8 @@ class JobPaths:
         self.metrics = join(directory, "metrics.new")
         #: $JOBDEPLOY_VOLUMES_DIR: links to folders of the pool's storage.
         self.volumes = join(directory, "volumes")
-        #: What main() of DDL finds as its dataset when there is none: an empty folder.
-        self.no_dataset = join(directory, "no_dataset")
+        #: The dataset's folder where it has none of its own: with a link to its one file, or empty.
+        self.dataset = join(directory, "dataset")
         #: Scripts of a job spec (`command`), 0600.
         self.scripts = join(directory, "scripts")
 

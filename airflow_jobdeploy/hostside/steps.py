@@ -88,7 +88,7 @@ def _main(step: dict, place: Place) -> List[str]:
     full = os.path.join(place.workdir, "main.py")
     if not os.path.isfile(full):
         raise SetupError("main.py is not at the root of the project: looked for %s%s" % (full, _nearest(full)))
-    dataset = place.env.get("JOBDEPLOY_DATASET_DIR") or files.private_dir(place.paths.no_dataset)
+    dataset = place.env.get("JOBDEPLOY_DATASET_DIR") or files.private_dir(place.paths.dataset)
     helper = os.path.join(os.path.dirname(os.path.abspath(__file__)), "call_main.py")
     return [_python(step.get("python", ""), place), helper, dataset, place.paths.output, *step.get("args", ())]
 

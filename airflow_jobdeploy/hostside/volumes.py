@@ -38,8 +38,13 @@ def links(job: Job) -> List[str]:
 
 
 def stored(job: Job, path: str, home: str) -> str:
-    """A folder or file of the storage that must be there: a dataset that is used in place. SetupError."""
-    return find(_root(job, home), path, make=False)
+    """The folder of a dataset that is used where it is in the storage; of one file a folder with a link to it."""
+    found = find(_root(job, home), path, make=False)
+    if os.path.isdir(found):
+        return found
+    folder = files.private_dir(job.paths.dataset)
+    os.symlink(found, os.path.join(folder, path.rsplit("/", 1)[-1]))
+    return folder
 
 
 def _root(job: Job, home: str) -> str:

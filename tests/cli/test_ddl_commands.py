@@ -28,14 +28,18 @@ import builtins, os
 def train(dataset_dir, model_output_dir):
     from example_objects import example
     print(example.NAME, open("config.yaml").read().strip(), sorted(os.listdir(dataset_dir)))
+    print(open(os.path.join(dataset_dir, "my_data.tfrecord")).read(), open(dataset_dir + "/deep/more").read())
     os.makedirs(os.path.join(model_output_dir, "model"))
     with open(os.path.join(model_output_dir, "model", "weights"), "w") as file:
         file.write("trained")
 
 builtins.your_train_fn = train
 """
+#: As printed there, `<your_path>` and all: a path from the file's folder.
 TASK = """\
 job_data:
+  dataset:
+    dataset_location: <your_path>/dataset/
   worker_required: 1
 """
 
@@ -63,6 +67,9 @@ def project(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(path, "add", "-A")
     git(path, "commit", "-qm", "The example")
     (home / "task.yaml").write_text(TASK)
+    (home / "<your_path>/dataset/deep").mkdir(parents=True)
+    (home / "<your_path>/dataset/my_data.tfrecord").write_text("data")
+    (home / "<your_path>/dataset/deep/more").write_text("more data")
     monkeypatch.chdir(path)
     return path
 
@@ -87,6 +94,7 @@ def whole_way(cli: Cli, project: Path, *at: str) -> None:
     assert done.code == 0
     assert (project / "out/model/weights").read_text() == "trained"  # the hierarchy is kept
     assert cli("status", job, "-o", "json", *at).data["name"] == "example_project"
+    assert cli("logs", job, *at).out == "example epochs: 3 ['deep', 'my_data.tfrecord']\ndata more data\n"
 
 
 def test_submit_progress_download_here(cli: Cli, project: Path) -> None:
@@ -114,12 +122,12 @@ def test_the_pool_is_that_of_the_file(cli: Cli, project: Path, host: str) -> Non
 def test_the_sample_as_printed_is_refused_at_once(cli: Cli, project: Path) -> None:
     (project / "main.py").write_text(MAIN.replace("_dir):", "_dir)"))
     git(project, "commit", "-qam", "As printed")
-    Path("../task.yaml").write_text(TASK.replace("1", "2"))
+    Path("../task.yaml").write_text(TASK.replace("required: 1", "required: 2"))
     done = cli("submit", "--task_config=../task.yaml")
     assert (done.code, done.out) == (1, "")
     assert "2 problems in the job spec:" in done.err
     assert "main.py:2: expected ':'" in done.err
-    assert "task.yaml:2: job_data.worker_required" in done.err or "worker_required" in done.err
+    assert re.search(r"task.yaml:4: worker_required: .*It needs jobs over several workers", done.err)
     assert cli("ls", "--all", "-o", "json").data["jobs"] == []
 
 
@@ -127,12 +135,12 @@ def test_where_main_is(cli: Cli, project: Path, home: Path, monkeypatch: pytest.
     monkeypatch.chdir(home)
     done = cli("submit", "--task_config", "task.yaml")
     assert (done.code, done.out) == (1, "")
-    assert "main.py: there is no main.py at the project's root." in done.err
+    assert "there is no main.py in the current directory. Go to the project (cd), or give --project-dir." in done.err
     job = uuid_of(cli("submit", "--task_config", "task.yaml", "--project-dir", "example_project"))
     assert cli("status", job, "--wait").code == 0
     lost = cli("progress", "--job_uuid", job, "--task_config", "../task.yaml")  # which is not there, seen from here
     assert "there is no file '../task.yaml'" in lost.err
-    (home / "task.yaml").rename(project / "task.yaml")
+    (project / "task.yaml").write_text("job_data: {dataset: {dataset_location: ../<your_path>/dataset}}\n")
     done = cli("submit", "--task_config", "example_project/task.yaml")
     assert "main.py is beside task.yaml: go there (cd), or give --project-dir." in done.err
     git(project, "add", "-A")
@@ -140,6 +148,19 @@ def test_where_main_is(cli: Cli, project: Path, home: Path, monkeypatch: pytest.
     done = cli("run", "example_project/task.yaml")  # our own command takes the file's folder
     assert done.code == 0, done.err
     assert "example epochs: 3" in done.out
+
+
+def test_what_is_not_committed_is_refused_unless_it_is_asked_for(cli: Cli, project: Path) -> None:
+    (project / "config.yaml").write_text("epochs: 4\n")
+    (project / "untracked.txt").write_text("")
+    done = cli("submit", "--task_config=../task.yaml")
+    assert (done.code, done.out) == (1, "")
+    assert "uncommitted changes" in done.err
+    assert "config.yaml" in done.err
+    assert "untracked.txt" in done.err
+    job = uuid_of(cli("submit", "--task_config=../task.yaml", "--dirty"))
+    finished(cli, job)
+    assert cli("logs", job).out.startswith("example epochs: 4 ")
 
 
 def test_progress_of_a_failure_and_of_nothing(cli: Cli, project: Path) -> None:
@@ -183,11 +204,15 @@ def test_credentials_go_nowhere(cli: Cli, project: Path, home: Path) -> None:
     (project / "main.py").write_text("import os\ndef main(d, o): print(os.environ, flush=True); return 'done'\n")
     git(project, "commit", "-qam", "Show what it has")
     Path("../task.yaml").write_text(CREDENTIALS)
-    done = cli("submit", "--task_config=../task.yaml")
+    Path("../task.yaml").rename(project / "task.yaml")
+    (home / "<your_path>").rename(project / "<your_path>")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "All of it")
+    done = cli("submit", "--task_config=task.yaml")
     job = uuid_of(done)
     for line, name in enumerate(("email", "password", "primeway_api_token"), start=1):
         assert f"task.yaml:{line}: {name} is not needed here and is not kept." in done.err
-    said = [done, finished(cli, job), cli("view", job), cli("view", job, "-o", "json"), cli("logs", job)]
+    said = [done, cli("status", job, "--wait"), cli("view", job), cli("view", job, "-o", "json"), cli("logs", job)]
     told = "".join(one.out + one.err for one in said)
     kept = b"".join(path.read_bytes() for path in (home / ".jobdeploy").rglob("*") if path.is_file())
     for secret in ("hunter2", "ann@example.org", "t0ken"):

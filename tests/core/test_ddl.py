@@ -32,11 +32,10 @@ def problems(**fields: Any) -> list[str]:
 def test_the_sample_as_printed(write: Write) -> None:
     write(task=TASK)
     spec = load_spec("task.yaml")
-    assert spec.to_dict() == {"call_main": True, "dataset_location": "<your_path>/dataset/"}
+    assert spec.to_dict() == {"call_main": True, "dataset_location": "<your_path>/dataset/", "dirty": "refuse"}
     assert spec.given == {
         "dataset_location": "task.yaml:3",
         "worker_required": "task.yaml:4",
-        "call_main": "task.yaml:1",
     }
     assert spec.warnings == ()
 
@@ -61,13 +60,14 @@ def test_the_sample_as_printed(write: Write) -> None:
 )  # fmt: skip
 def test_what_files_of_ddl_mean(fields: dict[str, Any], expected: dict[str, Any]) -> None:
     found = load_spec(fields)
-    assert found.to_dict() == expected
+    assert found.to_dict() == {**expected, **({"dirty": "refuse"} if "job_data" in fields else {})}
     assert JobSpec.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def test_overrides_lie_over_it() -> None:
     spec = load_spec({"job_data": {"worker_required": 2}}, overrides={"worker_required": 1, "command": "make"})
     assert (spec.worker_required, spec.command, spec.call_main) == (1, "make", False)
+    assert load_spec({"job_data": {}}, overrides={"dirty": "include"}).dirty == "include"
 
 
 def test_more_than_one_worker_is_refused(write: Write) -> None:

@@ -82,6 +82,21 @@ def test_what_is_no_volume(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("storage:../x", "leaves its folder by '..'"),
+        ("storage:a#b", "Use '%23' to quote '#' in path."),
+        ("storage:~/a", "Cannot expand user for storage:~/a."),
+        (" ", "must not be empty."),
+    ],
+)
+def test_a_dataset_in_the_storage_is_named_by_the_same_rules(location: str, said: str) -> None:
+    with pytest.raises(SpecError, match="dataset_location") as caught:
+        load_spec({"command": "x", "dataset_location": location})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("uri", "said"),
     [
         ("storage://:secret@cluster/a", "Password is not allowed in storage URI"),

@@ -109,6 +109,15 @@ def test_a_dataset_is_used_where_it_is(serve: Serve, storage: Path) -> None:
     assert f"there is no {storage}/sets/letters on this worker" in state["message"]
 
 
+def test_a_dataset_of_one_file_is_in_a_folder(serve: Serve, host: HostPaths, storage: Path) -> None:
+    (storage / "sets").mkdir()
+    (storage / "sets/digits v1.csv").write_text("1,2\n")
+    (storage / "sets/digits.csv").symlink_to("digits v1.csv")
+    text = 'cd "$JOBDEPLOY_DATASET_DIR" && ls && cat *'
+    state = run(serve, storage, text, dataset={"storage": "sets/digits.csv"})
+    assert serve.log(state["job_id"]) == b"digits.csv\n1,2\n"
+
+
 def test_the_home_of_the_account_and_two_jobs_at_once(connect: Any, tmp_path: Path) -> None:
     serve = connect(env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
     how = {"volumes": (volume("a/b/c"),), "storage": {"root": "~/data", "shared": False}}
