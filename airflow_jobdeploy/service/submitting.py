@@ -14,10 +14,11 @@ from typing import Any, Protocol, TypeVar
 
 from airflow_jobdeploy.backends.base import Backend, Progress, TreeGone
 from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
-from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel, Verb, on_return, place
+from airflow_jobdeploy.core.policy import Intent, Sequel, Verb, on_return
 from airflow_jobdeploy.core.status import JobHandle, JobState
-from airflow_jobdeploy.errors import JobDeployError, PlacementError, StagingError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
+from airflow_jobdeploy.service.placing import Placing
 from airflow_jobdeploy.service.sending import Sending
 from airflow_jobdeploy.service.staging import Staging
 from airflow_jobdeploy.service.taking import Taken
@@ -25,9 +26,9 @@ from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Identity, Work
 from airflow_jobdeploy.service.workers import Workers
 
-#: How long a submitter asks for a worker that does not answer, unless `schedule_timeout` says otherwise: the one that
-#: has its job; and any of the pool, for a first attempt. A host reboots within the second, too.
-PATIENCE_S, FIRST_PATIENCE_S = 600.0, 120.0
+#: How long a submitter asks for the worker that has its job and does not answer, unless `schedule_timeout` says
+#: otherwise. A host reboots within that.
+PATIENCE_S = 600.0
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -120,6 +121,7 @@ class _Submission:
         self.on_handle = on_handle
         self.progress = progress
         self.handle: JobHandle | None = None
+        self._placing = Placing(workers, work, say, self._check)
 
     def run(self) -> Submitted:
         saved = self.intents.load()
@@ -132,7 +134,7 @@ class _Submission:
         if saved is None:
             raise WorkerError("the intent of the attempt before is gone: clear the task to start anew")
         last = Intent.from_dict(saved)
-        worker = self._place_next(last, sequel)
+        worker = self._placing.next(last, sequel)
         intent = last.following(
             attempt=last.attempt + 1,
             worker=worker,
@@ -146,30 +148,9 @@ class _Submission:
         self.say(f"Attempt {last.attempt} on {last.worker} {sequel.why}; attempt {intent.attempt} on {worker}.")
         return self._go(intent, sequel.delay_s)
 
-    def _place_next(self, last: Intent, sequel: Sequel) -> str:
-        """Where its checkpoint is, unless that worker is lost or full; a lost one only when there is no other."""
-        if self.work.worker:
-            return self.work.worker
-        if self.work.stays:
-            return self._stay(last)
-        if not sequel.elsewhere:
-            found = self._candidate(last.worker)
-            if isinstance(found, Candidate) and found.has_room:
-                return last.worker
-        try:
-            return self._place(avoid=last.worker, patience_s=0)
-        except PlacementError:
-            return last.worker
-
-    def _stay(self, last: Intent) -> str:
-        """Where the attempt before was, since what it needs is only there."""
-        if len(self.workers.pool.workers) > 1:
-            self.say(f"The next attempt stays on worker {last.worker}: {self.work.stays}.")
-        return last.worker
-
     def _first(self) -> Submitted:
         taken = self._taken(None)
-        worker = self.work.worker or self._place()
+        worker = self.work.worker or self._placing.place()
         self._stop_strays(worker)
         intent = Intent(
             uid=new_uid(),
@@ -206,9 +187,9 @@ class _Submission:
         """A new attempt in a new Airflow try, or after a clear: the counts begin anew."""
         worker = last.worker
         if self.work.stays:
-            self._stay(last)
+            self._placing.stay(last)
         elif state is None and not self.work.worker:
-            worker = self._place(avoid=last.worker)
+            worker = self._placing.place(avoid=last.worker)
         return self._go(
             last.following(
                 attempt=last.attempt + 1,
@@ -336,51 +317,6 @@ class _Submission:
                 job_id = str(job["plan"]["job_id"])
                 self.say(f"Job {job_id} of an earlier, forgotten submission of this task is stopped first.")
                 self._stop(worker, job_id, "a newer submission of its task")
-
-    def _place(self, avoid: str = "", *, patience_s: float = FIRST_PATIENCE_S) -> str:
-        """The first reachable worker with a free slot; `avoid` is not asked. PlacementError when none answers."""
-        limit = min(patience_s, self.work.schedule_timeout_s or patience_s)
-        begun, failures = time.monotonic(), 0
-        while True:
-            answers, refusals = self._candidates(avoid)
-            if answers:
-                for name, error in refusals.items():
-                    self.say(f"Passed over worker {name}: {error}")
-                return place(answers)
-            failures += 1
-            passing = [e for e in refusals.values() if isinstance(e, WorkerUnreachable) and not e.lasting]
-            text = "; ".join(f"{name}: {error}" for name, error in refusals.items()) or "it has no other worker"
-            if not passing or time.monotonic() - begun >= limit:
-                raise PlacementError(f"no worker of pool {self.workers.pool.name!r} answers: {text}")
-            self.say(f"No worker of pool {self.workers.pool.name!r} answers, trying again: {text}")
-            self.workers.pause(backoff_s(failures, random.random()))
-
-    def _candidates(self, avoid: str) -> tuple[list[Candidate], dict[str, WorkerError]]:
-        """The workers that answer, up to the first with room; and why others do not."""
-        answers: list[Candidate] = []
-        refusals: dict[str, WorkerError] = {}
-        for worker in self.workers.pool.workers:
-            if worker.name == avoid:
-                continue
-            self._check()
-            found = self._candidate(worker.name)
-            if isinstance(found, WorkerError):
-                refusals[worker.name] = found
-                self.workers.drop(worker.name)
-                continue
-            answers.append(found)
-            if found.has_room:
-                break
-        return answers, refusals
-
-    def _candidate(self, name: str) -> Candidate | WorkerError:
-        """A worker as it answers now, or why it does not."""
-        slots = next((worker.slots for worker in self.workers.pool.workers if worker.name == name), None)
-        try:
-            facts = self.workers.backend(name).facts()
-        except WorkerError as error:
-            return error
-        return Candidate(worker=name, slots=slots, live_jobs=facts.live_jobs)
 
     def _ask(self, worker: str, question: Callable[[Backend], T], *, patience_s: float | None = None) -> T:
         """Ask a worker, again with growing delays while it is unreachable: all questions are idempotent."""
