@@ -213,7 +213,9 @@ def _of_commit(
     if missing and not lenient:
         raise refusal("commit", tree.commit[:12], missing)
     entries = [
-        entry._replace(path=prefix + entry.path) for prefix, part in parts.items() for entry in part.manifest.entries
+        entry._replace(path=prefix + entry.path) if prefix else entry
+        for prefix, part in parts.items()
+        for entry in part.manifest.entries
     ]
     ignored = Ignored.of(tree.held.ignore)
     never = _below(code.never, where)

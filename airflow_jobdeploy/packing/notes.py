@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from airflow_jobdeploy.core.manifest import Manifest
@@ -13,8 +13,9 @@ from airflow_jobdeploy.packing import origin
 #: Files from this size on are named, in bytes.
 LARGE_BYTES = 50 * 1000 * 1000
 #: Names of files that often hold secrets.
-_SECRET = (".env", ".env.*", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*.pem", ".netrc", ".pypirc")
-_HARMLESS = (".env.example", ".env.sample", ".env.template")
+_SECRET = re.compile(
+    r"(?:^|/)(?:\.env(?:\.(?!example$|sample$|template$)[^/]*)?|id_(?:rsa|dsa|ecdsa|ed25519)|[^/]*\.pem|\.netrc|\.pypirc)$"
+)
 _FIRST = 10
 
 
@@ -43,23 +44,19 @@ def notes_of(
 def warnings_of(manifest: Manifest, pointers: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
     """Sentences about what is probably not meant so."""
     found = []
-    there = {entry.path for entry in manifest.entries}
+    there = dict.fromkeys(entry.path for entry in manifest.entries)
     sent = [path for path in pointers if path in there]
     if sent:
         found.append(f"pointers of Git LFS go instead of files: {some(sent)}. Run `git lfs pull` first")
     if missing:
         found.append(f"left out: {'; '.join(missing[:_FIRST])}{_more(len(missing))}")
-    secret = [entry.path for entry in manifest.entries if _is_secret(entry.path.rpartition("/")[2])]
+    secret = [path for path in there if _SECRET.search(path)]
     if secret:
         found.append(
             f"files that may hold secrets are sent to the worker: {some(secret)}. Leave them out by .gitignore or "
             ".jobdeployignore, and use secret_env"
         )
     return tuple(found)
-
-
-def _is_secret(name: str) -> bool:
-    return name not in _HARMLESS and any(fnmatchcase(name, pattern) for pattern in _SECRET)
 
 
 def some(names: Sequence[str]) -> str:
