@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,8 +179,9 @@ def test_a_running_job_is_downloaded_only_when_that_is_asked_for(cli: Cli, job: 
     text = 'echo part > "$JOBDEPLOY_OUTPUT_DIR/part"; echo there; exec sleep 300'
     name = cli("run", job(text), "-d").out.strip()
     try:
+        until = time.monotonic() + 60
         while cli("logs", name).out != "there\n":
-            pass
+            assert time.monotonic() < until
         done = cli("download", "--job_uuid", name, "--dest", "got")
         assert done.code == 1
         assert f"job {name} is RUNNING: what it writes is not complete." in done.err
