@@ -43,6 +43,7 @@ ASKING = {
     "resource": lambda backend, plan: backend.resource("r"),
     "manifest": lambda backend, plan: backend.manifest(plan.job_id),
     "fetch": lambda backend, plan: list(backend.fetch(plan.job_id, [])),
+    "upload": lambda backend, plan: list(backend.upload(plan.job_id, [])),
     "forget": lambda backend, plan: backend.forget(plan.job_id),
 }
 
