@@ -36,7 +36,12 @@ def has(session: Session, name: str) -> bool:
 def use(session: Session, job_id: str, role: str, name: str) -> None:
     """See `Backend.use_tree`."""
     with gone():
-        session.request("use", job=job_id, role=role, name=name, reply_s=_OFFER_S)
+        try:
+            session.request("use", job=job_id, role=role, name=name, reply_s=_OFFER_S)
+        except Refusal as error:
+            if error.code == "disk-full":
+                raise StagingError(f"the {role} could not be given to job {job_id}: {error}") from error
+            raise
 
 
 @contextmanager

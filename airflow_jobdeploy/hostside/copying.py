@@ -59,11 +59,12 @@ class Copy:
     def _file(self, name: bytes, here: int, there: int) -> None:
         source = os.open(name, _READ, dir_fd=here)
         try:
-            mode = 0o700 if os.fstat(source).st_mode & stat.S_IXUSR else 0o600
+            found = os.fstat(source)
+            mode = 0o700 if found.st_mode & stat.S_IXUSR else 0o600
             target = os.open(name, _CREATE, mode, dir_fd=there)
             try:
                 if not self._is_cloned(source, target):
-                    self._copy(source, target)
+                    self._copy(source, target, found.st_size)
             except OSError as error:
                 error.filename = error.filename or os.fsdecode(name)
                 raise
@@ -83,12 +84,13 @@ class Copy:
             self.clones = False
         return self.clones
 
-    def _copy(self, source: int, target: int) -> None:
-        piece = os.read(source, _PIECE)
-        while piece:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(target, view) :]
-            if len(piece) == _PIECE:
+    def _copy(self, source: int, target: int, left: int) -> None:
+        while left:
+            piece = memoryview(os.read(source, min(left, _PIECE)))
+            if not piece:
+                raise OSError(errno.EIO, "a file of the tree has shrunk while it was copied")
+            left -= len(piece)
+            while piece:
+                piece = piece[os.write(target, piece) :]
+            if left:
                 self._look()
-            piece = os.read(source, _PIECE)

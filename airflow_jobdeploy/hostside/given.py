@@ -37,6 +37,16 @@ class Locked:
         self._lock.release()
 
 
+def locks_work(store: StorePaths) -> bool:
+    """Can somebody who holds a lock here be seen by others?"""
+    files.private_dir(store.dir)
+    lock = files.Lock(store.lock)
+    try:
+        return not lock.take() or files.is_locked(store.lock) is not None
+    finally:
+        lock.release()
+
+
 def touch(paths: TreePaths) -> None:
     """Used now."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -60,6 +61,20 @@ def test_what_trees_share_is_counted_once(serve: Serve, root: Path, host: HostPa
         unused_since(root, name, DAY_S)
     assert evict.keep_below(host, 2 * MIB) == 0
     assert evict.keep_below(host, MIB // 2) == 4
+
+
+def test_environments_go_as_trees_do(serve: Serve, root: Path, host: HostPaths) -> None:
+    [tree_name] = aged(serve, root, MIB)
+    for days, name in ((2, "e" + "a" * 32), (0.5, "e" + "b" * 32)):
+        paths = host.env(name)
+        Path(paths.venv).mkdir(parents=True)
+        Path(paths.ready).write_text(json.dumps({"bytes": MIB, "files": 1}))
+        os.utime(paths.ready, (time.time() - days * DAY_S,) * 2)
+    assert evict.keep_below(host, 2 * MIB + 100_000) == 1
+    assert names(host.envs) == ["e" + "b" * 32]
+    assert trees(root) == {tree_name}
+    assert evict.keep_below(host, MIB + 100_000) == 1
+    assert trees(root) == set()
 
 
 def test_what_has_just_come_stays(serve: Serve, root: Path, host: HostPaths) -> None:

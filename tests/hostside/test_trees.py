@@ -317,6 +317,22 @@ def test_a_half_tree_helps_another_one(connect: Callable[..., Serve], root: Path
     assert lacking(changed, offer(connect(), changed)) == b"other"
 
 
+NO_LOCKS = """
+import errno, fcntl
+def flock(*_): raise OSError(errno.ENOLCK, "No locks available")
+fcntl.flock = flock
+"""
+
+
+def test_where_there_are_no_locks_each_brings_his_own(connect: Callable[..., Serve], root: Path) -> None:
+    first, second = connect(prelude=NO_LOCKS), connect(prelude=NO_LOCKS)
+    one, other = offer(first, BIG), offer(second, BIG)
+    for serve, answer in ((first, one), (second, other)):
+        assert serve.give("fill", [lacking(BIG, answer)])["name"] == BIG.manifest.name
+    assert run(first, BIG.manifest.name, "cat small")[0] == "SUCCEEDED"
+    assert leftovers(root) == []
+
+
 def test_one_that_stands_still_is_given_up(connect: Callable[..., Serve], root: Path) -> None:
     serve = connect(prelude="import airflow_jobdeploy.hostside.serve as s; s._STALL_S = 0.3")
     offer(serve, BIG)
