@@ -15,6 +15,7 @@ from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.hostside import files
 from tests.service.conftest import Desk
 
 
@@ -261,3 +262,37 @@ def test_a_bare_job_id_is_found_and_an_unknown_one_is_named(desk: Desk) -> None:
         assert service.find(workers, submitted.handle.job_id).uid == submitted.handle.uid
         with pytest.raises(WorkerError, match="jaaaaaaaaaaaaaaaaaaaa"):
             service.find(workers, "jaaaaaaaaaaaaaaaaaaaa")
+
+
+class Losing:
+    """A backend whose worker loses all trees right after the first call of this name."""
+
+    def __init__(self, backend: Any, call: str, root: Path, calls: list[str]) -> None:
+        self._backend, self._call, self._root, self._calls = backend, call, root, calls
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._backend, name)
+
+        def noted(*args: Any, **how: Any) -> Any:
+            self._calls.append(name)
+            answer = method(*args, **how)
+            if name == self._call and self._calls.count(name) == 1:
+                files.remove_tree(str(self._root / "store" / "trees"))
+            return answer
+
+        return noted
+
+
+@pytest.mark.parametrize("call", ["send_tree", "use_tree"])
+def test_a_tree_that_goes_in_between_is_sent_again(desk: Desk, tmp_path: Path, call: str) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "file.txt").write_text("hello")
+    work = desk.run_spec({"command": "cat file.txt"}, project_dir=project)
+    connect, calls = desk.connect, list[str]()
+    desk.connect = lambda worker: Losing(connect(worker), call, tmp_path / "root", calls)  # type: ignore[assignment, return-value]
+    submitted = desk.submit(work)
+    assert calls.count("send_tree") == 2
+    desk.connect = connect
+    assert desk.follow(submitted.handle).state.status is JobStatus.SUCCEEDED
+    assert desk.log == ["hello"]
