@@ -115,6 +115,8 @@ class Code:
     # -- where from -------------------------------------------------------------------------------------------------
 
     def _of_repo(self, ref: str) -> Bundle:
+        if not git.is_installed():
+            raise StagingError(f"the repository {self.repo} cannot be fetched: git is not installed here")
         clone = Clone(self.repo)
         commit = clone.commit(ref)
         about = origin.of_commit(clone.path, commit, branch=clone.branch(ref), bare=True, url=self.repo)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Cli
+from tests.packing.repositories import git, repository, write
 
 Write = Callable[..., str]
 
@@ -304,3 +305,18 @@ def test_ctrl_c_while_the_project_is_sent(cli: Cli, job: Write, home: Path) -> N
     assert (done.code, done.out) == (130, "")
     assert "was not started (CANCELLED)" in done.err
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_view_says_which_code_ran(cli: Cli, job: Write, home: Path) -> None:
+    project = repository(home / "project", {"main.py": "print(1)\n"})
+    git(project, "remote", "add", "origin", "https://ann:s3cret@github.com/ann/digits.git")
+    write(project, {"new.py": ""})
+    done = cli("run", job("python3 main.py"), "--project-dir", project)
+    assert done.code == 0, done.err
+    job_id = done.err.split("Job ")[1].split()[0]
+    commit = git(project, "rev-parse", "HEAD")
+    assert f"commit {commit[:12]} (main: first), with uncommitted changes" in cli("status", job_id).out
+    shown = cli("view", job_id).out
+    assert f"https://github.com/ann/digits/commit/{commit}" in shown
+    assert "?? new.py" in shown
+    assert "s3cret" not in shown + done.err

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +146,6 @@ def test_the_same_content_has_the_same_name_wherever_it_comes_from(project: Path
 
 def archived(root: Path, ref: str = "HEAD") -> dict[str, bytes]:
     """What `git archive | tar x` gives."""
-    import subprocess
-
     tar = subprocess.run(["git", "archive", "--format=tar", ref], cwd=root, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(tar), errors="surrogateescape") as files:
         return {member.name: files.extractfile(member).read() for member in files if member.isreg()}  # type: ignore[union-attr]
@@ -291,6 +292,44 @@ def test_the_origin_of_a_folder_without_git_may_be_known(tmp_path: Path) -> None
     bundle = take(tmp_path / "plain", given_origin={"commit": "a" * 40, "dirty": False})
     assert bundle.origin["commit"] == "a" * 40
     assert "at commit aaaaaaaaaaaa" in bundle.notes[0]
+
+
+def test_where_git_is_not_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(project))
+    assert names(take(project)) == {"main.py", "src/model.py", ".gitignore"}
+    assert "cannot be asked about: git is not installed, so ref 'HEAD'" in refused(project, ref="HEAD")
+    with pytest.raises(StagingError, match="git is not installed here"):
+        Code(repo=str(project)).bundle()
+
+
+def test_files_that_this_account_may_not_read_are_named() -> None:
+    # In a process of its own, and where everybody may go: root reads everything, so it becomes somebody else there.
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        for name in ("a.key", "b.key", "ok"):
+            (Path(place) / name).write_text("x")
+        for name in ("a.key", "b.key"):
+            (Path(place) / name).chmod(0)
+        code = _AS_NOBODY.format(path=sys.path)
+        done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    assert "'a.key' cannot be read by this account: make it readable, or leave it out" in done.stdout, done.stderr
+    assert "'b.key' cannot be read" in done.stdout
+    assert "'ok'" not in done.stdout
+
+
+_AS_NOBODY = """
+import os, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from airflow_jobdeploy.errors import StagingError
+from airflow_jobdeploy.packing.bundle import Code
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    Code(project_dir=Path(".")).bundle()
+except StagingError as error:
+    print(error)
+"""
 
 
 def test_before_the_first_commit(tmp_path: Path) -> None:

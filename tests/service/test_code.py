@@ -236,3 +236,19 @@ def test_templates_take_code_as_well(desk: Desk, project: Path) -> None:
     write(project, {"new.py": ""})
     with pytest.raises(StagingError, match=r"\?\? new\.py"):
         service.prepare_up(template, {}, pool=desk.pool, project_dir=project, resolve_secret=str)
+
+
+@pytest.mark.parametrize("what", ["project", "dataset"])
+def test_a_file_that_is_written_to_while_it_is_sent(desk: Desk, tmp_path: Path, what: str) -> None:
+    """The job does not start with half of one version and half of another; the error names the file."""
+    root = tmp_path / what
+    write(root, {"changing.txt": "before\n", "main.py": ""})
+    given: dict[str, Any] = {"dataset": lambda: dataset.here(root)} if what == "dataset" else {}
+    work = prepared(desk, root if what == "project" else None, **given)
+    write(root, {"changing.txt": "after!\n"})
+    with pytest.raises(StagingError, match=r"'changing\.txt'"):
+        desk.submit(work)
+    with desk.workers() as workers:
+        (job,) = service.jobs(workers)
+    assert job["state"]["status"] == "CANCELLED"
+    assert "changing.txt" in job["state"]["message"]
