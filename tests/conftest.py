@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# One for all modules: a fixture that each of them imports is another one for each.
+from tests.servers.s3 import s3 as s3
+
 #: How long an example takes says more about what else the machine does than about us.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")

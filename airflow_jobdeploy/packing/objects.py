@@ -45,6 +45,7 @@ class ObjectFolder:
         self._listed: dict[str, Mapping[str, Any]] | None = None
         self._fresh: dict[str, RemoteFile] = {}
         self._is_open = False
+        self._has_failed = False
 
     # -- what is there -----------------------------------------------------------------------------------------
 
@@ -158,6 +159,15 @@ class ObjectFolder:
         """Write down what was brought."""
         if not self._fresh:
             return
+        failed = self._has_failed
+        try:
+            self._write_down()
+        except StagingError:
+            if not failed:
+                raise
+            # That the store has failed was said before; what is not written down is sent again some day.
+
+    def _write_down(self) -> None:
         fresh, self._fresh = self._fresh, {}
         tags = self._tags(list(fresh.values()))
         brought = {
@@ -203,6 +213,7 @@ class ObjectFolder:
         except StagingError:
             raise
         except Exception as error:
+            self._has_failed = True
             raise StagingError(f"cannot {what} {self.name}: {_reason(error)}") from error
 
 

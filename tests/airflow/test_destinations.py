@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from airflow_jobdeploy.hooks.destinations import target
 from airflow_jobdeploy.operators.artifact import ArtifactDownloadOperator
 from airflow_jobdeploy.operators.job import JobRunOperator
 from airflow_jobdeploy.packing.folder import Folder
-from tests.servers.s3 import S3, s3  # noqa: F401 - a fixture
+from tests.airflow.world import World, call
+from tests.servers.s3 import S3
+from tests.servers.sshd import Sshd
+from tests.servers.sshd import sshd as sshd
 
 pytestmark = pytest.mark.airflow
 
@@ -24,7 +28,7 @@ MODEL = {"command": 'cd "$JOBDEPLOY_OUTPUT_DIR"; echo data > model.bin; mkdir pl
 
 
 @pytest.fixture
-def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: F811
+def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket that the connection `lab` reaches."""
     from airflow.sdk.io import store
 
@@ -37,7 +41,7 @@ def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: F
 
 def test_a_dag_brings_artifacts_to_s3_and_skips_what_is_there(
     run_dag: Callable[..., Any],
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
 ) -> None:
     dest = f"s3://lab@{bucket}/models/{{{{ run_id }}}}"
@@ -103,3 +107,58 @@ def test_partial_output_of_a_running_job(run_dag: Callable[..., Any], tmp_path: 
     assert run.states() == {"train": "success", "early": "failed", "get": "success"}
     assert "is RUNNING: what it writes is not complete" in run.text
     assert os.listdir(tmp_path / "got") in (["half"], [])
+
+
+@pytest.mark.sshd
+def test_an_ssh_worker_sends_its_files_straight_to_s3(
+    run_dag: Callable[..., Any],
+    sshd: Sshd,
+    s3: S3,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extra = {"key_file": str(sshd.key_file), "host_key": sshd.host_key, "look_for_keys": "false"}
+    connection = {"conn_type": "ssh", "host": "127.0.0.1", "port": sshd.port, "login": sshd.user, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_GPU_A", json.dumps(connection))
+    with DAG("straight", schedule=None) as dag:
+        train = JobRunOperator(task_id="train", job_spec=MODEL, worker_pool="gpu_a")
+        get = ArtifactDownloadOperator(task_id="get", job=train.output, dest=f"s3://lab@{bucket}/direct", direct=True)
+        through = ArtifactDownloadOperator(task_id="through", job=train.output, dest=f"s3://lab@{bucket}/through")
+        get >> through
+    run = run_dag(dag)
+    assert run.state == "success", run.text
+    assert f"The worker sends its files straight to s3://lab@{bucket}/direct." in run.text
+    # The store's address is that of this machine, and an SSH host is another one as far as anybody knows.
+    assert "Files go through this machine: 127.0.0.1 is another machine there." in run.text
+    for place in ("direct", "through"):
+        assert s3.fs().cat_file(f"{bucket}/{place}/model.bin") == b"data\n"
+    assert "Signature=" not in run.text
+
+
+def test_a_task_that_is_told_to_end_keeps_what_it_has(world: World, tmp_path: Path) -> None:
+    size = 200_000_000
+    spec = {"command": f'head -c {size} /dev/zero > "$JOBDEPLOY_OUTPUT_DIR/big"'}
+    handle = call(JobRunOperator(task_id="t", job_spec=spec), "execute", world.context())
+    get = ArtifactDownloadOperator(task_id="get", job=handle, dest=tmp_path / "got")
+    over = threading.Event()
+
+    def end() -> None:
+        while not over.wait(0.002):
+            if any(path.stat().st_size > 5_000_000 for path in tmp_path.glob("got/.jobdeploy-*/*")):
+                get.on_kill()
+                return
+
+    killer = threading.Thread(target=end)
+    killer.start()
+    try:
+        with pytest.raises(StagingError, match="told to end while fetching"):
+            call(get, "execute", world.context())
+    finally:
+        over.set()
+        killer.join()
+    assert not (tmp_path / "got" / "big").exists()
+    again = ArtifactDownloadOperator(task_id="get", job=handle, dest=tmp_path / "got")
+    report = call(again, "execute", world.context())
+    assert report["bytes"] < size - 4_000_000, "it went on where the first was"
+    assert (tmp_path / "got" / "big").stat().st_size == size
+    assert os.listdir(tmp_path / "got") == ["big"]

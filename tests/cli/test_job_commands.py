@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import yaml
 
 from tests.cli.conftest import Cli
 from tests.packing.repositories import git, repository, write
+from tests.servers.s3 import S3
 
 Write = Callable[..., str]
 
@@ -320,3 +322,23 @@ def test_view_says_which_code_ran(cli: Cli, job: Write, home: Path) -> None:
     assert f"https://github.com/ann/digits/commit/{commit}" in shown
     assert "?? new.py" in shown
     assert "s3cret" not in shown + done.err
+
+
+def test_output_goes_to_object_storage(
+    cli: Cli,
+    job: Write,
+    s3: S3,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extra = {"endpoint_url": s3.url, "region_name": "us-east-1"}
+    connection = {"conn_type": "aws", "login": "access-key", "password": "secret-key", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_CLI_LAB", json.dumps(connection))
+    assert cli("run", job('echo out > "$JOBDEPLOY_OUTPUT_DIR/o.txt"')).code == 0
+    (row,) = cli("ls", "--all", "-o", "json").data["jobs"]
+    place = f"s3://cli_lab@{s3.bucket()}/x"
+    done = cli("download", row["job_id"], "--dest", place)
+    assert (done.code, done.out.splitlines()[-1]) == (0, f"{place}/o.txt"), done.err
+    assert s3.fs().cat_file(f"{place.partition('@')[2]}/o.txt") == b"out\n"
+    done = cli("download", row["job_id"], "--dest", "s3://cli_lab@no-such-bucket/x")
+    assert done.code == 1
+    assert "The specified bucket does not exist" in done.err

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import pytest
@@ -17,7 +17,7 @@ from airflow_jobdeploy.packing.artifacts import Download, DownloadReport
 from airflow_jobdeploy.packing.objects import LISTING, ObjectFolder
 from tests.packing.test_artifacts import Store
 from tests.packing.test_resume import Cut
-from tests.servers.s3 import S3, s3  # noqa: F401 - a fixture
+from tests.servers.s3 import S3
 
 #: Larger than what is sent by one request, and than one part.
 BIG = random.Random(2).randbytes(9 * 2**20)
@@ -56,7 +56,7 @@ class Place:
 
 
 @pytest.fixture
-def place(s3: S3) -> Place:  # noqa: F811
+def place(s3: S3) -> Place:
     return Place(s3)
 
 
@@ -185,3 +185,17 @@ def test_other_filesystems(make: Callable[[Any], tuple[str, str]], tmp_path: Any
             assert one.run(Store(FILES)).skipped == skipped
     assert fs.cat_file(f"{path}/big") == BIG
     assert {name.partition("/a b/c/")[2] for name in fs.find(path)} == {*FILES, LISTING}
+
+
+def test_a_store_that_fails_half_way_is_named_once(place: Place) -> None:
+    class Removing(Store):
+        def fetch(self, job_id: str, paths: Sequence[str], offset: int = 0) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+            for file, content in super().fetch(job_id, paths, offset):
+                if file.path == "c":
+                    other = place.server.fs()
+                    other.rm(place.bucket, recursive=True)
+                yield file, content
+
+    with pytest.raises(StagingError, match=r"cannot write to s3://.*bucket does not exist") as raised:
+        place.get(Removing({"a": b"1", "b": b"2", "c": b"3"}))
+    assert isinstance(raised.value.__cause__, FileNotFoundError)

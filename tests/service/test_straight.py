@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from airflow_jobdeploy import service
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing.folder import Folder
 from airflow_jobdeploy.packing.objects import LISTING, ObjectFolder
-from tests.servers.s3 import S3, s3  # noqa: F401 - a fixture
+from tests.servers.s3 import S3
 from tests.service.conftest import Desk
-from tests.service.test_fetch import ended
+from tests.service.test_fetch import ended, sessions
 
 FILES = """cd "$JOBDEPLOY_OUTPUT_DIR"; echo 1 > a; : > empty; mkdir d; seq 400000 > "d/ü &?%2F"
 head -c 3000000 /dev/urandom > big"""
@@ -25,7 +26,7 @@ NAMES = {"a", "empty", "d/ü &?%2F", "big"}
 
 
 @pytest.fixture
-def place(s3: S3) -> ObjectFolder:  # noqa: F811
+def place(s3: S3) -> ObjectFolder:
     path = f"{s3.bucket()}/p x"
     return ObjectFolder(s3.fs(), path, f"s3://{path}")
 
@@ -93,6 +94,25 @@ def test_what_was_changed_after_the_end_does_not_become_an_object(
     assert set(found(place)) == NAMES - {"big"}
 
 
+def test_a_connection_that_breaks_is_made_again(desk: Desk, place: ObjectFolder) -> None:
+    handle = ended(desk, 'cd "$JOBDEPLOY_OUTPUT_DIR"; for i in 1 2 3; do head -c 20000000 /dev/urandom > $i; done')
+    killed: list[int] = []
+
+    def progress(files: int, total: int, moved: int, goal: int) -> None:
+        if not killed and files:
+            killed.extend(sessions())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    with desk.workers() as workers:
+        wanted = service.Wanted(direct=True)
+        report = service.fetch(workers, handle, place, wanted, say=desk.said.append, progress=progress)
+    assert killed
+    assert any(line.startswith("Worker local cannot be asked, again in") for line in desk.said)
+    assert {name: len(data) for name, data in found(place).items()} == dict.fromkeys("123", 20_000_000)
+    assert len(report.files) == 3
+
+
 def test_a_folder_is_no_object_store(desk: Desk, tmp_path: Path) -> None:
     handle = ended(desk, FILES)
     with pytest.raises(StagingError, match="is no object store"):
@@ -132,7 +152,7 @@ def refusing() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_store_that_refuses_the_worker(desk: Desk, s3: S3, refusing: str) -> None:  # noqa: F811
+def test_a_store_that_refuses_the_worker(desk: Desk, s3: S3, refusing: str) -> None:
     path = s3.bucket()
     place = Elsewhere(s3.fs(), path, f"s3://{path}")
     place.address = refusing
@@ -148,7 +168,7 @@ def test_a_store_that_refuses_the_worker(desk: Desk, s3: S3, refusing: str) -> N
     assert "Signature" not in " ".join(desk.said)
 
 
-def test_a_store_that_the_worker_cannot_reach(desk: Desk, s3: S3) -> None:  # noqa: F811
+def test_a_store_that_the_worker_cannot_reach(desk: Desk, s3: S3) -> None:
     path = s3.bucket()
     place = Elsewhere(s3.fs(), path, f"s3://{path}")
     place.address = "http://127.0.0.1:9"
@@ -157,7 +177,7 @@ def test_a_store_that_the_worker_cannot_reach(desk: Desk, s3: S3) -> None:  # no
     assert "'empty' was not sent (unreachable): 127.0.0.1: Connection refused" in " ".join(desk.said)
 
 
-def test_this_machine_by_name_is_another_one_on_a_worker(s3: S3) -> None:  # noqa: F811
+def test_this_machine_by_name_is_another_one_on_a_worker(s3: S3) -> None:
     from airflow_jobdeploy.core.pool import WorkerPool
     from airflow_jobdeploy.testing import MemoryHost
 
