@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.volumes import SCHEME
 from airflow_jobdeploy.errors import SpecError
-from airflow_jobdeploy.hooks import files, runtime
+from airflow_jobdeploy.hooks import files
+from airflow_jobdeploy.hooks.destinations import opened
 from airflow_jobdeploy.packing import dataset
 from airflow_jobdeploy.packing.dataset import Dataset
 
@@ -25,11 +25,12 @@ def dataset_of(spec: JobSpec, where: Sequence[Path]) -> Callable[[], Dataset] | 
     if not location or location.startswith(SCHEME):
         return None
     scheme, separator, _ = location.partition("://")
+    scheme = scheme.lower()
     if not separator:
         return partial(dataset.here, _found(spec, location, where))
-    if scheme == "file":
+    if scheme in ("file", "local"):
         return partial(dataset.here, _found(spec, unquote(urlsplit(location).path), where))
-    return partial(_stored, location)
+    return partial(_stored, location, scheme)
 
 
 def _found(spec: JobSpec, location: str, where: Sequence[Path]) -> Path:
@@ -37,12 +38,8 @@ def _found(spec: JobSpec, location: str, where: Sequence[Path]) -> Path:
     return files.find(location, where, argument=place, error=SpecError, folder=None)
 
 
-def _stored(url: str) -> Dataset:
-    """Objects below a URL, with the connection that it names. StagingError."""
-    from airflow.sdk import ObjectStoragePath
-
-    with dataset.explained(url), runtime.lookup():
-        path = ObjectStoragePath(url)
-        fs: Any = path.fs
-        fs.invalidate_cache()  # a long-lived process would see what was there when it last looked
-    return dataset.elsewhere(fs, path.path, url)
+def _stored(url: str, scheme: str) -> Dataset:
+    """Objects below a URL, with the connection that it names. JobDeployError."""
+    fs, path = opened(url, scheme)
+    fs.invalidate_cache()  # a long-lived process would see what was there when it last looked
+    return dataset.elsewhere(fs, path, url)

@@ -31,11 +31,12 @@ def target(dest: str) -> Target:
     scheme = dest.partition("://")[0].lower()
     if scheme in _LOCAL:
         return Folder(Path(unquote(urlsplit(dest).path)))
-    fs, path = _opened(dest, scheme)
+    fs, path = opened(dest, scheme)
     return ObjectFolder(fs, path, dest)
 
 
-def _opened(dest: str, scheme: str) -> tuple[Any, str]:
+def opened(dest: str, scheme: str) -> tuple[Any, str]:
+    """The filesystem of fsspec for a URL, with the connection that it names, and the path there. JobDeployError."""
     from airflow.sdk import ObjectStoragePath
 
     from airflow_jobdeploy.hooks import runtime
