@@ -13,7 +13,7 @@ from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan, ResourcePlan, Step
 from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
-from airflow_jobdeploy.core.spec import JobSpec
+from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.support import unsupported
 from airflow_jobdeploy.core.template import Template
@@ -82,13 +82,20 @@ def prepare_up(
         key=key,
         render=partial(maker.plan, resolve_secret),
         takes=takes,
-        warnings=rendered.warnings,
+        warnings=(*rendered.warnings, *_idle(rendered.options, project_dir)),
         makes_resource=True,
         schedule_timeout_s=rendered.options.schedule_timeout_s,
         recovery=recovery,
         orphan_after_s=orphan_after_s(rendered.options, recovery),
         grace_s=rendered.options.grace_s,
     )
+
+
+def _idle(options: TemplateOptions, project_dir: Path | None) -> list[str]:
+    """Options that say how code is taken, where none is: the same template may be used with and without a project."""
+    if project_dir is not None or "ref" not in options.given:
+        return []
+    return [f"{options.given['ref']}: ref means nothing here, since no project_dir is given."]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.core.template import load_template
 from airflow_jobdeploy.errors import SpecError, StagingError
 from airflow_jobdeploy.packing import dataset
 from tests.packing.repositories import commit, git, repository, write
@@ -219,8 +220,6 @@ def test_a_dataset_that_is_read_while_it_is_sent(desk: Desk, data: Path) -> None
 
 
 def test_templates_take_code_as_well(desk: Desk, project: Path) -> None:
-    from airflow_jobdeploy.core.template import load_template
-
     template = load_template(
         {
             "params": {},
@@ -252,3 +251,10 @@ def test_a_file_that_is_written_to_while_it_is_sent(desk: Desk, tmp_path: Path, 
         (job,) = service.jobs(workers)
     assert job["state"]["status"] == "CANCELLED"
     assert "changing.txt" in job["state"]["message"]
+
+
+def test_a_template_that_is_used_without_a_project(desk: Desk) -> None:
+    builds = {"up": {"type": "script", "content": "true"}, "down": {"type": "script", "content": "true"}}
+    template = load_template({"options": {"ref": "v1"}, "builds": builds})
+    work = service.prepare_up(template, {}, pool=desk.pool, resolve_secret=str)
+    assert "ref means nothing here" in work.warnings[0]

@@ -15,6 +15,7 @@ from airflow_jobdeploy.core.policy import Intent, after_end
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerUnreachable
+from tests.packing.repositories import commit, repository, write
 from tests.service.conftest import Desk
 
 CHARACTERS = Path(__file__).parents[2] / "airflow_jobdeploy" / "example_dags" / "examples" / "characters"
@@ -164,3 +165,23 @@ def test_a_training_that_was_preempted_gives_the_same_model(lab: Desk, tmp_path:
         return json.loads(content)
 
     assert model(second) == model(whole)
+
+
+def test_a_job_that_goes_on_elsewhere_runs_the_same_code_there(lab: Desk, tmp_path: Path) -> None:
+    project = repository(tmp_path / "project", {"version": "first\n"})
+    spec = {"command": f"cat version\n{SAVES}", "preemptible": True}
+    first = lab.submit(lab.run_spec(spec, project_dir=project)).handle
+    until_logged(lab, first, "begun")
+    state = preempted(lab, first)
+    write(project, {"version": "second\n"})
+    commit(project, "second")
+    kept, lab.notebook.value = lab.notebook.value, None
+    other = lab.submit(lab.run_spec({"command": "sleep 60"})).handle
+    lab.follow(other, until=lambda state: state.status is JobStatus.RUNNING)
+    lab.notebook.value = kept
+    lab.log.clear()
+    second = again(lab, lab.run_spec(spec, project_dir=project, returning=True), state).handle
+    assert (first.worker, second.worker) == ("a", "b")
+    assert lab.follow(second).state.status is JobStatus.SUCCEEDED
+    assert "\n".join(lab.log).split("\n") == ["first", "from step 7"], "made again of its commit, and sent to b"
+    lab.stop(other)
