@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import subprocess
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-_ASK_S = 5.0
+_ASK_S, _END_S = 5.0, 1.0
 _CACHE_S = 3600.0
 _LABEL = "jobdeploy-path:"
 
@@ -94,13 +94,23 @@ def _ask(shell: str, env: Dict[str, str]) -> Optional[str]:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except OSError:  # gone, as it should be
-        pass
+    """SIGTERM first: start-up files take locks (pyenv does), and who is killed with one keeps later logins waiting."""
+    if child.poll() is None and _signalled(child.pid, signal.SIGTERM):
+        until = time.monotonic() + _END_S
+        while child.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)  # rare, and short
+    _signalled(child.pid, signal.SIGKILL)
     if child.stdout:
         child.stdout.close()
     child.wait()
+
+
+def _signalled(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except OSError:  # gone, as it should be
+        return False
+    return True
 
 
 def own(job: Job) -> Dict[str, str]:

@@ -46,6 +46,15 @@ def test_path_of_a_login_shell(
     assert environment.login_path(paths, shell(tmp_path, text), {"HOME": "/"}) == found
 
 
+def test_a_shell_that_hangs_may_clear_up(paths: HostPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyenv's start-up takes a lock: killed with it, every later login would wait a minute."""
+    monkeypatch.setattr(environment, "_ASK_S", 1.0)
+    lock = tmp_path / "lock"
+    program = shell(tmp_path, f"trap 'rm {lock}' EXIT; trap 'exit 1' TERM; touch {lock}; sleep 600")
+    assert environment.login_path(paths, program, {"HOME": "/"}) == environment.DEFAULT_PATH
+    assert not lock.exists()
+
+
 @pytest.mark.parametrize("program", ["/bin/sh", "/bin/bash", "/usr/bin/fish", "/bin/tcsh", "/bin/zsh", "/bin/dash"])
 def test_real_shells_tell_a_path(paths: HostPaths, program: str) -> None:
     path = environment.login_path(paths, program, {"HOME": "/nonexistent"})
