@@ -80,6 +80,9 @@ class Airflow:
             "PYTHONPATH": str(DAGS.parents[2]),
             notes.RUNS: str(self.runs),
             "AIRFLOW_HOME": str(self.folder / "airflow"),
+            # On a busy machine one of Airflow's processes may hold SQLite's lock for longer than the 5 s that the
+            # others wait by default; its scheduler ends of that.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.folder}/airflow/airflow.db?timeout=60",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "AIRFLOW__CORE__PARALLELISM": "16",
