@@ -59,7 +59,7 @@ _FORM: dict[str, dict[str, Any]] = {
     "kind": {
         "label": "Kind",
         "description": "Where the pool's jobs run: on this machine, or on SSH hosts.",
-        "schema": {"type": ["string", "null"], "enum": ["ssh", "local"], "default": "ssh"},
+        "schema": {"type": ["string", "null"], "enum": ["ssh", "docker", "local"], "default": "ssh"},
     },
     "workers": {
         "label": "Workers",

@@ -222,12 +222,24 @@ def job_spec_page() -> str:
         for name, f in fields.items()
         if not f.needs
     ]
-    later = [(f"`{name}`", type_of(f.kind.schema()), sentence(f.doc), f.needs) for name, f in fields.items() if f.needs]
+    some = [
+        (f"`{name}`", type_of(f.kind.schema()), sentence(f.doc), ", ".join(f.honoured_by))
+        for name, f in fields.items()
+        if f.needs and f.honoured_by
+    ]
+    later = [
+        (f"`{name}`", type_of(f.kind.schema()), sentence(f.doc), f.needs)
+        for name, f in fields.items()
+        if f.needs and not f.honoured_by
+    ]
     return page(
         [
             "# Fields of a job spec",
             SPEC_HEAD,
             table(("Field", "Type", "Default", "Means"), rows),
+            "## Of pools of some kinds",
+            "On a pool of another kind, a value that asks for something is an error.",
+            table(("Field", "Type", "Means", "Kinds of pools"), some),
             "## Not honoured yet",
             "These are read and checked, but a value that asks for something is an error naming what would honour it.",
             table(("Field", "Type", "Means", "Needs"), later),

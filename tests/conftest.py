@@ -80,6 +80,10 @@ NEEDS = {
             " apt-get install openssh-server iproute2 iptables"
         ),
     ),
+    "docker": Need(
+        is_met=lambda: _has("dockerd", "containerd", "busybox", "unshare") and _may_unshare(),
+        reason="no dockerd here (needs root, and busybox for its image); apt-get install docker.io busybox-static",
+    ),
     "xfs": Need(
         is_met=lambda: _has("mkfs.xfs", "losetup") and _may_unshare() and os.path.exists("/dev/loop-control"),
         reason="no XFS can be made and mounted here (needs root and loop devices); apt-get install xfsprogs",

@@ -170,6 +170,13 @@ class Backend(Protocol):
     def claim(self, plan: Plan) -> JobState:
         """Write the attempt's record on the worker (clause 1)."""
 
+    def prepare(self, job_id: str, say: Callable[[str], None] = lambda text: None) -> None:
+        """Bring what a claimed job needs beside its trees: the image of its container. `start` does it too, silently.
+
+        `say` gets lines for people, and "" now and then; what it raises ends the preparation. What is for ever in the
+        way ends the job: FAILED, with the cause.
+        """
+
     def has_tree(self, name: str) -> bool:
         """Is this tree there, every file of its size and untouched since it came? It counts as used just now.
 

@@ -137,6 +137,9 @@ class HostedBackend:
         answer = self._connection.control().request("claim", plan=plan.to_wire(), secrets=dict(plan.secret_env))
         return JobState.from_wire(answer["state"])
 
+    def prepare(self, job_id: str, say: Callable[[str], None] = lambda text: None) -> None:
+        self._connection.control()  # nothing is missing on a host, but it may be another, or away
+
     def start(self, job_id: str) -> JobState:
         with trees.gone():
             return JobState.from_wire(self._connection.control().request("start", job=job_id)["state"])

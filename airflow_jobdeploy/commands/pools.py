@@ -26,7 +26,7 @@ from airflow_jobdeploy.errors import JobDeployError, WorkerError
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.pools import worker_pool
 
-_TYPES = ("jobdeploy", "ssh")
+_TYPES = ("jobdeploy", "ssh", "docker")
 _ENV = "AIRFLOW_CONN_"
 _AT_ONCE = 16
 
@@ -40,6 +40,8 @@ def ls(args: Namespace) -> int:
     except OSError as error:
         complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
     rows = [_row(name) for name in names]
+    # A docker connection is a registry, unless its host is an engine.
+    rows = [row for row in rows if not (row["error"] and names[row["worker_pool"]] == "docker")]
     if args.output in ("json", "yaml"):
         print_data(rows, args.output)
     else:

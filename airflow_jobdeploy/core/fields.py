@@ -27,6 +27,9 @@ class Field:
     default: Any
     #: What would honour any value but the default: "a docker pool". "" when this release does.
     needs: str = ""
+    #: Kinds of pools that honour it all the same; and those that do not yet, of a field that others honour.
+    honoured_by: tuple[str, ...] = ()
+    missing_on: tuple[str, ...] = ()
     #: Values beside the default that ask for nothing more.
     same: tuple[Any, ...] = ()
     #: Also a field of a template's `options`.

@@ -157,6 +157,9 @@ class Plan:
     storage: Mapping[str, Any] = field(default_factory=dict)
     #: Folders of the storage: {"path", "link", "read_only"}; `link` is below $JOBDEPLOY_VOLUMES_DIR.
     volumes: tuple[Mapping[str, Any], ...] = ()
+    #: For workers that run jobs in containers: image, pull, cpu_count, memory_bytes, shm_size_bytes, pids_limit,
+    #: disk_space_bytes, each only where it was asked for.
+    container: Mapping[str, Any] = field(default_factory=dict)
     #: Jobs at once of this pool on the worker; None: no bound.
     slots: int | None = None
     #: The job stops itself when nobody has asked for it for so many seconds; None: it goes on.
@@ -189,6 +192,7 @@ class Plan:
             "environment": self.environment.to_dict() if self.environment else None,
             "storage": dict(self.storage),
             "volumes": [dict(volume) for volume in self.volumes],
+            "container": dict(self.container),
             "secret_names": sorted(self.secret_env),
             "limits": self.limits.to_dict(),
             "dataset": dict(self.dataset),

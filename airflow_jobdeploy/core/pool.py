@@ -6,6 +6,10 @@
     storage: {root: /srv/jobdeploy, shared: true}
     presets: {small: {cpu: 4, memory: 16GB}}
 
+    kind: docker
+    workers: [{url: "unix:///var/run/docker.sock"}, {url: "tcp://gpu-a:2376", tls: {ca_cert: ..., ...}}]
+    image: python:3.12-slim
+
 A plain `ssh` connection is a pool of one: `WorkerPool.of_connection`. `local` always exists: `WorkerPool.local`.
 """
 
@@ -17,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from airflow_jobdeploy.core.engines import CONTAINERS, TLS, Containers, EngineUrl, ImageName, Tls
 from airflow_jobdeploy.core.fields import Named, Record, declared, plain, read_record
 from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
@@ -27,7 +32,8 @@ from airflow_jobdeploy.core.spec_kinds import GPUS, GpuType
 from airflow_jobdeploy.errors import PoolError
 
 DEFAULT_ROOT = "~/.jobdeploy"
-_LATER = ("docker", "slurm")
+_KINDS = ("local", "ssh", "docker")
+_LATER = ("slurm",)
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,12 @@ class PoolKind:
     def read(self, item: Item, problems: Problems) -> str | None:
         if isinstance(item.value, str) and item.value in _LATER:
             text = f"pools of kind {item.value} come in a later release."
-            problems.append(item.problem(text, "This one has local and ssh."))
+            problems.append(item.problem(text, "This one has local, ssh and docker."))
             return None
-        return Text(("local", "ssh")).read(item, problems)
+        return Text(_KINDS).read(item, problems)
 
     def schema(self) -> Schema:
-        return {"type": "string", "enum": ["local", "ssh"]}
+        return {"type": "string", "enum": [*_KINDS]}
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,14 @@ class Worker:
     #: Instead of the connection's own host; "" for that one.
     host: str = declared(Text(), "The host, where it is not the connection's own.", "")
     slots: int | None = declared(Number(whole=True, minimum=1), "Jobs at once; no limit by default.")
+    url: str | None = declared(EngineUrl(), "Of a Docker engine: unix://, tcp:// or ssh://.")
+    tls: Tls | None = declared(TLS, "TLS to a Docker engine.")  # noqa: RUF009
+    registry: str | None = declared(Text(), "The Airflow connection (type docker) of the registry to pull from.")
 
     @property
     def name(self) -> str:
         """What records and people call it."""
-        return self.host or self.conn_id or "local"
+        return self.host or self.conn_id or self.url or "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +148,8 @@ def _written_out(entry: _Entry, item: Item, problems: Problems) -> list[Worker]:
     if entry.hosts is None:
         if entry.host and not is_host(entry.host):
             problems.append(item.problem(f"{described(entry.host)} is not a host's name."))
-        return [Worker(conn_id=entry.conn_id, host=entry.host, slots=entry.slots)]
+        plain_fields = {name: getattr(entry, name) for name in ("conn_id", "host", "slots", "url", "tls", "registry")}
+        return [Worker(**plain_fields)]
     if entry.host:
         problems.append(item.problem("host and hosts are both given.", "Keep one."))
     place = item.child("hosts")
@@ -156,7 +166,7 @@ class WorkerPool:
     """A named set of workers of one kind."""
 
     name: str = ""
-    kind: str = declared(PoolKind(), "`local` (the machine of the task) or `ssh`.", "", required=True)
+    kind: str = declared(PoolKind(), "`local` (the machine of the task), `ssh` or `docker`.", "", required=True)
     workers: tuple[Worker, ...] = declared(_Workers(), "The workers.", ())
     root: str = declared(RootPath(), "Where jobs live, on each worker.", DEFAULT_ROOT)
     login_path: str | None = declared(Text(), "PATH of jobs, instead of a login shell's.")
@@ -165,6 +175,8 @@ class WorkerPool:
         Size(GB), "How much code and data a worker keeps that no job uses; a number is GB.", 50 * GB
     )
     presets: Mapping[str, Preset] = declared(_PRESETS, "Named amounts of resources.", {})
+    image: str | None = declared(ImageName(), "The image of jobs that name none, of a docker pool.")
+    containers: Containers | None = declared(CONTAINERS, "How jobs of a docker pool are shut in.")  # noqa: RUF009
     #: Where it is defined.
     where: str = field(default="", compare=False, repr=False)
 
@@ -225,8 +237,39 @@ def _checked_workers(attributes: Mapping[str, Any], root: Item, problems: Proble
             problems.append(place.problem("a local pool is this machine only.", "Give at most [{slots: ...}]."))
         return (replace(Worker(), slots=slots),)
     if not workers and not problems:
-        problems.append(place.problem("an ssh pool needs workers.", "Write workers: [{conn_id: ...}]."))
+        what = "[{url: ...}]" if attributes["kind"] == "docker" else "[{conn_id: ...}]"
+        problems.append(
+            place.problem(f"{_ARTICLES[attributes['kind']]} pool needs workers.", f"Write workers: {what}.")
+        )
     for element in place.elements():
-        if isinstance(element.value, dict) and element.value.get("conn_id") is None:
-            problems.append(element.problem("the worker has no conn_id.", "Name an Airflow connection of type ssh."))
+        if isinstance(element.value, dict):
+            _check_worker(attributes["kind"], element, problems)
+    _check_kind(attributes["kind"], root, problems)
     return workers
+
+
+#: Fields that pools of some kinds do not have.
+_OF_DOCKER, _NOT_OF_DOCKER = ("image", "containers"), ("root", "login_path", "storage")
+
+
+def _check_kind(kind: str, root: Item, problems: Problems) -> None:
+    for name in _NOT_OF_DOCKER if kind == "docker" else _OF_DOCKER:
+        if root.value.get(name) is not None:
+            which = "a docker pool has no" if kind == "docker" else "only a docker pool has"
+            problems.append(root.child(name).problem(f"{which} {name!r}."))
+
+
+_ARTICLES = {"ssh": "an ssh", "docker": "a docker"}
+_OF_ENGINES, _OF_HOSTS = ("url", "tls", "registry"), ("conn_id", "host", "hosts")
+
+
+def _check_worker(kind: str, element: Item, problems: Problems) -> None:
+    given = {name for name, value in element.value.items() if value is not None}
+    own, others = (_OF_ENGINES, _OF_HOSTS) if kind == "docker" else (_OF_HOSTS, _OF_ENGINES)
+    for name in others:
+        if name in given:
+            what = "a docker pool" if kind == "docker" else "an ssh pool"
+            problems.append(element.child(name).problem(f"a worker of {what} has no {name!r}."))
+    if own[0] not in given:
+        hint = "Give its URL." if kind == "docker" else "Name an Airflow connection of type ssh."
+        problems.append(element.problem(f"the worker has no {own[0]}.", hint))

@@ -38,7 +38,9 @@ def spec_schema() -> Schema:
     """The schema of a job spec; older spellings are marked deprecated."""
     schema = record_schema(JobSpec)
     for name, field in fields_of(JobSpec).items():
-        if field.needs:
+        if field.honoured_by:
+            schema["properties"][name]["description"] += f" Pools of kind {', '.join(field.honoured_by)}."
+        elif field.needs:
             schema["properties"][name]["description"] += f" Not in this release: needs {field.needs}."
     for older, present in OLDER.items():
         schema["properties"][older] = _deprecated(f"Older spelling of {present}.", JobSpec, present)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from airflow_jobdeploy.core.engines import ImageName
 from airflow_jobdeploy.core.fields import declared, fields_of, plain
 from airflow_jobdeploy.core.git_names import Dirty, Ref, Repository
 from airflow_jobdeploy.core.kinds import (
@@ -35,7 +36,9 @@ from airflow_jobdeploy.errors import Problem, SpecError
 
 GB = 1 << 30
 
-_DOCKER = "a docker pool (a later release)"
+_DOCKER = "a docker pool"
+_BUILT = "images that are built for jobs (a later release)"
+_CONTAINERS = ("docker",)
 _CONTAINER = "a container: a docker pool (a later release). A host's packages are for its owner to install, once"
 _PLACEMENT = "a pool that places jobs by what they need (a later release)"
 _SERVICES = "services (a later release)"
@@ -154,18 +157,32 @@ class JobSpec:
     life_span_s: float | None = declared(Duration(), "The longest life over all attempts.", needs=_SERVICES)
 
     # With what.
-    docker_image: str | None = declared(Text(), "The image to run in.", needs=_DOCKER)
-    pull: str | None = declared(Text(("always", "missing", "never")), "When to pull the image.", needs=_DOCKER)
-    dockerfile: str | None = declared(RelativePath(), "Build the image from this file.", needs=_DOCKER)
-    shm_size_bytes: int | None = declared(Size(), "/dev/shm of the container; a number is bytes.", needs=_DOCKER)
-    pids_limit: int | None = declared(Number(whole=True, minimum=1), "Processes in the container.", needs=_DOCKER)
+    docker_image: str | None = declared(ImageName(), "The image to run in.", needs=_DOCKER, honoured_by=_CONTAINERS)
+    pull: str | None = declared(
+        Text(("always", "missing", "never")), "When to pull the image.", needs=_DOCKER, honoured_by=_CONTAINERS
+    )
+    dockerfile: str | None = declared(RelativePath(), "Build the image from this file.", needs=_BUILT)
+    shm_size_bytes: int | None = declared(
+        Size(), "/dev/shm of the container; a number is bytes.", needs=_DOCKER, honoured_by=_CONTAINERS
+    )
+    pids_limit: int | None = declared(
+        Number(whole=True, minimum=1), "Processes in the container.", needs=_DOCKER, honoured_by=_CONTAINERS
+    )
     requirements: tuple[str, ...] | str | None = declared(
-        Requirements(), "Python packages to install: a list, or the path of a requirements file in the project."
+        Requirements(),
+        "Python packages to install: a list, or the path of a requirements file in the project.",
+        missing_on=_CONTAINERS,
     )
     apt_packages: tuple[str, ...] = declared(Many(), "System packages to install.", (), needs=_CONTAINER)
-    memory_bytes: int | None = declared(Size(GB), "Memory; a number is GB (2^30 bytes).", needs=_PLACEMENT)
-    disk_space_bytes: int | None = declared(Size(GB), "Disk space; a number is GB (2^30 bytes).", needs=_PLACEMENT)
-    cpu_count: float | None = declared(Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT)
+    memory_bytes: int | None = declared(
+        Size(GB), "Memory; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS
+    )
+    disk_space_bytes: int | None = declared(
+        Size(GB), "Disk space; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS
+    )
+    cpu_count: float | None = declared(
+        Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT, honoured_by=_CONTAINERS
+    )
     gpu_types: tuple[GpuType, ...] = declared(GPUS, "GPUs: a list of {type, count}.", (), needs=_PLACEMENT)
     preset: str | None = declared(Text(), "A preset of the pool.", needs=_PLACEMENT)
     priority: str | None = declared(
@@ -179,7 +196,7 @@ class JobSpec:
         needs="jobs over several workers (a later release)",
     )
     volumes: tuple[Volume, ...] = declared(
-        VOLUMES, "Folders of the pool's storage: a list of `storage:dir:/mnt/data[:ro|rw]`.", ()
+        VOLUMES, "Folders of the pool's storage: a list of `storage:dir:/mnt/data[:ro|rw]`.", (), missing_on=_CONTAINERS
     )
     dataset_location: str | None = declared(
         DatasetLocation(),

@@ -1,6 +1,7 @@
 """What this release, or a pool of one kind, cannot honour. Nothing is ever ignored: it is named, with what would do it.
 
-The facts stand in the table of fields (`JobSpec`): a field that `needs` something is honoured by no pool yet.
+The facts stand in the table of fields (`JobSpec`): a field that `needs` something is honoured by no pool yet, or by
+those of the kinds that it names.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from airflow_jobdeploy.errors import Problem
 
 
 def unsupported(spec: JobSpec | TemplateOptions, *, kind: str) -> list[Problem]:
-    """The fields of `spec` that a pool of `kind` ("local", "ssh", "memory") cannot honour, each as a problem.
+    """The fields of `spec` that a pool of `kind` ("local", "ssh", "docker", "memory") cannot honour, each as a problem.
 
     Values that ask for nothing (empty, null, 0 GPUs, the default) are fine.
     """
-    return in_order([_problem(field, spec, kind) for field in fields_of(JobSpec).values() if _asks(field, spec)])
+    return in_order([_problem(field, spec, kind) for field in fields_of(JobSpec).values() if _asks(field, spec, kind)])
 
 
-def _asks(field: Field, spec: JobSpec | TemplateOptions) -> bool:
-    if not field.needs or not hasattr(spec, field.attribute):
+def _asks(field: Field, spec: JobSpec | TemplateOptions, kind: str) -> bool:
+    lacks = (field.needs and kind not in field.honoured_by) or kind in field.missing_on
+    if not lacks or not hasattr(spec, field.attribute):
         return False
     value = getattr(spec, field.attribute)
     empty = value is None or value == () or value == {}
@@ -33,7 +35,9 @@ def _problem(field: Field, spec: JobSpec | TemplateOptions, kind: str) -> Proble
     value = getattr(spec, field.attribute)
     shown = f"{field.name}: {value}" if field.default not in (None, (), False, 1) or field.same else field.name
     where = spec.given.get(field.name, "<job_spec>")
-    return Problem(where, field.name, f"a pool of kind {kind} cannot honour {shown!r} yet.", f"It needs {field.needs}.")
+    needs = f"It needs {field.needs}." if field.needs else "It comes in a later release."
+    yet = "" if field.honoured_by else " yet"
+    return Problem(where, field.name, f"a pool of kind {kind} cannot honour {shown!r}{yet}.", needs)
 
 
 # -- storage -------------------------------------------------------------------------------------------------------

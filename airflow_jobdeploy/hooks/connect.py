@@ -33,6 +33,8 @@ _SLOW_CIPHERS = [f"{name}-{mode}" for mode in ("ctr", "cbc") for name in ("aes12
 
 def backend(pool: WorkerPool, worker: Worker) -> Backend:
     """A backend of a worker; it connects when it is first asked something."""
+    if pool.kind in _OTHERS:
+        return _OTHERS[pool.kind](pool, worker)
     return HostedBackend(
         worker=worker.name,
         kind=pool.kind,
@@ -54,6 +56,13 @@ def _ssh(worker: Worker) -> Callable[[], Client]:
     return connect
 
 
+def _docker(pool: WorkerPool, worker: Worker) -> Backend:
+    from airflow_jobdeploy.hooks import engines
+
+    return engines.backend(pool, worker)
+
+
+_OTHERS: dict[str, Callable[[WorkerPool, Worker], Backend]] = {"docker": _docker}
 _CLIENTS: dict[str, Callable[[Worker], Callable[[], Client]]] = {"local": _local, "ssh": _ssh}
 
 
@@ -139,6 +148,8 @@ def endpoint(pool_name: str, worker_name: str) -> tuple[object, ...]:
         worker = next(worker for worker in pool.workers if worker.name == worker_name)
         if pool.kind == "local":
             return ("local", pool.root)
+        if pool.kind in _OTHERS:
+            return (pool.kind, worker.url)
         hook = ssh_hook(worker)
     except (JobDeployError, StopIteration):
         return (pool_name, worker_name)

@@ -1,10 +1,12 @@
-"""The name of a worker pool -> the pool: `local`, a connection of type jobdeploy, or one of type ssh."""
+"""The name of a worker pool -> the pool: `local`, a connection of type jobdeploy, ssh or docker."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from airflow_jobdeploy.core.engines import SCHEMES
 from airflow_jobdeploy.core.pool import WorkerPool, load_pool
 from airflow_jobdeploy.errors import JobDeployError, PoolError, Problem
 from airflow_jobdeploy.hooks import files
@@ -13,7 +15,7 @@ from airflow_jobdeploy.hooks.references import get_connection
 LOCAL = "local"
 _WAYS = (
     "A worker pool is `local` (this machine), the id of a connection of type `jobdeploy` (a pool), "
-    "or of type `ssh` (a pool of that one host)."
+    "of type `ssh` (a pool of that one host), or of type `docker` whose host is an engine's URL (unix://, tcp://, ssh://)."
 )
 
 
@@ -27,17 +29,11 @@ def worker_pool(name: str) -> WorkerPool:
         raise _wrong(
             name, f"there is no Airflow connection {name!r}.", f"{_WAYS} Add it under Admin, Connections."
         ) from (error)
-    makers = {"jobdeploy": _described, "ssh": _single_host}
+    makers = {"jobdeploy": _described, "ssh": _single_host, "docker": _single_engine}
     maker = makers.get(connection.conn_type)
     if maker is None:
-        raise _wrong(name, f"connection {name!r} is of type {connection.conn_type!r}.", _hint(connection.conn_type))
+        raise _wrong(name, f"connection {name!r} is of type {connection.conn_type!r}.", _WAYS)
     return maker(name, connection)
-
-
-def _hint(conn_type: str) -> str:
-    if conn_type == "docker":
-        return f"Docker engines come in a later release. {_WAYS}"
-    return _WAYS
 
 
 def _wrong(name: str, message: str, hint: str) -> PoolError:
@@ -46,6 +42,30 @@ def _wrong(name: str, message: str, hint: str) -> PoolError:
 
 def _single_host(name: str, connection: Any) -> WorkerPool:
     return WorkerPool.of_connection(name)
+
+
+#: Of a docker connection's extra: what a worker, and what a pool, may be told.
+_OF_WORKER, _OF_POOL = ("tls", "registry", "slots"), ("image", "containers", "presets", "cache_limit")
+
+
+def _single_engine(name: str, connection: Any) -> WorkerPool:
+    """A pool of one: in the docker provider a connection's host is a registry, here it must be the URL of an engine."""
+    host = str(connection.host or "")
+    scheme = host.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise _wrong(
+            name,
+            f"the host of docker connection {name!r} is {host!r}: a registry, not an engine.",
+            "Name it as `registry` of a worker, and give the pool an engine: a connection of type `jobdeploy` with "
+            'kind: docker, workers: [{url: "unix:///var/run/docker.sock", registry: ' + name + "}].",
+        )
+    url = f"{host}:{connection.port}" if connection.port and scheme != "unix" else host
+    extra = connection.extra_dejson if isinstance(connection.extra_dejson, Mapping) else {}
+    worker = {"url": url, **{key: extra[key] for key in _OF_WORKER if key in extra}}
+    pool = load_pool(
+        {"kind": "docker", "workers": [worker], **{key: extra[key] for key in _OF_POOL if key in extra}}, name=name
+    )
+    return replace(pool, workers=(replace(pool.workers[0], conn_id=name),))
 
 
 def _described(name: str, connection: Any) -> WorkerPool:

@@ -83,6 +83,7 @@ def prepare_run(
             storage=plain(pool.storage) if stored else {},
             volumes=tuple(_mounted(volume) for volume in spec.volumes),
             dataset=_stored(spec.dataset_location or ""),
+            container=_container(spec),
             description={"spec": spec.to_dict(), **(about or {})},
         )
 
@@ -97,6 +98,20 @@ def prepare_run(
         grace_s=spec.grace_s,
         stays=_NOT_SHARED.format(pool=pool.name) if stored and not (pool.storage and pool.storage.shared) else "",
     )
+
+
+#: Attributes of a spec -> what a plan calls them, for workers that run jobs in containers.
+_CONTAINER = {
+    "docker_image": "image",
+    **{name: name for name in ("pull", "cpu_count", "memory_bytes", "disk_space_bytes")},
+    **{name: name for name in ("shm_size_bytes", "pids_limit")},
+}
+
+
+def _container(spec: JobSpec) -> dict[str, Any]:
+    """What was asked for."""
+    wanted = {name: getattr(spec, attribute) for attribute, name in _CONTAINER.items()}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _name(spec: JobSpec, project_dir: Path | None) -> str:

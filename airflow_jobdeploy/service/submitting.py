@@ -283,12 +283,19 @@ class _Submission:
             progress=self.progress,
         )
         try:
+            self._ask(plan.worker, lambda backend: backend.prepare(plan.job_id, self._heard))
             staged = Staging(self.work.takes, sending, self.say, self._ask).stage(intent, plan)
         except (StagingError, WorkerUnreachable) as error:
             self._give_up(plan, str(error))
             raise
         if staged != intent:
             self._saved(staged)
+
+    def _heard(self, text: str) -> None:
+        """A line of a preparation that may take long; who wants to be let go, is."""
+        self._check()
+        if text:
+            self.say(text)
 
     def _start(self, intent: Intent, plan: Plan) -> JobState:
         """What it was given may have been damaged by another job since."""

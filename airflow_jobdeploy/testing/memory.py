@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -74,6 +74,10 @@ class MemoryBackend:
             # By way of JSON, as to any worker.
             sent = Plan.from_wire({**plan.to_wire(), "secret_env": dict(plan.secret_env)})
             return self._ask().claim(sent).state()
+
+    def prepare(self, job_id: str, say: Callable[[str], None] = lambda text: None) -> None:
+        with self._host.changed:
+            self._job(job_id)
 
     def start(self, job_id: str) -> JobState:
         with self._host.changed:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from airflow_jobdeploy.errors import JobDeployError, PoolError
+from airflow_jobdeploy.core.pool import Worker
+from airflow_jobdeploy.errors import JobDeployError, PoolError, StagingError
 from airflow_jobdeploy.hooks.connect import proxy_command
+from airflow_jobdeploy.hooks.engines import _login
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.hooks.pools import worker_pool
 from airflow_jobdeploy.hooks.references import resolve_secret
@@ -62,9 +64,45 @@ def test_a_wrong_pool_names_its_connection(connection: Any) -> None:
     assert "workers" in str(caught.value)
 
 
-def test_docker_comes_later(connection: Any) -> None:
-    with pytest.raises(PoolError, match=r"of type 'docker'\. Docker engines come in a later release"):
-        worker_pool(connection("engine", conn_type="docker", host="unix:///var/run/docker.sock"))
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": "unix:///var/run/docker.sock"}, "unix:///var/run/docker.sock"),
+        ({"host": "tcp://gpu-a:2376"}, "tcp://gpu-a:2376"),
+        ({"host": "tcp://gpu-a", "port": 2376}, "tcp://gpu-a:2376"),
+        ({"host": "ssh://me@gpu-a:24022"}, "ssh://me@gpu-a:24022"),
+    ],
+)
+def test_a_docker_connection_whose_host_is_an_engine_is_a_pool_of_one(
+    fields: dict[str, Any], url: str, connection: Any
+) -> None:
+    extra = {"tls": {"ca_cert": "/ca.pem"}, "registry": "hub", "image": "python:3.12"}
+    pool = worker_pool(connection("engine", conn_type="docker", extra=extra, **fields))
+    assert (pool.name, pool.kind, pool.image) == ("engine", "docker", "python:3.12")
+    (worker,) = pool.workers
+    assert (worker.name, worker.url, worker.registry, worker.tls and worker.tls.ca_cert) == (
+        "engine",
+        url,
+        "hub",
+        "/ca.pem",
+    )
+
+
+@pytest.mark.parametrize("host", ["registry.example:5000", "https://index.docker.io/v1/", ""])
+def test_a_docker_connection_whose_host_is_a_registry_is_no_pool(host: str, connection: Any) -> None:
+    with pytest.raises(PoolError, match=r"a registry, not an engine\..*registry: hub"):
+        worker_pool(connection("hub", conn_type="docker", host=host, login="me"))
+
+
+def test_logins_are_for_their_own_registry(connection: Any) -> None:
+    connection("hub", conn_type="docker", host="registry.example", port=5000, login="me", password="s3cret!")
+    login = _login(Worker(url="unix:///x", registry="hub"))
+    assert login("python:3.12") is None
+    assert login("registry.example/team/x") is None
+    found = login("registry.example:5000/team/x:1")
+    assert found == {"username": "me", "password": "s3cret!", "serveraddress": "registry.example:5000"}
+    with pytest.raises(StagingError, match="there is no Airflow connection 'gone'"):
+        _login(Worker(url="unix:///x", registry="gone"))("python")
 
 
 def test_other_types_say_what_would_do(connection: Any) -> None:

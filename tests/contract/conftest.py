@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.labs import HostedLab, Lab, MemoryLab, opened
+from tests.contract.labs import DockerLab, HostedLab, Lab, MemoryLab, opened
+from tests.servers.dockerd import dockerd as dockerd
 from tests.servers.sshd import sshd as sshd
 
-KINDS = ["memory", "local", pytest.param("ssh", marks=pytest.mark.sshd)]
+KINDS = [
+    "memory",
+    "local",
+    pytest.param("ssh", marks=pytest.mark.sshd),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -18,6 +24,8 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """A worker of each kind, empty; its jobs are ended afterwards."""
     if request.param == "memory":
         made: Lab = MemoryLab()
+    elif request.param == "docker":
+        made = DockerLab(request.getfixturevalue("dockerd"), tmp_path)
     else:
         server = request.getfixturevalue("sshd") if request.param == "ssh" else None
         made = HostedLab(request.param, tmp_path / "the root; 'of' jobs", server)

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.channel import Client, LocalChannel, LocalClient, ParamikoClient
+from airflow_jobdeploy.backends.docker import DockerBackend, Settings
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.hostside import files
 from airflow_jobdeploy.testing import MemoryHost, Program, Run, Stopped
 from airflow_jobdeploy.testing.trees import MemoryStore
 from tests.contract.steps import wait_until as wait_until
+from tests.servers import dockerd as engines
 from tests.servers import sshd as servers
 
 
@@ -297,6 +299,30 @@ class HostedLab(Lab):
 
         connect = nobody_listens if self.server else WithoutPython
         return HostedBackend(worker="gone", kind=self.kind, connect=connect, root=str(self.root))
+
+
+class DockerLab(Lab):
+    """A real dockerd. `shared`: a folder that its containers see, for what a test itself must see."""
+
+    def __init__(self, engine: engines.Dockerd, shared: Path) -> None:
+        super().__init__()
+        self.engine, self.shared = engine, shared
+        self.words = ShellWords()
+
+    def connect(self, machine: str | None = None) -> Backend:
+        settings = Settings(image=engines.IMAGE, storage=str(self.shared))
+        return DockerBackend(worker="docker", connect=self.engine.client, settings=settings, machine=machine)
+
+    def unreachable(self) -> Backend:
+        gone = engines.Dockerd(self.shared / "nobody")
+        return DockerBackend(worker="gone", connect=gone.session, settings=Settings())
+
+    def forget_trees(self) -> None:
+        self.engine.wipe()
+
+    def close(self) -> None:
+        super().close()
+        self.engine.wipe()
 
 
 class WithoutPython(LocalClient):

@@ -25,6 +25,7 @@ def test_a_worker_says_who_it_is(lab: Lab) -> None:
 ASKING = {
     "facts": lambda backend, plan: backend.facts(),
     "claim": lambda backend, plan: backend.claim(plan),
+    "prepare": lambda backend, plan: backend.prepare(plan.job_id),
     "start": lambda backend, plan: backend.start(plan.job_id),
     "poll": lambda backend, plan: backend.poll([plan.job_id]),
     "watch": lambda backend, plan: backend.watch([plan.job_id], 1),
@@ -87,4 +88,4 @@ def test_10_close_stops_no_job(lab: Lab) -> None:
 
 def test_capabilities_are_data(lab: Lab) -> None:
     kind = lab.backend().capabilities.kind
-    assert kind in ("memory", "local", "ssh")
+    assert kind in ("memory", "local", "ssh", "docker")

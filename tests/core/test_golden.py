@@ -198,7 +198,7 @@ presets: []
 storge: {}
 storage: {}
 """,
-    "pool_docker": "kind: docker\nworkers: [{url: 'unix:///var/run/docker.sock'}]\n",
+    "pool_docker": "kind: docker\nworkers: [{url: '/var/run/docker.sock'}, {conn_id: x}]\nimage: Python\nroot: /x\n",
     "pool_workers": "kind: ssh\nworkers: [{conn_id: a}, {conn_id: a}, {host: x}, {conn_id: b, hosts: 'x[1-9999]'}]\n",
     "pool_local": "kind: local\nworkers: [{conn_id: x}]\n",
     "pool_empty": "kind: ssh\n",

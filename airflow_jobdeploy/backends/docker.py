@@ -1,0 +1,310 @@
+"""A Docker engine as a worker: each attempt is a container, named by its job id.
+
+The contract of `base.Backend` in terms of engine/: what lies where is said in engine/names.py, what a container does in
+engine/init.sh, what follows from what is seen in engine/judging.py. Nothing is installed on the engine's machine, and
+nothing of this machine's file system is mounted: all files go through the engine's API.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from airflow_jobdeploy.backends.base import (
+    ArtifactFile,
+    Capabilities,
+    LogChunk,
+    Progress,
+    TreeReport,
+    Upload,
+    UploadNews,
+    WorkerFacts,
+)
+from airflow_jobdeploy.backends.engine import files as exchange
+from airflow_jobdeploy.backends.engine import names, orders, trees
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
+from airflow_jobdeploy.backends.engine.claims import Claims, Settings
+from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.places import Places, machine_label
+from airflow_jobdeploy.backends.engine.resources import Resources
+from airflow_jobdeploy.backends.engine.watching import EngineWatch
+from airflow_jobdeploy.core.manifest import TreeSource
+from airflow_jobdeploy.core.plan import Plan
+from airflow_jobdeploy.core.status import JobState, Reason, unknown
+from airflow_jobdeploy.errors import WorkerChanged, WorkerError
+from airflow_jobdeploy.hostside import layout
+
+#: The most that one `read_log` gives.
+LOG_LIMIT = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What works on one connection."""
+
+    places: Places
+    jobs: Jobs
+    resources: Resources
+    claims: Claims
+    watch: EngineWatch
+    facts: WorkerFacts
+
+
+class DockerBackend:
+    """One engine. `connect` makes a session of the docker SDK, anew after each loss; `settings`: of its pool;
+    `machine`: the identity that must answer (None: whichever answers first, and from then on that one)."""
+
+    capabilities = Capabilities(kind="docker")
+
+    def __init__(
+        self, *, worker: str, connect: Callable[[], Http], settings: Settings, machine: str | None = None
+    ) -> None:
+        self.worker = worker
+        self._connect = connect
+        self._settings = settings
+        self._machine = machine
+        self._engine = Engine(worker=worker, connect=connect)
+        self._parts: _Parts | None = None
+        self._watch_holder = EngineWatch(worker=worker, connect=connect)
+
+    # -- the worker ----------------------------------------------------------------------------------------------
+
+    def facts(self) -> WorkerFacts:
+        return self._ready().facts
+
+    def _ready(self) -> _Parts:
+        """Connected, and to the machine that is expected. WorkerUnreachable, WorkerChanged."""
+        if self._parts is None or not self._engine.is_connected:
+            places = Places(self._engine)
+            jobs = Jobs(self._engine, places)
+            self._watch_holder.reset()
+            info = self._engine.get("/info")
+            self._check_machine(places, info)
+            jobs.machine = self._machine or ""
+            places.set_clock(str(info.get("SystemTime", "")))
+            resources = Resources(places)
+            self._parts = _Parts(
+                places=places,
+                jobs=jobs,
+                resources=resources,
+                claims=Claims(self._engine, places, jobs, resources, self._settings),
+                watch=self._watch_holder,
+                facts=self._facts(info, jobs.listing()),
+            )
+        return self._parts
+
+    def _check_machine(self, places: Places, info: dict[str, Any]) -> None:
+        label = places.make_volume(names.MACHINE_VOLUME, machine_label()).get(names.MACHINE, "")
+        machine = "m" + layout.letters(f"{info.get('ID', '')}\n{label}".encode(), 20)
+        if self._machine is not None and machine != self._machine:
+            raise WorkerChanged(
+                f"another machine answers as {self.worker}: {machine} ({info.get('Name', '')}), expected"
+                f" {self._machine}. Was the engine's data removed, or does the name lead to several engines?"
+            )
+        self._machine = machine
+
+    def _facts(self, info: dict[str, Any], listing: Listing) -> WorkerFacts:
+        live = sum(entry["State"] in ("running", "paused") for entry in listing.containers.values())
+        kept = ("ServerVersion", "Driver", "CgroupVersion", "Runtimes", "Architecture", "OSType")
+        return WorkerFacts(
+            worker=self.worker,
+            machine=self._machine or "",
+            hostname=str(info.get("Name", "")),
+            root=str(info.get("DockerRootDir", "")),
+            cpu_count=float(info.get("NCPU") or 0),
+            memory_bytes=int(info.get("MemTotal") or 0),
+            live_jobs=live,
+            warnings=tuple(str(text) for text in info.get("Warnings") or ()),
+            extra={key: info.get(key) for key in kept},
+        )
+
+    def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
+        parts = self._ready()
+        listing = parts.jobs.listing()
+        wanted = [
+            job_id
+            for job_id in listing.volumes
+            if deployment in (None, listing.labels(job_id).get(names.DEPLOYMENT))
+            and not (live_only and _has_surely_ended(listing, job_id))
+        ]
+        rows = []
+        for job_id in sorted(wanted, key=lambda job: str(listing.volumes[job].get("CreatedAt")), reverse=True):
+            state = parts.jobs.state(job_id, listing, counts_log=False)
+            if state is not None and not (live_only and state.phase == "ended"):
+                plan = names.plan_of(listing.labels(job_id))
+                plan["owner"] = listing.notes.get((names.OWNER, job_id), plan.get("owner", "none"))
+                rows.append({"plan": plan, "state": state.to_dict()})
+        return rows
+
+    def resource(self, resource_id: str) -> dict[str, Any] | None:
+        parts = self._ready()
+        return parts.resources.record(resource_id, parts.places.now())
+
+    def close(self) -> None:
+        self._watch_holder.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        self._parts = None
+        self._engine.drop()
+
+    # -- the life of a job ---------------------------------------------------------------------------------------
+
+    def claim(self, plan: Plan) -> JobState:
+        parts = self._ready()
+        parts.claims.claim(plan)
+        return self._state(plan.job_id)
+
+    def prepare(self, job_id: str, say: Callable[[str], None] = lambda text: None) -> None:
+        parts = self._ready()
+        parts.claims.prepare(job_id, self._listed(job_id), say)
+
+    def start(self, job_id: str) -> JobState:
+        parts = self._ready()
+        state = self._state(job_id)
+        if state.phase == "claimed":
+            if state.moved_to is not None:
+                told = "attempt {attempt} on {worker}".format(**state.moved_to)
+                raise WorkerError(f"{told} has taken the place of job {job_id}: it is not started again")
+            parts.claims.start(job_id)
+            parts.jobs.forget(job_id)
+            parts.watch.expect(job_id)
+            state = self._state(job_id)
+        return state
+
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        if not job_ids:
+            return {}
+        parts = self._ready()
+        listing = parts.jobs.listing()
+        if parts.claims.advance(job_ids, listing):
+            listing = parts.jobs.listing()
+        return {job_id: self._told(job_id, parts.jobs.state(job_id, listing)) for job_id in job_ids}
+
+    def stop(self, job_id: str, *, reason: str, by: str = "", grace_s: float | None = None) -> JobState:
+        order = {"reason": reason, "by": by, "grace_s": grace_s}
+        return self._ordered(job_id, orders.Order(name="stop", facts=order, grace_s=grace_s))
+
+    def preempt(
+        self, job_id: str, *, reason: str, by: str = "", signal: str | None = None, grace_s: float | None = None
+    ) -> JobState:
+        order = {"reason": reason, "by": by, "grace_s": grace_s, "signal": signal}
+        return self._ordered(job_id, orders.Order(name="preempt", facts=order, grace_s=grace_s, signal=signal))
+
+    def _ordered(self, job_id: str, order: orders.Order) -> JobState:
+        parts = self._ready()
+        state = self._state(job_id)
+        if state.phase != "ended":
+            orders.give(self._engine, parts.places, parts.jobs, job_id, order)
+            parts.jobs.forget(job_id)
+            parts.watch.expect(job_id)
+            state = self._state(job_id)
+        return state
+
+    def renew(self, job_ids: Sequence[str]) -> None:
+        parts = self._ready()
+        orders.renew(parts.places, parts.jobs.listing(), job_ids)
+
+    def set_moved(self, job_id: str, successor: Plan) -> None:
+        parts = self._ready()
+        listing = self._listed(job_id)
+        known = listing.successor(job_id)
+        if known is None or known["attempt"] < successor.attempt:
+            to = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
+            parts.jobs.note(names.MOVED, job_id, json.dumps(to))
+
+    def set_owner(self, job_id: str, owner: str) -> None:
+        if owner not in ("task", "none"):
+            raise WorkerError(f"{self.worker}: owner is {owner!r}, expected task or none")
+        parts = self._ready()
+        self._listed(job_id)
+        parts.jobs.note(names.OWNER, job_id, owner)
+
+    def forget(self, job_id: str) -> None:
+        parts = self._ready()
+        if self._state(job_id).phase not in ("ended", "claimed"):
+            raise WorkerError(f"{self.worker}: job {job_id} has not ended: stop it first")
+        orders.remove(parts.places, parts.jobs, job_id, parts.jobs.listing())
+
+    def _listed(self, job_id: str) -> Listing:
+        """The listing, with a job in it."""
+        listing = self._ready().jobs.listing()
+        if job_id not in listing.volumes:
+            raise WorkerError(f"{self.worker} knows no job {job_id}")
+        return listing
+
+    def _state(self, job_id: str) -> JobState:
+        listing = self._listed(job_id)
+        state = self._ready().jobs.state(job_id, listing, counts_log=False)
+        assert state is not None
+        return state
+
+    def _told(self, job_id: str, state: JobState | None) -> JobState:
+        if state is not None:
+            return state
+        return unknown(job_id, Reason.RECORD_MISSING, f"{self.worker} has no record of job {job_id}")
+
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    def watch(self, job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
+        parts = self._ready()
+        return parts.watch.wait(self._engine, parts.jobs, job_ids, timeout_s, self._told, parts.claims.advance)
+
+    def wake(self) -> None:
+        self._watch_holder.wake()
+
+    # -- bytes ---------------------------------------------------------------------------------------------------
+
+    def read_log(self, job_id: str, offset: int, limit: int) -> LogChunk:
+        parts = self._ready()
+        log = parts.jobs.log(job_id, self._listed(job_id))
+        if log is None:
+            return LogChunk(offset=offset, data=b"")
+        try:
+            begin, data = log.read(offset, min(limit, LOG_LIMIT))
+        except EngineError as error:
+            if not error.is_missing:
+                raise
+            begin, data = offset, b""  # the container was removed, and its log with it
+        return LogChunk(offset=begin, data=data, dropped_bytes=begin - offset)
+
+    def has_tree(self, name: str) -> bool:
+        return trees.has(self._ready().places, name)
+
+    def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
+        parts = self._ready()
+        return trees.send(parts.places, source, progress, parts.claims.images)
+
+    def use_tree(self, job_id: str, role: str, name: str) -> None:
+        parts = self._ready()
+        parts.claims.use_tree(job_id, self._listed(job_id), role, name)
+
+    def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
+        parts = self._ready()
+        uid = self._listed(job_id).labels(job_id)[names.UID]
+        place = exchange.Place(volume=names.uid_volume(uid))
+        exchange.send(parts.places, place, archive, what="checkpoint", worker=self.worker)
+
+    def checkpoint(self, job_id: str) -> Iterator[bytes]:
+        parts = self._ready()
+        uid = self._listed(job_id).labels(job_id)[names.UID]
+        yield from exchange.receive(parts.places, exchange.Place(volume=names.uid_volume(uid)))
+
+    def manifest(self, job_id: str, match: str | None = None) -> list[ArtifactFile]:
+        parts = self._ready()
+        return exchange.manifest(parts.places, parts.jobs, job_id, self._listed(job_id), match)
+
+    def fetch(self, job_id: str, paths: Sequence[str], offset: int = 0) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
+        parts = self._ready()
+        return exchange.fetch(parts.places, parts.jobs, job_id, self._listed(job_id), paths, offset, self.worker)
+
+    def upload(self, job_id: str, files: Sequence[Upload]) -> Iterator[UploadNews]:
+        parts = self._ready()
+        return exchange.upload(parts.places, parts.jobs, job_id, self._listed(job_id), files)
+
+
+def _has_surely_ended(listing: Listing, job_id: str) -> bool:
+    listed = listing.containers.get(job_id)
+    return listed is not None and listed["State"] in ("exited", "dead")

@@ -1,0 +1,305 @@
+"""From a plan to a container that runs: the claim, its files, its image, its trees, its start.
+
+The name of a container is the claim. Until the start it may be replaced under that name by one that has the image or
+the trees that came later; who loses such a race finds the other's. That the command runs once, whatever happens here,
+is seen to inside (init.sh).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airflow_jobdeploy.backends.base import DATASET, WORK, TreeGone
+from airflow_jobdeploy.backends.engine import config, images, names, script, slots, trees
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError
+from airflow_jobdeploy.backends.engine.config import Security, Trees
+from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.resources import Resources
+from airflow_jobdeploy.backends.engine.tar import Member
+from airflow_jobdeploy.core.plan import Plan, Step
+from airflow_jobdeploy.errors import StagingError, WorkerError
+
+_TURNS = 10
+#: How long an engine may take to show a container whose name it has given away, in seconds.
+_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_ENDS = ("down", "purge")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a pool says about its engines."""
+
+    #: For jobs that name none.
+    image: str = ""
+    security: Security = field(default_factory=Security)
+    #: A folder of the engines' machines that jobs see at the same place; "": none.
+    storage: str = ""
+    #: Image name -> login of its registry, as the engine wants it; None: nobody is logged in.
+    auth: Callable[[str], Mapping[str, Any] | None] = lambda image: None
+
+
+class Claims:
+    """Used by one thread at a time."""
+
+    def __init__(self, engine: Engine, places: Places, jobs: Jobs, resources: Resources, settings: Settings) -> None:
+        self._engine = engine
+        self._places = places
+        self._jobs = jobs
+        self._resources = resources
+        self._settings = settings
+        #: Of the jobs that were claimed here, the latest first, and of the pool: they may be on the engine.
+        self.images: list[str] = [settings.image]
+
+    # -- the claim ---------------------------------------------------------------------------------------------------
+
+    def claim(self, plan: Plan) -> None:
+        """Make the record of an attempt, unless it is there. WorkerError, StagingError."""
+        self._claim(plan)
+        self._jobs.hide(plan.job_id, list(plan.secret_env.values()))
+
+    def _claim(self, plan: Plan) -> None:
+        if self._places.volume_labels(plan.job_id) is not None and self._is_recorded(plan.job_id):
+            return
+        steps, nothing, image = self._todo(plan)
+        image = image or self._settings.image
+        self.images.insert(0, image)
+        plan = replace(plan, container={**plan.container, "image": image})
+        files = script.members(plan, steps, nothing=nothing)
+        labels = {**names.labels(plan), names.IMAGE: image}
+        self._make_volumes(plan, labels)
+        container = self._create(plan.job_id, labels, Trees())
+        if self._engine.exists(f"/containers/{container}/archive", path=f"{names.JOB}/conf"):
+            return  # another submitter was here
+        self._places.put(container, names.JOB, files)
+        if plan.resource is not None:
+            self._places.put(container, names.RESOURCE_DIR, self._resources.members(plan.resource))
+
+    def _is_recorded(self, job_id: str) -> bool:
+        """Is the record complete? Else whoever made it was cut off, and it is made again."""
+        listing = self._jobs.listing()
+        listed = listing.containers.get(job_id)
+        if listed is None:
+            report = self._jobs.seen(job_id, listing).report or {}
+            return bool(report)
+        path = f"/containers/{listed['Id']}/archive"
+        return listed["State"] != "created" or self._engine.exists(path, path=f"{names.JOB}/conf")
+
+    def _todo(self, plan: Plan) -> tuple[Sequence[Step], str, str]:
+        """The steps; why there is nothing to do; the image."""
+        image = str(plan.container.get("image") or "")
+        if not plan.resource_id:
+            return plan.steps, "", image
+        if plan.resource is not None:
+            builds: Mapping[str, Sequence[Step]] = plan.resource.builds
+        else:
+            record = self._resources.record(plan.resource_id, self._places.now())
+            if plan.build in _ENDS and (record is None or (plan.build == "down" and record["stopped"])):
+                why = "knows no resource %s (its up never claimed anything, or it was purged)"
+                told = why % plan.resource_id if record is None else f"resource {plan.resource_id} was taken down"
+                return (), f"Nothing to do: this worker {told}" if record is None else f"Nothing to do: {told}", image
+            if record is None:
+                raise WorkerError(f"{self._engine.worker} knows no resource {plan.resource_id}: was it purged?")
+            image = image or str(record.get("image") or "")
+            builds = self._resources.builds(plan.resource_id)
+        if plan.build not in builds:
+            known = ", ".join(sorted(builds)) or "none"
+            raise WorkerError(
+                f"{self._engine.worker}: resource {plan.resource_id} has no build {plan.build!r}; it has: {known}"
+            )
+        return builds[plan.build], "", image
+
+    def _make_volumes(self, plan: Plan, labels: Mapping[str, str]) -> None:
+        self._places.make_volume(names.uid_volume(plan.uid), {names.KIND: names.UID_KIND, names.UID: plan.uid})
+        if plan.resource is not None:
+            self._resources.make(plan.resource, plan, labels.get(names.IMAGE, ""))
+        if plan.orphan_after_s is not None:
+            self._places.make_volume(names.LEASES_VOLUME, {names.KIND: names.OTHER_KIND})
+        if plan.environment is not None:
+            self._places.make_volume(names.env_volume(plan.to_wire()), {names.KIND: names.OTHER_KIND})
+        self._places.make_volume(plan.job_id, labels)
+
+    # -- its container -----------------------------------------------------------------------------------------------
+
+    def _create(self, job_id: str, labels: Mapping[str, str], given: Trees) -> str:
+        """The container of an attempt: with its image where that is there; the id of whoever was first."""
+        plan = names.plan_of(labels)
+        labels = {**labels, names.TREES: json.dumps({"work": given.work, "dataset": given.dataset})}
+        image = self._image(labels)
+        body = config.claim(plan, labels)
+        if image and _pull(plan) != "always" and images.has(self._engine, image):
+            body = self._runnable(plan, labels, image, given)
+        for _ in range(_TURNS):
+            try:
+                return self._places.create(job_id, body)
+            except EngineError as error:
+                if error.is_missing:  # the image went away just now
+                    body = config.claim(plan, labels)
+                elif not error.is_conflict:
+                    raise
+            found = self._awaited(job_id)
+            if found:
+                return found
+        raise WorkerError(f"{self._engine.worker}: the container of job {job_id} could not be made: others are at it")
+
+    def _awaited(self, job_id: str) -> str:
+        """The id of a container whose name is taken: an engine shows it some moments later. "": nobody made it."""
+        for pause_s in _PAUSES_S:
+            try:
+                return str(self._engine.get(f"/containers/{job_id}/json")["Id"])
+            except EngineError as error:
+                if not error.is_missing:
+                    raise
+            time.sleep(pause_s)  # there is nothing to wait for: the engine tells of containers, not of their names
+        return ""
+
+    def _runnable(self, plan: Mapping[str, Any], labels: Mapping[str, str], image: str, given: Trees) -> dict[str, Any]:
+        return config.container(
+            plan,
+            image=image,
+            labels=labels,
+            trees=given,
+            security=self._settings.security,
+            command=images.command(self._engine, image),
+            storage=self._settings.storage,
+        )
+
+    def _image(self, labels: Mapping[str, str]) -> str:
+        return labels.get(names.IMAGE) or self._settings.image
+
+    def use_tree(self, job_id: str, listing: Listing, role: str, name: str) -> None:
+        """Give a claimed attempt a tree."""
+        if role not in (WORK, DATASET):
+            raise WorkerError(f"{self._engine.worker}: a tree has no role {role!r}: {WORK} and {DATASET} are known")
+        if not trees.has(self._places, name):
+            raise TreeGone(f"{self._engine.worker} has no tree {name}")
+        for _ in range(_TURNS):
+            listed = listing.containers.get(job_id)
+            if listed is not None and listed["State"] != "created":
+                return  # it has started, with what it was given then
+            given = _trees(listed)
+            wanted = replace(given, **{role: name})
+            if listed is not None and given == wanted:
+                return
+            if listed is None or self._places.remove_container(listed["Id"]):
+                made = self._create(job_id, listing.labels(job_id), wanted)
+                if not trees.shown(self._places.volume_labels(names.tree_volume(name))):
+                    self._places.remove_container(made)
+                    raise TreeGone(f"{self._engine.worker} has no tree {name}: it was removed just now")
+            listing = self._jobs.listing()
+        raise WorkerError(f"{self._engine.worker}: job {job_id} changes all the time: several submitters are at work")
+
+    # -- the start ---------------------------------------------------------------------------------------------------
+
+    def prepare(self, job_id: str, listing: Listing, say: Say) -> None:
+        """Bring the image. What is for ever in the way ends the job: FAILED, with the cause."""
+        listed = listing.containers.get(job_id)
+        if listed is None or listed["State"] != "created" or listed["Labels"].get(names.STAGE) != names.CLAIM:
+            return
+        labels = listing.labels(job_id)
+        plan, image = names.plan_of(labels), self._image(labels)
+        try:
+            if not image:
+                raise StagingError("the job names no docker_image, and its pool no `image`")
+            images.bring(self._engine, image, pull=_pull(plan), auth=self._settings.auth(image), say=say)
+            body = self._runnable(
+                plan, dict(labels) | {names.TREES: listed["Labels"].get(names.TREES, "{}")}, image, _trees(listed)
+            )
+            if self._places.remove_container(listed["Id"]):
+                self._places.create(job_id, body)
+        except StagingError as error:
+            self.fail(job_id, str(error))
+        except EngineError as error:
+            if not error.is_conflict:
+                self.fail(job_id, error.said)
+
+    def start(self, job_id: str) -> None:
+        """Start a claimed attempt, once ever; where its pool has no free slot, with the next look that finds one."""
+        for _ in range(_TURNS):
+            listing = self._jobs.listing()
+            listed = listing.containers.get(job_id)
+            if job_id not in listing.volumes or (listed is not None and listed["State"] != "created"):
+                return
+            if listed is None:
+                if self._jobs.seen(job_id, listing).report:
+                    return
+                self._create(job_id, listing.labels(job_id), Trees())
+            elif listed["Labels"].get(names.STAGE) == names.CLAIM:
+                self.prepare(job_id, listing, lambda text: None)
+            else:
+                self._check_complete(job_id, listing, listed)
+                if slots.bound(listing.labels(job_id)) is not None:
+                    self._jobs.note(names.QUEUED, job_id, "start")
+                    self.advance([job_id], self._jobs.listing())
+                    return
+                if self._started(job_id, listed):
+                    return
+        raise WorkerError(f"{self._engine.worker}: job {job_id} could not be started: others are at it, too")
+
+    def advance(self, job_ids: Iterable[str], listing: Listing) -> bool:
+        """Start those of the jobs that wait for a slot and find one now. True: something has changed."""
+        changed = False
+        for job_id in job_ids:
+            if not slots.waits(listing, job_id):
+                continue
+            if (late := slots.too_late(listing, job_id, self._places.now())) is not None:
+                self.fail(job_id, "", **late)
+                changed = True
+            elif slots.has_room(listing, job_id):
+                changed = self._take_slot(job_id) or changed
+        return changed
+
+    def _take_slot(self, job_id: str) -> bool:
+        pool = self._jobs.listing().labels(job_id).get(names.POOL, "")
+        with slots.held(self._engine, self._places, pool, self._places.now()) as is_ours:
+            listing = self._jobs.listing()
+            if not is_ours or not slots.waits(listing, job_id) or not slots.has_room(listing, job_id):
+                return False
+            self._started(job_id, listing.containers[job_id])
+            self._jobs.forget(job_id)
+            return True
+
+    def _check_complete(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> None:
+        plan, given = names.plan_of(listing.labels(job_id)), _trees(listed)
+        of_resource = plan.get("resource_id") and not plan.get("resource")
+        if plan.get("bundle") and not given.work and not of_resource:
+            raise TreeGone(f"{self._engine.worker}: job {job_id} needs code that has not been sent yet")
+
+    def _started(self, job_id: str, listed: Mapping[str, Any]) -> bool:
+        try:
+            self._engine.post(f"/containers/{listed['Id']}/start")
+        except EngineError as error:
+            if error.is_missing:
+                return False  # another submitter has replaced it
+            self.fail(job_id, images.explained(error.said))
+        return True
+
+    def fail(self, job_id: str, message: str, **facts: Any) -> None:
+        """End an attempt that cannot be started; its container goes, its record stays."""
+        data = json.dumps({"message": message, **facts}).encode()
+        record = [Member("failed.json", data, 0o644)]
+        listed = self._jobs.listing().containers.get(job_id)
+        if listed is not None:
+            self._places.put(listed["Id"], names.REPORT, record)
+            self._places.remove_container(listed["Id"])
+        else:
+            with self._places.helper({job_id: names.JOB}) as helper:
+                self._places.put(helper, names.REPORT, record)
+        self._jobs.forget(job_id)
+
+
+def _trees(listed: Mapping[str, Any] | None) -> Trees:
+    if listed is None:
+        return Trees()
+    given = json.loads((listed.get("Labels") or {}).get(names.TREES) or "{}")
+    return Trees(work=given.get("work", ""), dataset=given.get("dataset", ""))
+
+
+def _pull(plan: Mapping[str, Any]) -> str:
+    return str((plan.get("container") or {}).get("pull") or "missing")

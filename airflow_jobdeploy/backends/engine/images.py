@@ -1,0 +1,128 @@
+"""Images on an engine: are they there, pull them, say how it goes, say what a failure means."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError
+from airflow_jobdeploy.core.words import size
+from airflow_jobdeploy.errors import StagingError
+
+#: A pull that says nothing for so long is given up, in seconds; how often progress is told.
+_SILENCE_S, _TELL_S = 300.0, 5.0
+
+_GPU = "could not select device driver"
+
+
+def has(engine: Engine, image: str) -> bool:
+    """Is the image on the engine?"""
+    try:
+        engine.get(f"/images/{quote(image, safe='/:@')}/json")
+    except EngineError as error:
+        if error.is_missing or error.status == 400:
+            return False
+        raise
+    return True
+
+
+def command(engine: Engine, image: str) -> list[str]:
+    """What the image itself would run; [] where that is nothing, or there is no such image."""
+    try:
+        found = engine.get(f"/images/{quote(image, safe='/:@')}/json")["Config"] or {}
+    except EngineError as error:
+        if error.is_missing:
+            return []
+        raise
+    return [*(found.get("Entrypoint") or ()), *(found.get("Cmd") or ())]
+
+
+def bring(engine: Engine, image: str, *, pull: str, auth: Mapping[str, Any] | None, say: Callable[[str], None]) -> None:
+    """Have the image on the engine, as `pull` says: missing, always, never. StagingError says why it cannot be."""
+    there = pull != "always" and has(engine, image)
+    if there:
+        return
+    if pull == "never":
+        raise StagingError(
+            f"image {image!r} is not on {engine.worker}, and `pull: never` keeps it from being pulled: load it there"
+        )
+    say(f"Pulling image {image} to {engine.worker}.")
+    begun = time.monotonic()
+    repository, tag = _parts(image)
+    headers = {"X-Registry-Auth": _encoded(auth)} if auth else {}
+    try:
+        with engine.receive(
+            "/images/create", method="POST", headers=headers, answer_s=_SILENCE_S, fromImage=repository, tag=tag
+        ) as pieces:
+            _follow(pieces, image, say)
+    except EngineError as error:
+        raise StagingError(_failed(image, error.said, auth)) from error
+    say(f"Pulled image {image} in {time.monotonic() - begun:.1f} s.")
+
+
+def _parts(image: str) -> tuple[str, str | None]:
+    """Without a tag the engine would pull all of them."""
+    if "@" in image:
+        return image, None
+    name, colon, tag = image.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (image, "latest")
+
+
+def _encoded(auth: Mapping[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(dict(auth)).encode()).decode()
+
+
+def _follow(pieces: Iterator[bytes], image: str, say: Callable[[str], None]) -> None:
+    layers: dict[str, tuple[int, int]] = {}
+    told = time.monotonic()
+    for line in _lines(pieces):
+        say("")
+        if line.get("error"):
+            raise StagingError(_failed(image, str(line["error"]), None))
+        detail = line.get("progressDetail") or {}
+        if line.get("status") == "Downloading" and detail.get("total"):
+            layers[str(line.get("id"))] = (int(detail["current"]), int(detail["total"]))
+        elif line.get("status") in ("Download complete", "Pull complete") and str(line.get("id")) in layers:
+            layers[str(line["id"])] = (layers[str(line["id"])][1],) * 2
+        if layers and time.monotonic() - told >= _TELL_S:
+            told = time.monotonic()
+            done, total = (sum(part[place] for part in layers.values()) for place in (0, 1))
+            say(f"Pulling image {image}: {size(done)} of {size(total)} in {len(layers)} layers.")
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+    held = b""
+    for piece in pieces:
+        *lines, held = (held + piece).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+    if held.strip():
+        yield json.loads(held)
+
+
+def _failed(image: str, said: str, auth: Mapping[str, Any] | None) -> str:
+    hint = ""
+    if "manifest unknown" in said or "not found" in said:
+        hint = " Check its name and tag."
+    elif "denied" in said or "unauthorized" in said:
+        who = "nobody is logged in: give the worker a `registry`" if auth is None else "the login may not pull it"
+        hint = f" It does not exist, or {who}."
+    elif "no space left" in said:
+        hint = " Free some space on the engine's disk (docker system df)."
+    return f"image {image!r} cannot be pulled: {said.rstrip('.')}.{hint}"
+
+
+def explained(said: str) -> str:
+    """What a failed start means, with what to do."""
+    if _GPU in said:
+        return f"the engine has no GPU driver for containers (install the NVIDIA container toolkit there): {said}"
+    if "/bin/sh" in said and ("no such file" in said or "not found" in said):
+        return f"the image has no /bin/sh, which runs the steps of a job: use an image with a shell ({said})"
+    if "no space left" in said:
+        return f"the engine's disk is full: free some space there ({said})"
+    return said

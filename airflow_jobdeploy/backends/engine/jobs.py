@@ -1,0 +1,293 @@
+"""The attempts of one engine: what is there of each, and the state that follows from it.
+
+One listing of containers and one of volumes answer for all attempts. What never changes is asked once: the record (in
+labels), a container that has ended, its report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airflow_jobdeploy.backends.engine import judging, names, said
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError
+from airflow_jobdeploy.backends.engine.judging import Seen
+from airflow_jobdeploy.backends.engine.logs import CappedLog, Log
+from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.core.status import JobState
+from airflow_jobdeploy.hostside import logs as host_logs
+
+_TAIL_LINES = 20
+_LIVE = ("running", "paused", "restarting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What an engine has of ours at one moment."""
+
+    #: job id -> its container, as listed.
+    containers: Mapping[str, Mapping[str, Any]]
+    #: job id -> its volume: the record.
+    volumes: Mapping[str, Mapping[str, Any]]
+    #: Notes about jobs, by what they are and the job's id.
+    notes: Mapping[tuple[str, str], str]
+    #: When they were made, as the engine writes times.
+    noted_at: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def labels(self, job_id: str) -> Mapping[str, str]:
+        return self.volumes[job_id].get("Labels") or {}
+
+    def successor(self, job_id: str) -> dict[str, Any] | None:
+        """The attempt that has taken the place of one: here, or as somebody has noted it, elsewhere."""
+        own = self.labels(job_id)
+        noted = self.notes.get((names.MOVED, job_id))
+        found: list[dict[str, Any]] = [json.loads(noted)] if noted else []
+        for other, volume in self.volumes.items():
+            labels = volume.get("Labels") or {}
+            if labels.get(names.UID) == own.get(names.UID) and other != job_id:
+                attempt = int(labels.get(names.ATTEMPT) or 0)
+                worker = names.plan_of(labels).get("worker", "")
+                found.append({"job_id": other, "attempt": attempt, "worker": worker})
+        found = [one for one in found if one["attempt"] > int(own.get(names.ATTEMPT) or 0)]
+        return max(found, key=lambda one: one["attempt"]) if found else None
+
+
+@dataclass
+class _Known:
+    """What has been found out of one container."""
+
+    container: str = ""
+    listed: str = ""
+    inspected: Mapping[str, Any] | None = None
+    report: Mapping[str, bytes] | None = None
+    log: Log | None = None
+    #: The state of an end, but for what may still change, and when it was made.
+    ended: dict[str, Any] | None = None
+    ended_at: float = 0.0
+    secrets: tuple[str, ...] = ()
+    said: said.Said = said.NOTHING
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Jobs:
+    """Used by one thread at a time."""
+
+    def __init__(self, engine: Engine, places: Places) -> None:
+        self._engine = engine
+        self._places = places
+        self._known: dict[str, _Known] = {}
+        self.machine = ""
+
+    @property
+    def now(self) -> float:
+        """The engine's clock."""
+        return self._places.now()
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    def listing(self) -> Listing:
+        """Two requests."""
+        wanted = {"label": [f"{names.KIND}={names.JOB_KIND}"]}
+        containers = {_name(entry): entry for entry in self._engine.get("/containers/json", all=True, filters=wanted)}
+        volumes: dict[str, Any] = {}
+        notes: dict[tuple[str, str], str] = {}
+        noted_at: dict[tuple[str, str], str] = {}
+        for volume in self._engine.get("/volumes", filters={"label": [names.KIND]})["Volumes"] or ():
+            labels = volume.get("Labels") or {}
+            if labels.get(names.KIND) == names.JOB_KIND:
+                volumes[volume["Name"]] = volume
+            elif labels.get(names.KIND) == names.NOTE_KIND:
+                key = labels.get(names.NOTE, ""), labels.get(names.NOTED, "")
+                notes[key], noted_at[key] = labels.get(names.TEXT, ""), str(volume.get("CreatedAt", ""))
+        for job_id in [job_id for job_id in self._known if job_id not in volumes]:
+            del self._known[job_id]
+        return Listing(containers=containers, volumes=volumes, notes=notes, noted_at=noted_at)
+
+    def note(self, kind: str, job_id: str, text: str) -> None:
+        """Write something about a job that must be readable without its container: the label of an empty volume."""
+        name = f"jobdeploy-{kind}-{job_id}"
+        labels = {names.KIND: names.NOTE_KIND, names.NOTE: kind, names.NOTED: job_id, names.TEXT: text}
+        while self._places.make_volume(name, labels).get(names.TEXT) != text:
+            self._places.remove_volume(name)
+
+    def forget(self, job_id: str) -> None:
+        """What was found out of it is asked again."""
+        known = self._known.get(job_id)
+        if known is not None:
+            self._known[job_id] = _Known(secrets=known.secrets)
+
+    def hide(self, job_id: str, values: Sequence[str]) -> None:
+        """Values that must not be shown when the end of the log is told."""
+        self._known.setdefault(job_id, _Known()).secrets = tuple(values)
+
+    # -- one attempt ---------------------------------------------------------------------------------------------------
+
+    def state(self, job_id: str, listing: Listing, *, counts_log: bool = True) -> JobState | None:
+        """The state of an attempt; None: no record of it. `counts_log`: also what has come of its log."""
+        if job_id not in listing.volumes:
+            return None
+        try:
+            return self._state(job_id, listing, counts_log)
+        except EngineError as error:
+            if not error.is_missing:
+                raise
+        # It was removed since the listing.
+        others = {name: entry for name, entry in listing.containers.items() if name != job_id}
+        return self._state(job_id, replace(listing, containers=others), counts_log)
+
+    def _state(self, job_id: str, listing: Listing, counts_log: bool) -> JobState:
+        data = self._wire(job_id, listing)
+        log = self.log(job_id, listing)
+        if log is not None and counts_log and job_id in listing.containers:
+            log.grow(final=data["phase"] == "ended")
+            if data["phase"] != "ended":
+                self.listen(job_id, listing)
+        return JobState.from_wire(
+            {
+                **data,
+                "machine": self.machine,
+                "log_bytes": log.size if log else 0,
+                "log_dropped_bytes": log.dropped if log else 0,
+                "moved_to": listing.successor(job_id),
+                "messages": self._known[job_id].said.summary or {},
+            }
+        )
+
+    def _wire(self, job_id: str, listing: Listing) -> dict[str, Any]:
+        seen = self._seen(job_id, listing)
+        known = self._known[job_id]
+        if known.ended is None:
+            data = judging.wire(seen)
+            if data["phase"] != "ended":
+                return data
+            known.ended, known.ended_at = judging.wire(self._completed(seen, data)), seen.now
+        passed = seen.now - known.ended_at
+        history = [{**entry, "ago_s": entry["ago_s"] + passed} for entry in known.ended["history"]]
+        return {**known.ended, "history": history}
+
+    def seen(self, job_id: str, listing: Listing) -> Seen:
+        """The evidence, read now."""
+        self.forget(job_id)
+        return self._seen(job_id, listing)
+
+    def listen(self, job_id: str, listing: Listing) -> dict[str, Any]:
+        """What a running attempt says of itself by now."""
+        known, listed = self._known[job_id], listing.containers.get(job_id)
+        if listed is not None and listed["State"] in _LIVE and known.ended is None:
+            with contextlib.suppress(EngineError):  # it ends just now
+                known.said = said.listen(self._places, listed["Id"], known.said, has_ended=False)
+        return known.said.summary or {}
+
+    def output(self, job_id: str) -> tuple[Mapping[str, bytes], said.Said] | None:
+        """The report, and what it has said, of an attempt that is known to have ended."""
+        known = self._known.get(job_id)
+        if known is None or known.ended is None:
+            return None
+        return known.report or {}, known.said
+
+    def log(self, job_id: str, listing: Listing) -> Log | None:
+        """Its log; None while it has no container that could have one."""
+        known = self._known.setdefault(job_id, _Known())
+        listed = listing.containers.get(job_id)
+        if listed is None or listed["State"] == "created":
+            return known.log
+        if known.log is None or known.log.container != listed["Id"]:
+            plan = names.plan_of(listing.labels(job_id))
+            capped = (plan.get("limits") or {}).get("log_limit_bytes")
+            made = CappedLog(self._engine, listed["Id"], job_id) if capped else Log(self._engine, listed["Id"])
+            known.log = made
+        return known.log
+
+    def _seen(self, job_id: str, listing: Listing) -> Seen:
+        volume, listed = listing.volumes[job_id], listing.containers.get(job_id)
+        known = self._fresh(job_id, listed)
+        if known.ended is None:
+            if listed is not None and listed["State"] != "created" and known.inspected is None:
+                known.inspected = self._inspect(listed["Id"])
+            if known.report is None or self._may_move(known, names.plan_of(listing.labels(job_id))):
+                known.report = self._report(job_id, listed)
+        container = known.inspected
+        if container is None and listed is not None:
+            container = {"State": {"Status": listed["State"], "Running": listed["State"] in _LIVE}}
+        return Seen(
+            job_id=job_id,
+            plan=names.plan_of(listing.labels(job_id)),
+            claimed=str(volume.get("CreatedAt", "")),
+            container=container,
+            report=known.report,
+            now=self._places.now(),
+            facts=known.facts,
+            queued=listing.noted_at.get((names.QUEUED, job_id), ""),
+        )
+
+    def _fresh(self, job_id: str, listed: Mapping[str, Any] | None) -> _Known:
+        """What is known, if it is still of the same container in the same state."""
+        known = self._known.setdefault(job_id, _Known())
+        now = (listed["Id"], listed["State"]) if listed is not None else ("", "")
+        if (known.container, known.listed) != now:
+            known = replace(known, container=now[0], listed=now[1], inspected=None, report=None)
+            self._known[job_id] = known
+        return known
+
+    def _may_move(self, known: _Known, plan: Mapping[str, Any]) -> bool:
+        """May a running container's report have changed, without the engine telling?"""
+        if known.listed not in _LIVE:
+            return False
+        several = plan.get("leftovers") == "wait" or plan.get("build") or len(plan.get("steps", ())) > 1
+        return bool(several) or not is_settled(known.report)
+
+    def _inspect(self, container: str) -> Mapping[str, Any] | None:
+        try:
+            return dict(self._engine.get(f"/containers/{container}/json"))
+        except EngineError as error:
+            if error.is_missing:
+                return None
+            raise
+
+    def _report(self, job_id: str, listed: Mapping[str, Any] | None) -> Mapping[str, bytes]:
+        if listed is not None and listed["State"] == "created":
+            return {}  # orders to what has not started remove the container
+        if listed is not None:
+            return self._places.small(listed["Id"], names.REPORT, judging.REPORT_LIMIT)
+        with self._places.helper({job_id: names.JOB}) as helper:
+            return self._places.small(helper, names.REPORT, judging.REPORT_LIMIT)
+
+    def _completed(self, seen: Seen, data: Mapping[str, Any]) -> Seen:
+        """With what is worth knowing of an end, beside the report."""
+        known = self._known[seen.job_id]
+        facts = dict(seen.facts)
+        if seen.has_begun:
+            self._hear_all(seen, known)
+            facts["metrics"] = known.said.metrics is not None
+        if data["status"] == "FAILED" and seen.container is not None and known.listed != "created":
+            facts["last_lines"] = self._last_lines(seen, known)
+        return replace(seen, facts=facts)
+
+    def _hear_all(self, seen: Seen, known: _Known) -> None:
+        if seen.container is not None:
+            known.said = said.listen(self._places, known.container, known.said, has_ended=True)
+            return
+        with self._places.helper({seen.job_id: names.JOB}) as helper:
+            known.said = said.listen(self._places, helper, known.said, has_ended=True)
+
+    def _last_lines(self, seen: Seen, known: _Known) -> str:
+        if seen.plan.get("secret_names") and not known.secrets:
+            return ""  # which of its words are secrets is known to nobody any more
+        log = known.log or Log(self._engine, known.container)
+        try:
+            return host_logs.last_lines(log.last_lines(_TAIL_LINES), known.secrets)
+        except EngineError:
+            return ""  # the log was removed by hand
+
+
+def is_settled(report: Mapping[str, bytes] | None) -> bool:
+    """Does the command run, so that the next news is that it has ended?"""
+    lines = (report or {}).get("state", b"").split(b"\n")
+    return len(lines) >= 5 and lines[0] == b"running" and lines[2] == b""
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return str((entry.get("Names") or ["/"])[0]).lstrip("/")

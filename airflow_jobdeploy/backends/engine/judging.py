@@ -1,0 +1,310 @@
+"""From what an engine and a job's own report say, to a state of the wire. Pure: no request is made here.
+
+The container tells whether it runs, its exit code, whether the kernel killed for memory, and when. The report, which
+process 1 of the container has written (init.sh), tells why it ended: an order, a limit, a step that failed. The words
+are those of `hostside.verdict`, as for all workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from airflow_jobdeploy.hostside import verdict
+from airflow_jobdeploy.hostside.finish import RESULT_LIMIT
+from airflow_jobdeploy.hostside.verdict import Evidence
+
+#: Of a file of the report no more is read than this, in bytes.
+REPORT_LIMIT = 16 * 1024 * 1024
+_NEVER = "0001-01-01T00:00:00Z"
+_KILLED = -9
+#: Facts that are no news for people.
+_INTERNAL = ("metrics", "artifacts")
+#: What the engine says of a container whose end nobody saw: the machine went down under it.
+_UNSEEN = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was seen of one attempt."""
+
+    job_id: str
+    plan: Mapping[str, Any]
+    #: When the claim was made, as the engine writes times.
+    claimed: str
+    #: The container as the engine inspects it; None: there is none.
+    container: Mapping[str, Any] | None
+    #: The files of the report; None: not read.
+    report: Mapping[str, bytes] | None = None
+    #: The engine's clock now, in seconds since 1970.
+    now: float = 0.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    #: Since when it waits for a slot of its pool; "": it does not, or did not.
+    queued: str = ""
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        return (self.container or {}).get("State") or {}
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self.state.get("Running"))
+
+    @property
+    def is_unstarted(self) -> bool:
+        """Has its container never run?"""
+        return self.container is not None and self.state.get("Status") == "created"
+
+    def text(self, name: str) -> str:
+        return (self.report or {}).get(name, b"").decode("utf-8", "replace")
+
+    @property
+    def has_begun(self) -> bool:
+        return "history" in (self.report or {})
+
+    @property
+    def has_reported(self) -> bool:
+        return "end" in (self.report or {})
+
+
+def wire(seen: Seen) -> dict[str, Any]:
+    """The state, but for what lies elsewhere: log sizes, the successor."""
+    base = {
+        "job_id": seen.job_id,
+        "uid": seen.plan.get("uid", ""),
+        "attempt": seen.plan.get("attempt", 1),
+        "grace_s": (seen.plan.get("limits") or {}).get("grace_s", 10.0),
+    }
+    if not seen.is_running and (outcome := _outcome(seen)) is not None:
+        return {**base, **_ended(seen, outcome)}
+    return {**base, **_live(seen)}
+
+
+# -- alive ---------------------------------------------------------------------------------------------------------
+
+
+def _live(seen: Seen) -> dict[str, Any]:
+    phase, status, reason, step, left = "claimed", "PENDING", "Staging", "", ""
+    if seen.queued:
+        phase, reason = "waiting", "Queued"
+    if seen.is_running:
+        phase = "starting"
+        lines = seen.text("state").split("\n")
+        if len(lines) >= 5:
+            phase, status, reason, step, left = lines[:5]
+    history = _history(seen)
+    started = _started(seen, history)
+    return {
+        "status": status,
+        "reason": reason,
+        "phase": phase,
+        "step": step,
+        "facts": {"leftovers": int(left)} if left.isdigit() else {},
+        "running_s": None if started is None else max(0.0, seen.now - started),
+        "history": _told(history, seen.now),
+    }
+
+
+def _history(seen: Seen) -> list[tuple[str, str, float]]:
+    """(status, reason, engine's time) in order."""
+    found = [("PENDING", "Staging", seconds(seen.claimed) or seen.now)]
+    if seen.queued and (queued := seconds(seen.queued)) is not None:
+        found.append(("PENDING", "Queued", queued))
+    for line in seen.text("history").splitlines():
+        words = line.split(" ")
+        if len(words) == 3 and words[0].isdigit():
+            entry = (words[1], "" if words[2] == "-" else words[2], float(words[0]))
+            if entry[:2] != found[-1][:2]:
+                found.append(entry)
+    return found
+
+
+def _started(seen: Seen, history: Sequence[tuple[str, str, float]]) -> float | None:
+    """When the command began: what waited in the container first did not run."""
+    running = next((time for status, _, time in history if status == "RUNNING"), None)
+    if running is None:
+        return None
+    waited = any(reason == "Backoff" for _, reason, _ in history)
+    return running if waited else seconds(seen.state.get("StartedAt")) or running
+
+
+def _told(history: Sequence[tuple[str, str, float]], now: float) -> list[dict[str, Any]]:
+    return [{"status": s, "reason": r, "ago_s": max(0.0, now - time)} for s, r, time in history]
+
+
+# -- ended ---------------------------------------------------------------------------------------------------------
+
+
+def _ended(seen: Seen, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    history = _history(seen)
+    started = _started(seen, history)
+    ended = seconds(seen.state.get("FinishedAt")) or (history[-1][2] if seen.has_begun else seen.now)
+    ran_s = None if started is None else max(0.0, ended - started)
+    result, complaint = _result(seen)
+    known = {key: value for key, value in outcome["facts"].items() if key not in _INTERNAL}
+    facts = {**known, **({"result_error": complaint} if complaint else {})}
+    end = (str(outcome["status"]), str(outcome["reason"]), ended)
+    return {
+        **outcome,
+        "facts": facts,
+        "phase": "ended",
+        "running_s": ran_s,
+        "usage": {"wall_s": ran_s or 0.0},
+        "result": result,
+        "artifacts": _artifacts(seen),
+        "history": _told([*history, end], seen.now),
+    }
+
+
+def _outcome(seen: Seen) -> dict[str, Any] | None:
+    """How it ended; None: it has not."""
+    if (failed := _json(seen, "failed.json")) is not None:
+        if "limit" in failed:
+            return verdict.judge(Evidence(limit={key: failed[key] for key in ("limit", "limit_s")}))
+        return verdict.judge(
+            Evidence(setup=str(failed.get("message", "it could not be started")), facts=dict(seen.facts))
+        )
+    if seen.has_reported and facts_of(seen).get("cause") != "terminated":
+        return verdict.judge(_reported(seen))
+    order, room = _json(seen, "stop.json"), _json(seen, "preempt.json")
+    if not seen.has_begun and (seen.container is None or seen.is_unstarted):
+        if order is None and room is None:
+            return None
+        return verdict.judge(Evidence(stop=order, preempt=room))
+    return _lost(seen, order, room)
+
+
+def _reported(seen: Seen) -> Evidence:
+    """Process 1 of the container saw the end."""
+    said = facts_of(seen)
+    cause = said.get("cause", "")
+    status = int(said["status"]) if said.get("status", "").isdigit() else None
+    facts: dict[str, Any] = {**seen.facts}
+    if said.get("left_behind"):
+        facts["left_behind"] = said["left_behind"].split(", ")
+    if said.get("exit_unknown"):
+        facts["exit_unknown"] = True
+    if said.get("hint"):
+        facts["hint"] = said["hint"]
+    elif status is not None and status > 128 and "ok" not in said and not cause:
+        facts["hint"] = f"{status} is 128 + {status - 128}: {verdict.signal_name(status - 128)} ended the command"
+    oom = seen.state.get("OOMKilled") or None
+    return Evidence(
+        status=status,
+        is_ok="ok" in said,
+        step=said.get("step", ""),
+        setup=said.get("setup", ""),
+        limit=_limit(said) if cause == "timeout" else None,
+        stop=_stop(seen, cause),
+        preempt=_preempt(seen, said) if cause == "preempt" else None,
+        orphan={"orphaned_s": float(said.get("orphaned_s") or 0)} if cause == "orphan" else None,
+        memory=_memory(seen) if oom else None,
+        facts=facts,
+    )
+
+
+def facts_of(seen: Seen) -> dict[str, str]:
+    """The lines of the report, by key."""
+    return dict(line.partition("=")[::2] for line in seen.text("facts").splitlines())
+
+
+def _limit(said: Mapping[str, str]) -> dict[str, Any]:
+    return {"limit": said.get("limit", "timeout"), "limit_s": float(said.get("limit_s") or 0) / 100}
+
+
+def _stop(seen: Seen, cause: str) -> dict[str, Any] | None:
+    if cause == "stop":
+        return _json(seen, "stop.json") or {}
+    return {"reason": "taken down", "by": "down"} if cause == "takedown" else None
+
+
+def _preempt(seen: Seen, said: Mapping[str, str]) -> dict[str, Any]:
+    return {**(_json(seen, "preempt.json") or {}), "checkpointed": bool(said.get("checkpointed"))}
+
+
+def _memory(seen: Seen) -> dict[str, Any]:
+    limit = (seen.plan.get("container") or {}).get("memory_bytes")
+    return {"memory_limit_bytes": limit, "memory_used_bytes": limit}
+
+
+def _lost(seen: Seen, order: dict[str, Any] | None, room: dict[str, Any] | None) -> dict[str, Any]:
+    """The container has ended, or is gone, and process 1 could not say why."""
+    step = (seen.text("state").split("\n") + [""] * 4)[3]
+    if order is not None or room is not None:
+        return verdict.judge(Evidence(stop=order, preempt=room, step=step))
+    if seen.state.get("OOMKilled"):
+        return verdict.judge(Evidence(status=_KILLED, memory=_memory(seen), step=step, facts={**seen.facts}))
+    code = seen.state.get("ExitCode")
+    outcome = verdict.judge(Evidence(status=_KILLED, step=step, facts={**seen.facts}))
+    if seen.container is not None and code == _UNSEEN:
+        return {**outcome, "reason": "WorkerLost", "signal": None}
+    why = "Its container was removed" if seen.container is None else f"Its container was killed (exit code {code})"
+    if seen.has_reported:
+        why = "Its container was stopped (SIGTERM)"
+    text = f"{why} while the job ran, by somebody else or by the end of the engine; its processes are gone"
+    return {**outcome, "reason": "ProcessLost", "message": text, "signal": None}
+
+
+def _result(seen: Seen) -> tuple[Any, str]:
+    data = (seen.report or {}).get("result.json")
+    if data is None:
+        return None, ""
+    if len(data) > RESULT_LIMIT:
+        return None, f"the result file holds more than {RESULT_LIMIT} bytes: write large results to the output"
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse), ""
+    except (ValueError, RecursionError) as error:
+        return None, f"the result file is not JSON: {error}"
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _artifacts(seen: Seen) -> dict[str, int]:
+    listed = listing(seen.report or {})
+    if listed is None:
+        return dict(seen.facts.get("artifacts") or {})
+    more = bool(seen.facts.get("metrics")) and not any(path == "metrics.csv" for path, *_ in listed)
+    return {"files": len(listed) + more, "bytes": sum(size for _, size, _, _ in listed)}
+
+
+def listing(report: Mapping[str, bytes]) -> list[tuple[str, int, str, int]] | None:
+    """(path, size, sha256, mode) of the output's files, in the order of the engine's archives.
+
+    None where the image could not tell.
+    """
+    names = [name for name in report.get("names", b"\0").split(b"\0") if name]
+    sums, sizes = report.get("sums", b"").split(b"\n")[:-1], report.get("sizes", b"").split(b"\n")[:-1]
+    if "names" not in report or not len(names) == len(sums) == len(sizes):
+        return None
+    found = []
+    for name, digest, size in zip(names, sums, sizes, strict=True):
+        length, _, mode = size.partition(b" ")
+        path = name.removeprefix(b"./").decode("utf-8", "surrogateescape")
+        found.append((path, int(length), digest.lstrip(b"\\")[:64].decode("ascii", "replace"), int(mode or b"0", 8)))
+    return sorted(found, key=lambda file: file[0].split("/"))
+
+
+def _json(seen: Seen, name: str) -> dict[str, Any] | None:
+    data = (seen.report or {}).get(name)
+    if data is None:
+        return None
+    try:
+        return dict(json.loads(data))
+    except (ValueError, TypeError):
+        return {}
+
+
+def seconds(text: object) -> float | None:
+    """A time of the engine (RFC 3339, nanoseconds) in seconds since 1970; None for "never"."""
+    if not isinstance(text, str) or not text or text == _NEVER:
+        return None
+    whole, _, rest = text.partition(".")
+    fraction = rest.rstrip("Z").partition("+")[0].partition("-")[0] if rest else ""
+    zone = text[19:].lstrip("." + fraction) if rest else text[19:]
+    moment = datetime.fromisoformat(whole[:19] + (zone if zone and zone != "Z" else "+00:00"))
+    return moment.astimezone(timezone.utc).timestamp() + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)

@@ -1,0 +1,119 @@
+"""Names of what we make on an engine, and the places inside a container. One authority for both.
+
+container <job id>                 one attempt; its name is the claim, its labels the record
+volume <job id>                    what the attempt is to do, and what it reports (places below JOB); stays for
+                                   `keep_for` with the container, and without it where nothing was started
+volume jobdeploy-uid-<uid>         the checkpoint directory: survives attempts
+volume jobdeploy-res-<resource>    what an `up` made: its record and the working directory of its builds
+volume jobdeploy-<tree>            a tree by content, read-only for jobs
+volume jobdeploy-slots-<pool>      one lock file a slot
+volume jobdeploy-leases            who was asked for lately
+volume jobdeploy-<note>-<job id>   empty; its labels say something about a job that has changed since the claim
+volume jobdeploy-machine           its label is the engine's identity
+container jobdeploy-x-<random>     never started: through it the volumes are read and written
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_jobdeploy.core.plan import Plan
+from airflow_jobdeploy.hostside import layout
+
+#: Label of everything that is ours; its value says what it is.
+KIND = "jobdeploy.kind"
+JOB_KIND, TREE_KIND, UID_KIND, RESOURCE_KIND = "job", "tree", "checkpoint", "resource"
+HELPER_KIND, NOTE_KIND, OTHER_KIND = "helper", "note", "other"
+#: Of a note: what it is, about which job, and its text.
+NOTE, NOTED, TEXT = "jobdeploy.note", "jobdeploy.noted", "jobdeploy.text"
+#: Notes about jobs: who owns it; which attempt has taken its place; that it was to
+#: start, and waits for a slot.
+OWNER, MOVED, QUEUED = "owner", "moved", "queued"
+UID, ATTEMPT, KEY, POOL = "jobdeploy.uid", "jobdeploy.attempt", "jobdeploy.key", "jobdeploy.pool"
+DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "jobdeploy.plan", "jobdeploy.stage"
+RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
+IMAGE, TREES, RECORD = "jobdeploy.image", "jobdeploy.trees", "jobdeploy.record"
+TREE_NAME = "jobdeploy.tree"
+#: Values of STAGE: a container that only holds the claim, and one that can be started.
+CLAIM, READY = "claim", "ready"
+
+MACHINE_VOLUME = "jobdeploy-machine"
+LEASES_VOLUME = "jobdeploy-leases"
+STORE_VOLUME = "jobdeploy-store"
+#: An image without a file, for containers that are never started. Imported by us: no registry is asked.
+NOTHING_IMAGE = "jobdeploy/nothing:1"
+
+TOP = "/jobdeploy"
+JOB = f"{TOP}/job"
+CHECKPOINT = f"{TOP}/checkpoint"
+RESOURCE_DIR = f"{TOP}/resource"
+LEASES = f"{TOP}/leases"
+ENVIRONMENT = f"{TOP}/env"
+BUNDLE = f"{TOP}/bundle"
+DATASET = f"{TOP}/dataset"
+#: Below JOB: what the attempt reports, with the orders that it has got; it is read in one piece.
+REPORT = f"{JOB}/report"
+OUTPUT = f"{JOB}/output"
+WORK = f"{JOB}/work"
+MESSAGES = f"{JOB}/messages.jsonl"
+#: Below a tree's volume.
+TREE = "tree"
+
+
+def uid_volume(uid: str) -> str:
+    return f"jobdeploy-uid-{layout.checked_name(uid)}"
+
+
+def resource_volume(resource: str) -> str:
+    return f"jobdeploy-res-{layout.checked_name(resource)}"
+
+
+def tree_volume(name: str) -> str:
+    return f"jobdeploy-{layout.checked_name(name)}"
+
+
+def env_volume(plan: Mapping[str, Any]) -> str:
+    """The packages of a job, by content: of one image, since they are made with its Python."""
+    image = (plan.get("container") or {}).get("image", "")
+    content = json.dumps([image, plan.get("environment")], sort_keys=True)
+    return "jobdeploy-env-" + layout.letters(content.encode(), 32)
+
+
+def slots_name(pool: str) -> str:
+    """Names of pools are Airflow's and may hold any character."""
+    return f"jobdeploy-slots-{pool if layout.is_name(pool) else 'x' + layout.short(pool)}"
+
+
+def labels(plan: Plan) -> dict[str, str]:
+    """The record of an attempt, without secrets and without the text of its builds."""
+    return {
+        KIND: JOB_KIND,
+        LAYOUT: str(layout.LAYOUT),
+        UID: plan.uid,
+        ATTEMPT: str(plan.attempt),
+        KEY: str(plan.key),
+        POOL: plan.worker_pool,
+        DEPLOYMENT: plan.key.deployment,
+        RESOURCE: plan.resource_id,
+        BUILD: plan.build,
+        PLAN: json.dumps(shown(plan.to_wire())),
+    }
+
+
+def shown(wire: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan without the text of its builds: it may be long, and hold what a template's secrets became."""
+    plan = dict(wire)
+    plan["steps"] = [{**step, "content": ""} for step in plan.get("steps", ())]
+    if plan.get("resource"):
+        plan["resource"] = {**plan["resource"], "builds": {}}
+    return plan
+
+
+def plan_of(labels: Mapping[str, str]) -> dict[str, Any]:
+    """The plan that labels hold; {} where they do not."""
+    try:
+        return dict(json.loads(labels.get(PLAN) or "{}"))
+    except ValueError:
+        return {}

@@ -1,0 +1,97 @@
+"""Orders to attempts: files of their report, and a signal that wakes process 1 of their container."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError
+from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.tar import Member, folder
+
+_TURNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """`name`: stop or preempt; `facts`: for the state that follows."""
+
+    name: str
+    facts: Mapping[str, Any]
+    grace_s: float | None = None
+    signal: str | None = None
+
+    def members(self) -> list[Member]:
+        grace = "" if self.grace_s is None else str(max(0, round(self.grace_s * 100)))
+        signal = (self.signal or "").upper().removeprefix("SIG")
+        return [
+            Member(f"{self.name}.json", json.dumps(dict(self.facts)).encode(), 0o644),
+            Member(f"{self.name}.order", f"{grace}\n{signal}\n".encode(), 0o644),
+        ]
+
+
+def give(engine: Engine, places: Places, jobs: Jobs, job_id: str, order: Order) -> None:
+    """The order lies with the attempt when this returns; one that has not started never will."""
+    for _ in range(_TURNS):
+        listed = jobs.listing().containers.get(job_id)
+        try:
+            if listed is None:
+                with places.helper({job_id: names.JOB}) as helper:
+                    places.put(helper, names.REPORT, order.members())
+                return
+            places.put(listed["Id"], names.REPORT, order.members())
+            if listed["State"] == "created":
+                if places.remove_container(listed["Id"]):
+                    return
+                continue  # it was started just now
+            if listed["State"] == "paused":
+                engine.post(f"/containers/{listed['Id']}/unpause")
+            engine.post(f"/containers/{listed['Id']}/kill", signal="SIGUSR1")
+        except EngineError as error:
+            if error.is_conflict:
+                return  # it has ended meanwhile
+            if not error.is_missing:
+                raise
+            continue  # replaced, or removed
+        return
+
+
+def renew(places: Places, listing: Listing, job_ids: Sequence[str]) -> None:
+    """Write something new into the leases of those that have one: one request for all."""
+    leased = [
+        job_id
+        for job_id in job_ids
+        if job_id in listing.volumes
+        and names.plan_of(listing.labels(job_id)).get("orphan_after_s") is not None
+        and (listing.containers.get(job_id) or {}).get("State") in ("running", "paused")
+    ]
+    if not leased:
+        return
+    text = os.urandom(8).hex().encode() + b"\n"
+    members = [folder(".", 0o777), *(Member(job_id, text, 0o644) for job_id in leased)]
+    for job_id in leased:  # through whichever is still there
+        with contextlib.suppress(EngineError):
+            places.put(listing.containers[job_id]["Id"], names.LEASES, members)
+            return
+
+
+def remove(places: Places, jobs: Jobs, job_id: str, listing: Listing) -> None:
+    """All that is left of an attempt; with the last one of a job its checkpoint."""
+    uid = listing.labels(job_id).get(names.UID, "")
+    listed = listing.containers.get(job_id)
+    if listed is not None:
+        places.remove_container(listed["Id"])
+    places.remove_volume(job_id)
+    for kind in (names.OWNER, names.MOVED, names.QUEUED):
+        if (kind, job_id) in listing.notes:
+            places.remove_volume(f"jobdeploy-{kind}-{job_id}")
+    others = [other for other in listing.volumes if other != job_id and listing.labels(other).get(names.UID) == uid]
+    if uid and not others:
+        places.remove_volume(names.uid_volume(uid))
+    jobs.forget(job_id)

@@ -1,0 +1,86 @@
+"""Places of a pool on an engine: so many of its jobs run at once, the others wait as containers that have not started.
+
+Whoever looks at a job that waits starts it when there is room. Of two that look at once one holds a name meanwhile:
+that of a container which is never started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow_jobdeploy.backends.engine import config, names
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError
+from airflow_jobdeploy.backends.engine.jobs import Listing
+from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.places import Places
+
+#: Nobody holds the name for longer than this, in seconds: who did was killed.
+_HELD_S = 30.0
+_LIVE = ("running", "paused")
+
+
+def bound(labels: Mapping[str, str]) -> int | None:
+    """Jobs at once, for the job of these labels; None: no bound. Builds of a standing resource need no slot."""
+    plan = names.plan_of(labels)
+    if plan.get("resource_id") and not plan.get("resource"):
+        return None
+    return int(plan["slots"]) if plan.get("slots") else None
+
+
+def waits(listing: Listing, job_id: str) -> bool:
+    """Does a job wait for a slot?"""
+    listed = listing.containers.get(job_id)
+    return listed is not None and listed["State"] == "created" and (names.QUEUED, job_id) in listing.notes
+
+
+def has_room(listing: Listing, job_id: str) -> bool:
+    """Is there a free slot for it?"""
+    labels = listing.labels(job_id)
+    limit, pool = bound(labels), labels.get(names.POOL)
+    if limit is None:
+        return True
+    holders = (
+        other
+        for other, listed in listing.containers.items()
+        if listed["State"] in _LIVE and other in listing.volumes and listing.labels(other).get(names.POOL) == pool
+    )
+    return sum(bound(listing.labels(other)) is not None for other in holders) < limit
+
+
+def too_late(listing: Listing, job_id: str, now: float) -> dict[str, Any] | None:
+    """The facts of a schedule_timeout that has passed."""
+    limit = (names.plan_of(listing.labels(job_id)).get("limits") or {}).get("schedule_timeout_s")
+    since = seconds(listing.noted_at.get((names.QUEUED, job_id))) or now
+    return {"limit": "schedule_timeout", "limit_s": limit} if limit and now - since > limit else None
+
+
+@contextlib.contextmanager
+def held(engine: Engine, places: Places, pool: str, now: float) -> Iterator[bool]:
+    """Hold the pool's name while the block lasts; False: somebody else does."""
+    name = names.slots_name(pool)
+    try:
+        container = places.create(name, config.helper({}))
+    except EngineError as error:
+        if not error.is_conflict:
+            raise
+        _free(engine, places, name, now)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        places.remove_container(container, force=True)
+
+
+def _free(engine: Engine, places: Places, name: str, now: float) -> None:
+    """Take the name from a holder that was killed."""
+    try:
+        found = engine.get(f"/containers/{name}/json")
+    except EngineError as error:
+        if error.is_missing:
+            return
+        raise
+    if now - (seconds(found.get("Created")) or now) > _HELD_S:
+        places.remove_container(found["Id"], force=True)

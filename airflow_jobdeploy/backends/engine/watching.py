@@ -1,0 +1,201 @@
+"""Waiting for news of an engine's jobs, at a cost that does not grow with their number.
+
+Ends and starts are told by the engine (feed.py). What it does not tell is looked at: how far the logs have grown, in
+turns and the seldomer the quieter a log is, all together at most LOOKS_PER_S times a second; jobs that wait or change
+inside their container; and now and then everything, in case something was missed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
+from airflow_jobdeploy.backends.engine.feed import Feed
+from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.waker import Waker
+from airflow_jobdeploy.core.status import JobState
+
+#: Looks at logs in a second, of all jobs together; the pauses between two at one log, in seconds.
+LOOKS_PER_S = 4.0
+_SOON_S, _SLOWER = 0.1, 2.0
+#: Between two looks at a job that changes without the engine's telling, and at everything, in seconds.
+_RESTLESS_S = 0.25
+#: An end is told before a listing shows it: so long, and so often, it is looked for.
+_ENDING_S, _ENDING_LOOK_S = 2.0, 0.03
+#: So far back events are asked for at first, in seconds.
+_BEFORE_S = 10.0
+_COMPARE_S, _COMPARE_BLIND_S = 10.0, 1.0
+#: An engine that has not answered for so long is asked for a sign of life, and has so long to give it.
+_SILENCE_S, _SIGN_S = 3.0, 6.0
+
+Told = Callable[[str, JobState | None], JobState]
+Advance = Callable[[Iterable[str], Listing], bool]
+
+
+@dataclass
+class _Job:
+    """What was seen of one job, and when to look at its log again."""
+
+    state: JobState
+    mark: str
+    due: float
+    pause_s: float = _SOON_S
+
+    @property
+    def is_running(self) -> bool:
+        return self.state.phase in ("running", "leftovers", "finishing", "starting")
+
+    @property
+    def is_restless(self) -> bool:
+        """Does it change without the engine's telling?"""
+        phase, reason = self.state.phase, self.state.reason
+        return phase in ("starting", "waiting", "leftovers") or (phase == "running" and bool(reason))
+
+
+class EngineWatch:
+    """The watch of one backend. `wake` and `close` may be called from any thread."""
+
+    def __init__(self, *, worker: str, connect: Callable[[], Http]) -> None:
+        self._worker = worker
+        self._connect = connect
+        self._waker = Waker()
+        self._woken = False
+        self._feed: Feed | None = None
+        self._jobs: dict[str, _Job] = {}
+        self._expected: set[str] = set()
+        self._compared = self._restless_at = 0.0
+        self._listing: Listing | None = None
+        #: Jobs of which the engine has told an end that its listing may show some moments later; until when.
+        self._ending: dict[str, float] = {}
+
+    def wake(self) -> None:
+        self._woken = True
+        self._waker.wake()
+
+    def expect(self, job_id: str) -> None:
+        """Something was just done to a job."""
+        self._expected.add(job_id)
+
+    def close(self) -> None:
+        self.reset()
+        self._waker.close()
+
+    def reset(self) -> None:
+        """The engine could not be asked: begin anew."""
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            feed.close()
+        self._compared = 0.0
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait(
+        self, engine: Engine, jobs: Jobs, job_ids: Sequence[str], timeout_s: float, told: Told, advance: Advance
+    ) -> dict[str, JobState]:
+        """See `Backend.watch`. `advance`: starts jobs that wait for a slot, if there is one."""
+        self._advance = advance
+        if self._feed is None:
+            # From before now: a listing may not show yet what has just been told, and clocks are not the same.
+            since = jobs.now - _BEFORE_S
+            self._feed = Feed(worker=self._worker, connect=self._connect, since=since, ring=self._waker.wake)
+        wanted = dict.fromkeys(job_ids)
+        self._jobs = {job_id: job for job_id, job in self._jobs.items() if job_id in wanted}
+        until = time.monotonic() + timeout_s
+        while True:
+            changed = self._look(jobs, list(wanted), told)
+            left = until - time.monotonic()
+            if changed or self._woken or left <= 0:
+                self._woken = False
+                return changed
+            self._check_alive(engine)
+            self._waker.wait(min(left, self._patience_s(engine)))
+
+    def _look(self, jobs: Jobs, wanted: Sequence[str], told: Told) -> dict[str, JobState]:
+        now = time.monotonic()
+        assert self._feed is not None
+        told_of = (self._feed.take() | self._expected) & set(wanted)
+        self._expected = set()
+        self._ending.update(dict.fromkeys(told_of, now + _ENDING_S))
+        self._ending = {job: until for job, until in self._ending.items() if until > now and not self._is_over(job)}
+        rung = told_of | (set(self._ending) & set(wanted))
+        rung |= {job_id for job_id in wanted if job_id not in self._jobs}
+        if now - self._compared >= self._compare_s:
+            self._compared, rung = now, set(wanted)
+        if now - self._restless_at >= _RESTLESS_S:
+            self._restless_at = now
+            rung |= {job_id for job_id, job in self._jobs.items() if job.is_restless}
+        changed = self._asked(jobs, rung, told) if rung else {}
+        grown = self._grown(jobs, [job_id for job_id in wanted if job_id not in rung])
+        return {**grown, **changed}
+
+    def _is_over(self, job_id: str) -> bool:
+        return job_id in self._jobs and self._jobs[job_id].state.phase == "ended"
+
+    @property
+    def _compare_s(self) -> float:
+        return _COMPARE_S if self._feed is not None and self._feed.is_open else _COMPARE_BLIND_S
+
+    def _asked(self, jobs: Jobs, job_ids: Collection[str], told: Told) -> dict[str, JobState]:
+        self._listing = jobs.listing()
+        if self._advance(job_ids, self._listing):
+            self._listing = jobs.listing()
+        found = {job_id: told(job_id, jobs.state(job_id, self._listing)) for job_id in job_ids}
+        return {job_id: state for job_id, state in found.items() if self._is_news(job_id, state)}
+
+    def _grown(self, jobs: Jobs, job_ids: Sequence[str]) -> dict[str, JobState]:
+        """Running jobs whose log has grown, of those whose turn it is."""
+        now = time.monotonic()
+        running = [job_id for job_id in job_ids if self._jobs[job_id].is_running]
+        longest = max(1.0, len(running) / LOOKS_PER_S)
+        found: dict[str, JobState] = {}
+        for job_id in running:
+            job = self._jobs[job_id]
+            if job.due > now or self._listing is None:
+                continue
+            log = jobs.log(job_id, self._listing)
+            try:
+                size, dropped = (log.grow(), log.dropped) if log is not None else (0, 0)
+                messages = jobs.listen(job_id, self._listing)
+            except EngineError as error:
+                if not error.is_missing:
+                    raise
+                self._expected.add(job_id)  # removed just now
+                continue
+            has_grown = size != job.state.log_bytes or messages != job.state.messages
+            job.pause_s = _SOON_S if has_grown else min(longest, job.pause_s * _SLOWER)
+            job.due = time.monotonic() + job.pause_s
+            if has_grown:
+                news = {"log_bytes": size, "log_dropped_bytes": dropped, "messages": messages, "message": ""}
+                found[job_id] = JobState.from_wire({**job.state.to_dict(), **news})
+                self._is_news(job_id, found[job_id])
+        return found
+
+    def _is_news(self, job_id: str, state: JobState) -> bool:
+        """Does it differ from what was last given out, beside what changes by mere passing of time?"""
+        told = (state.status.value, state.reason, state.phase, state.step, state.log_bytes, state.log_dropped_bytes)
+        more = (dict(state.facts), dict(state.messages))
+        mark = json.dumps([*told, state.exit_code, state.signal, len(state.history), *more], default=str)
+        before = self._jobs.get(job_id)
+        if before is None:
+            self._jobs[job_id] = _Job(state=state, mark=mark, due=0.0)
+        else:
+            before.state, before.mark, mark = state, mark, before.mark
+        return before is None or before.mark != mark
+
+    def _patience_s(self, engine: Engine) -> float:
+        """Until the next look."""
+        now = time.monotonic()
+        times = [self._compared + self._compare_s, engine.heard_at + _SILENCE_S]
+        times += [job.due for job in self._jobs.values() if job.is_running]
+        if self._ending:
+            times.append(now + _ENDING_LOOK_S)
+        if any(job.is_restless for job in self._jobs.values()):
+            times.append(self._restless_at + _RESTLESS_S)
+        return max(0.005, min(times) - now)
+
+    def _check_alive(self, engine: Engine) -> None:
+        if time.monotonic() - engine.heard_at >= _SILENCE_S:
+            engine.exists("/_ping", answer_s=_SIGN_S)

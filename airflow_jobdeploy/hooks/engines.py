@@ -1,0 +1,144 @@
+"""Clients of Docker engines, by way of the docker provider's hook; logins of registries from Airflow connections.
+
+In that provider a connection's host is a registry: the engine's URL and TLS come from the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.engine.api import Http
+from airflow_jobdeploy.backends.engine.config import Security
+from airflow_jobdeploy.core.engines import Containers, Tls
+from airflow_jobdeploy.core.pool import Worker, WorkerPool
+from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerUnreachable
+from airflow_jobdeploy.hooks.references import get_connection
+
+#: Seconds for the first answer; later requests bring their own.
+_FIRST_ANSWER_S = 10
+#: How docker.io is called where a login for it is kept.
+_DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
+_HUB_ADDRESS = "https://index.docker.io/v1/"
+
+
+def backend(pool: WorkerPool, worker: Worker) -> DockerBackend:
+    """A backend of an engine; it connects when it is first asked something."""
+    shut_in = pool.containers or Containers()
+    security = Security(
+        user=shut_in.user or "",
+        read_only=shut_in.read_only,
+        cap_drop=shut_in.cap_drop,
+        cap_add=shut_in.cap_add,
+        no_new_privileges=shut_in.no_new_privileges,
+    )
+    settings = Settings(image=pool.image or "", security=security, auth=_login(worker))
+    return DockerBackend(worker=worker.name, connect=lambda: client(worker), settings=settings)
+
+
+def client(worker: Worker) -> Http:
+    """A connected client of the docker SDK. WorkerUnreachable says what is in the way."""
+    from airflow.sdk.exceptions import AirflowException
+
+    try:
+        from docker.errors import DockerException
+    except ImportError as error:
+        text = f"{worker.name} is a Docker engine: install airflow-provider-jobdeploy[docker] here ({error})"
+        raise WorkerUnreachable(text, lasting=True) from error
+    try:
+        made: Http = _hook(worker).api_client
+    except DockerException as error:
+        raise _unreachable(worker, error, lasting="tls" in type(error).__name__.lower()) from error
+    except (AirflowException, ValueError) as error:
+        raise _unreachable(worker, error, lasting=True) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("paramiko", "requests", "urllib3") or isinstance(
+            error, OSError
+        ):
+            raise _unreachable(worker, error) from error
+        raise
+    return made
+
+
+def _unreachable(worker: Worker, error: Exception, *, lasting: bool = False) -> WorkerUnreachable:
+    said = str(error).strip().rstrip(".") or type(error).__name__
+    return WorkerUnreachable(
+        f"cannot connect to {worker.name} ({worker.url}): {said}. {_advice(said)}", lasting=lasting
+    )
+
+
+def _advice(said: str) -> str:
+    for signs, text in _ADVICE:
+        if any(sign in said for sign in signs):
+            return text
+    return "Is the engine up, and reachable from this machine?"
+
+
+_ADVICE = (
+    (("Permission denied",), "The account of Airflow may not open the socket: add it to the group docker."),
+    (("No such file", "FileNotFoundError"), "There is no such socket or file on this machine: does dockerd run?"),
+    (("CERTIFICATE_VERIFY_FAILED",), "Check `tls: {ca_cert}`: it must have signed the engine's certificate."),
+    (
+        ("CERTIFICATE_REQUIRED", "bad certificate"),
+        "The engine wants ours: give `tls: {client_cert, client_key}`.",
+    ),
+    (("Connection refused",), "Nothing listens there: check the URL, and that dockerd runs."),
+    (("Authentication", "not found in known_hosts"), "Log in once by hand (ssh), as the account that runs Airflow."),
+)
+
+
+def _hook(worker: Worker) -> Any:
+    """The docker provider's hook, with a client that only we tell whom to trust."""
+    import docker
+    from airflow.providers.docker.hooks.docker import DockerHook
+
+    class Client(docker.APIClient):
+        #: Else `requests` lets REQUESTS_CA_BUNDLE and proxies of the environment go over what the pool says.
+        trust_env = property(lambda self: False, lambda self, value: None)
+
+    class EngineHook(DockerHook):
+        """Its `api_client` asks an engine that may be away once, and says why."""
+
+        @cached_property
+        def api_client(self) -> Any:
+            return Client(base_url=worker.url, tls=_tls(worker.tls), version="auto", timeout=_FIRST_ANSWER_S)
+
+    return EngineHook(docker_conn_id=None, base_url=worker.url)
+
+
+def _tls(tls: Tls | None) -> Any:
+    from docker.tls import TLSConfig
+
+    if tls is None:
+        return False
+    ours = (tls.client_cert, tls.client_key) if tls.client_cert and tls.client_key else None
+    return TLSConfig(client_cert=ours, ca_cert=tls.ca_cert, verify=tls.verify)
+
+
+def _login(worker: Worker) -> Callable[[str], Mapping[str, Any] | None]:
+    """Image name -> the login of its registry, of those that the worker's connection holds."""
+    if not worker.registry:
+        return lambda image: None
+    conn_id = worker.registry
+
+    def login(image: str) -> Mapping[str, Any] | None:
+        try:
+            connection = get_connection(conn_id, f"registry of worker {worker.name}")
+        except JobDeployError as error:
+            raise StagingError(str(error)) from error
+        address = str(connection.host or "").removeprefix("https://").removeprefix("http://").split("/")[0]
+        registry = f"{address}:{connection.port}" if connection.port else address
+        if registry != registry_of(image) and not (registry in _DOCKER_HUB and registry_of(image) in _DOCKER_HUB):
+            return None
+        server = _HUB_ADDRESS if registry in _DOCKER_HUB else registry
+        return {"username": connection.login, "password": connection.password, "serveraddress": server}
+
+    return login
+
+
+def registry_of(image: str) -> str:
+    """The registry in an image's name; docker.io where it names none."""
+    first, slash, _ = image.partition("/")
+    return first if slash and (any(sign in first for sign in ".:") or first == "localhost") else "docker.io"

@@ -1,0 +1,330 @@
+"""What only Docker engines have: images, limits, containers that somebody removes, engines that go away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.engine.config import Security
+from airflow_jobdeploy.backends.engine.watching import LOOKS_PER_S
+from airflow_jobdeploy.core.plan import Limits, Plan, Step, new_uid
+from airflow_jobdeploy.core.pool import Tls, Worker, WorkerPool
+from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
+from airflow_jobdeploy.errors import WorkerUnreachable
+from airflow_jobdeploy.hooks import engines
+from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
+from tests.servers import sshd as ssh_servers
+from tests.servers import tls
+from tests.servers.dockerd import IMAGE, Dockerd, started
+from tests.servers.dockerd import dockerd as dockerd
+
+pytestmark = pytest.mark.docker
+
+BLOCK = "echo ready\nwhile :; do sleep 300; done"
+
+
+@pytest.fixture
+def engine(dockerd: Dockerd) -> Iterator[Dockerd]:
+    yield dockerd
+    dockerd.wipe()
+
+
+def backend_of(engine: Dockerd, **settings: Any) -> DockerBackend:
+    return DockerBackend(worker="engine", connect=engine.client, settings=Settings(**{"image": IMAGE, **settings}))
+
+
+def job(content: str, **options: Any) -> Plan:
+    return Plan(**{"uid": new_uid(), "steps": (Step(name="job", kind="shell", content=content),), **options})
+
+
+def run(backend: Backend, plan: Plan) -> JobState:
+    return outcome(backend, launch(backend, plan))
+
+
+def left(engine: Dockerd) -> list[str]:
+    """All containers, whatever their state."""
+    return [name.lstrip("/") for entry in engine.client().containers(all=True) for name in entry["Names"]]
+
+
+# -- images ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_image_fails_the_job_and_leaves_no_container(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    plan = job("echo hi", container={"image": "127.0.0.1:9/no/such:1"})
+    said: list[str] = []
+    backend.claim(plan)
+    backend.prepare(plan.job_id, said.append)
+    state = backend.start(plan.job_id)
+    assert (state.status, state.reason) == (JobStatus.FAILED, Reason.SETUP)
+    assert "'127.0.0.1:9/no/such:1' cannot be pulled" in state.message
+    assert "127.0.0.1:9" in said[0]
+    assert left(engine) == []
+    assert backend_of(engine).poll([plan.job_id])[plan.job_id].message == state.message
+
+
+def test_never_means_never(engine: Dockerd) -> None:
+    state = run(backend_of(engine), job("echo hi", container={"image": "127.0.0.1:9/no/such:1", "pull": "never"}))
+    assert "`pull: never` keeps it from being pulled" in state.message
+
+
+def test_an_image_that_goes_away_before_the_start(engine: Dockerd) -> None:
+    engine.add_image("jobdeploy-test/fleeting:1")
+    backend = backend_of(engine)
+    plan = job("echo hi", container={"image": "jobdeploy-test/fleeting:1"})
+    backend.claim(plan)
+    engine.client().remove_image("jobdeploy-test/fleeting:1", force=True)
+    backend.start(plan.job_id)
+    state = outcome(backend, plan.job_id)
+    assert state.status in (JobStatus.SUCCEEDED, JobStatus.FAILED)
+    assert state.status is JobStatus.SUCCEEDED or "fleeting" in state.message
+    assert not any(entry["State"] == "created" for entry in engine.client().containers(all=True))
+
+
+def test_an_image_without_a_shell_is_told(engine: Dockerd) -> None:
+    empty = engine.client().import_image_from_data(bytes(1024), repository="jobdeploy-test/empty", tag="1")
+    assert "sha256" in empty
+    state = run(backend_of(engine), job("echo hi", container={"image": "jobdeploy-test/empty:1"}))
+    assert (state.status, state.reason) == (JobStatus.FAILED, Reason.SETUP)
+    assert "has no /bin/sh" in state.message
+    assert left(engine) == []
+
+
+def test_a_job_without_a_command_runs_that_of_its_image(engine: Dockerd) -> None:
+    client = engine.client()
+    made = client.create_container(IMAGE, command=["true"])
+    client.commit(made, "jobdeploy-test/own", "1", conf={"Entrypoint": ["printf", "%s|"], "Cmd": ["a b", "c;d"]})
+    backend = backend_of(engine)
+    plan = job("", container={"image": "jobdeploy-test/own:1"})
+    plan = replace(plan, steps=(Step(name="job", kind="argv"),))
+    assert run(backend, plan).status is JobStatus.SUCCEEDED
+    assert log(backend, plan.job_id) == b"a b|c;d|"
+
+
+# -- limits, and what a job is kept from ----------------------------------------------------------------------------
+
+
+def test_limits_are_the_engines_own(engine: Dockerd) -> None:
+    wanted = {"cpu_count": 0.5, "memory_bytes": 64 << 20, "shm_size_bytes": 8 << 20, "pids_limit": 50}
+    backend = backend_of(engine)
+    plan = job("df -k /dev/shm | tail -n 1", container=wanted)
+    assert run(backend, plan).status is JobStatus.SUCCEEDED
+    assert b" 8192 " in log(backend, plan.job_id)
+    host = engine.client().inspect_container(plan.job_id)["HostConfig"]
+    assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 64 << 20, 50)
+
+
+def test_out_of_memory_is_told_by_the_engine(engine: Dockerd) -> None:
+    hungry = "tail /dev/zero"  # keeps what it reads, and no line ends
+    state = run(backend_of(engine), job(hungry, container={"memory_bytes": 16 << 20}))
+    assert (state.status, state.reason) == (JobStatus.FAILED, Reason.OUT_OF_MEMORY)
+
+
+def test_secrets_and_the_engines_socket_are_not_to_be_found(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    plan = job('printf %s "$TOKEN" | wc -c\nls /jobdeploy/job/secrets /var/run 2>&1', secret_env={"TOKEN": "s3cret"})
+    run(backend, plan)
+    client = engine.client()
+    assert b"6\n" in log(backend, plan.job_id)
+    assert b"TOKEN" not in log(backend, plan.job_id)
+    described = json.dumps([client.inspect_container(plan.job_id), client.volumes()])
+    assert "s3cret" not in described
+    assert "docker.sock" not in json.dumps(client.inspect_container(plan.job_id)["HostConfig"])
+    kept = b"".join(client.get_archive(plan.job_id, "/jobdeploy/job")[0])
+    assert b"s3cret" not in kept
+
+
+def test_a_job_of_another_user_with_a_read_only_root(engine: Dockerd) -> None:
+    security = Security(user="1000:1000", read_only=True)
+    backend = backend_of(engine, security=security)
+    text = "id -u\ntouch /here 2>&1\necho x > /tmp/x\necho c > $JOBDEPLOY_CHECKPOINT_DIR/c"
+    plan = job(f"{text}\necho out > $JOBDEPLOY_OUTPUT_DIR/f\ncat /proc/self/status | grep -E 'CapEff|NoNewPrivs'")
+    state = run(backend, plan)
+    told = log(backend, plan.job_id).decode()
+    assert state.status is JobStatus.SUCCEEDED, told
+    assert told.startswith("1000\n")
+    assert "Read-only file system" in told
+    assert "CapEff:\t0000000000000000" in told
+    assert "NoNewPrivs:\t1" in told
+    assert [file.path for file in backend.manifest(plan.job_id)] == ["f"]
+
+
+def test_root_has_no_capability_by_default(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    plan = job("grep CapEff /proc/self/status")
+    run(backend, plan)
+    assert log(backend, plan.job_id) == b"CapEff:\t0000000000000000\n"
+
+
+# -- what befalls containers and engines ----------------------------------------------------------------------------
+
+
+def test_a_container_that_somebody_removes_is_a_lost_job(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    plan = job(BLOCK)
+    launch(backend, plan)
+    wait_ready(backend, plan.job_id)
+    engine.client().remove_container(plan.job_id, force=True)
+    state = outcome(backend, plan.job_id)
+    assert (state.status, state.reason) == (JobStatus.FAILED, Reason.PROCESS_LOST)
+    assert "container was removed" in state.message
+    assert backend.stop(plan.job_id, reason="late").reason == Reason.PROCESS_LOST
+    assert backend.start(plan.job_id).reason == Reason.PROCESS_LOST
+    assert backend.claim(plan).reason == Reason.PROCESS_LOST
+    backend.forget(plan.job_id)
+    assert backend.poll([plan.job_id])[plan.job_id].reason == Reason.RECORD_MISSING
+
+
+def test_a_container_that_somebody_kills_or_stops_is_a_lost_job(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    killed, stopped = (job(BLOCK, limits=Limits(grace_s=1)) for _ in range(2))
+    for plan in (killed, stopped):
+        launch(backend, plan)
+        wait_ready(backend, plan.job_id)
+    engine.client().kill(killed.job_id)
+    engine.client().stop(stopped.job_id, timeout=10)
+    assert outcome(backend, killed.job_id).reason == Reason.PROCESS_LOST
+    state = outcome(backend, stopped.job_id)
+    assert state.reason == Reason.PROCESS_LOST
+    assert "stopped (SIGTERM)" in state.message
+
+
+def test_a_container_that_is_started_again_by_hand_runs_nothing_again(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    plan = job("echo once >> $JOBDEPLOY_CHECKPOINT_DIR/f; cat $JOBDEPLOY_CHECKPOINT_DIR/f; exit 3")
+    assert run(backend, plan).exit_code == 3
+    client = engine.client()
+    client.start(plan.job_id)
+    client.wait(plan.job_id)
+    again = backend_of(engine)
+    assert again.poll([plan.job_id])[plan.job_id].exit_code == 3
+    assert log(again, plan.job_id) == b"once\n"
+
+
+@pytest.mark.parametrize("live_restore", [True, False])
+def test_an_engine_that_crashes_and_comes_back(live_restore: bool) -> None:
+    with started(*(["--live-restore"] if live_restore else [])) as engine:
+        backend = backend_of(engine)
+        plan = job("echo ready; sleep 3; echo done")
+        launch(backend, plan)
+        wait_ready(backend, plan.job_id)
+        engine.kill()
+        with pytest.raises(WorkerUnreachable):
+            while True:
+                backend.watch([plan.job_id], 2.0)
+        engine.start()
+        state = outcome(backend, plan.job_id)
+        if live_restore:
+            assert state.status is JobStatus.SUCCEEDED
+            assert log(backend, plan.job_id) == b"ready\ndone\n"
+        else:
+            assert state.status is JobStatus.FAILED
+            assert state.reason in (Reason.PROCESS_LOST, Reason.WORKER_LOST)
+        backend.close()
+
+
+# -- how engines are reached ----------------------------------------------------------------------------------------
+
+
+def test_tls_is_the_pools_whatever_the_environment_says(
+    engine: Dockerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    known = tls.certificates(tmp_path)
+    ours = Tls(
+        ca_cert=known.path("ca.pem"), client_cert=known.path("client.pem"), client_key=known.path("client-key.pem")
+    )
+    with tls.listening(known, engine.socket) as port:
+        url = f"tcp://127.0.0.1:{port}"
+        worker = Worker(url=url, tls=ours)
+        backend = engines.backend(WorkerPool(kind="docker", workers=(worker,), image=IMAGE), worker)
+        plan = job("echo over TLS")
+        assert run(backend, plan).status is JobStatus.SUCCEEDED
+        assert log(backend, plan.job_id) == b"over TLS\n"
+        backend.close()
+        stranger = Worker(url=url, tls=replace(ours, client_cert=None, client_key=None))
+        with pytest.raises(WorkerUnreachable, match="client_cert"):
+            engines.client(stranger)
+        unsigned = Worker(url=url, tls=replace(ours, ca_cert=None))
+        with pytest.raises(WorkerUnreachable, match="ca_cert"):
+            engines.client(unsigned)
+
+
+@pytest.mark.sshd
+def test_ssh_takes_its_port_from_the_url(engine: Dockerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ssh_servers.start(tmp_path / "sshd", env={"DOCKER_HOST": engine.url})
+    try:
+        home = tmp_path / "home"
+        (home / ".ssh").mkdir(parents=True)
+        (home / ".ssh" / "known_hosts").write_text(server.known_hosts.read_text())
+        (home / ".ssh" / "config").write_text(f"Host 127.0.0.1\n  IdentityFile {server.key_file}\n")
+        monkeypatch.setenv("HOME", str(home))
+        worker = Worker(url=f"ssh://{server.user}@127.0.0.1:{server.port}")
+        backend = engines.backend(WorkerPool(kind="docker", workers=(worker,), image=IMAGE), worker)
+        plan = job("echo by ssh")
+        assert run(backend, plan).status is JobStatus.SUCCEEDED
+        assert log(backend, plan.job_id) == b"by ssh\n"
+        backend.close()
+    finally:
+        server.stop()
+
+
+def test_nobody_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WorkerUnreachable, match=r"does dockerd run\?"):
+        engines.client(Worker(url=f"unix://{tmp_path}/none.sock"))
+
+
+def test_an_engine_that_hangs_is_given_up_and_its_jobs_go_on(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    plan = job("echo ready; sleep 2; echo done")
+    launch(backend, plan)
+    wait_ready(backend, plan.job_id)
+    os.kill(engine.pid, signal.SIGSTOP)  # it still accepts connections, and answers nothing
+    try:
+        begun = time.monotonic()
+        with pytest.raises(WorkerUnreachable, match="What runs there goes on"):
+            while True:
+                backend.watch([plan.job_id], 60.0)
+        assert time.monotonic() - begun < 15
+    finally:
+        os.kill(engine.pid, signal.SIGCONT)
+    assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
+    assert log(backend, plan.job_id) == b"ready\ndone\n"
+
+
+def test_what_is_watched_costs_the_same_for_one_job_and_for_many(engine: Dockerd) -> None:
+    asked: list[str] = []
+    sessions: list[Any] = []
+
+    def connect() -> Any:
+        client = engine.client()
+        plain = client.request
+        client.request = lambda method, url, **options: (asked.append(url), plain(method, url, **options))[1]
+        sessions.append(client)
+        return client
+
+    backend = DockerBackend(worker="engine", connect=connect, settings=Settings(image=IMAGE))
+    ids = [launch(backend, job(BLOCK)) for _ in range(12)]
+    wait_until(backend, ids, lambda states: all(state.log_bytes for state in states.values()))
+    until = time.monotonic() + 7  # looks become seldom when nothing happens
+    while time.monotonic() < until:
+        backend.watch(ids, 1.0)
+    asked.clear()
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        assert backend.watch(ids, 1.0) == {}
+    # Each look at a log is two requests, in rounds 3 s apart; listings and signs of life are less than two a second.
+    assert len(asked) <= (3 + 3) * (2 * LOOKS_PER_S + 2)
+    assert len(sessions) == 2, "one for questions, one for the engine's events"
+    backend.close()
