@@ -14,12 +14,16 @@ from airflow_jobdeploy.hooks import files
 from airflow_jobdeploy.hooks.destinations import opened
 from airflow_jobdeploy.packing import dataset
 from airflow_jobdeploy.packing.dataset import Dataset
+from airflow_jobdeploy.service.pace import Pace
 
 
-def dataset_of(spec: JobSpec, where: Sequence[Path]) -> Callable[[], Dataset] | None:
+def dataset_of(
+    spec: JobSpec, where: Sequence[Path], say: Callable[[str], None] = lambda line: None
+) -> Callable[[], Dataset] | None:
     """Lists the dataset of `spec` when called; None: there is none to be sent (it may lie in the pool's storage).
 
-    A relative path is looked for in the folders of `where`. SpecError when nothing is there.
+    A relative path is looked for in the folders of `where`. `say`: told now and then how far the reading of files is,
+    whose content gives the dataset its name. SpecError when nothing is there.
     """
     location = spec.dataset_location
     if not location or location.startswith(SCHEME):
@@ -27,10 +31,14 @@ def dataset_of(spec: JobSpec, where: Sequence[Path]) -> Callable[[], Dataset] | 
     scheme, separator, _ = location.partition("://")
     scheme = scheme.lower()
     if not separator:
-        return partial(dataset.here, _found(spec, location, where))
+        return partial(_here, _found(spec, location, where), say)
     if scheme in ("file", "local"):
-        return partial(dataset.here, _found(spec, unquote(urlsplit(location).path), where))
+        return partial(_here, _found(spec, unquote(urlsplit(location).path), where), say)
     return partial(_stored, location, scheme)
+
+
+def _here(path: Path, say: Callable[[str], None]) -> Dataset:
+    return dataset.here(path, Pace(lambda line: say(f"Reading the dataset {path}: {line}.")))
 
 
 def _found(spec: JobSpec, location: str, where: Sequence[Path]) -> Path:

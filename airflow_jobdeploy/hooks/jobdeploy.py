@@ -178,7 +178,7 @@ class JobDeployHook(BaseHook):
             pool=self.pool,
             project_dir=place.project_dir,
             workdir=place.workdir,
-            dataset=dataset_of(place.spec, (*beside, *folders)),
+            dataset=dataset_of(place.spec, (*beside, *folders), self.log.info),
             key=key or JobKey(),
             owner=owner,
             resolve_secret=resolve_secret,

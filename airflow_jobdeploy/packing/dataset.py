@@ -21,6 +21,7 @@ from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.hostside.manifest import leads_out
 from airflow_jobdeploy.packing import caching
+from airflow_jobdeploy.packing.digests import Progress
 from airflow_jobdeploy.packing.worktree import Files, refusal
 
 _KIND = "objects"
@@ -78,9 +79,9 @@ class Dataset:
 # -- here -----------------------------------------------------------------------------------------------------------
 
 
-def here(path: Path) -> Dataset:
+def here(path: Path, progress: Progress | None = None) -> Dataset:
     """A folder with all that is in it, or one file. StagingError names all files that cannot be read, and all links
-    that lead out."""
+    that lead out. `progress` is told while files are read that were not before."""
     if not path.exists():
         raise StagingError(f"the dataset {path} does not exist")
     root = os.path.realpath(path)
@@ -89,7 +90,7 @@ def here(path: Path) -> Dataset:
     else:
         root, name = os.path.split(root)
         names = [name]
-    files = Files(root, names, what="dataset")
+    files = Files(root, names, what="dataset", progress=progress)
     _check_links(root, files.manifest)
     return _dataset(str(path), files, files.skipped)
 

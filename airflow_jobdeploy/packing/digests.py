@@ -14,6 +14,8 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Lock
 
 from airflow_jobdeploy.packing import caching
 
@@ -29,6 +31,9 @@ _POINTER_MOST = 1024
 
 #: size, mtime_ns, ctime_ns, inode, sha256, is it a pointer of Git LFS?
 Known = list[int | str | bool]
+
+#: Called while files are read, by one thread at a time: files read, files to read, bytes read, bytes to read.
+Progress = Callable[[int, int, int, int], None]
 
 
 class Digests:
@@ -73,13 +78,19 @@ def _is_of(kept: object, root: str) -> bool:
 
 
 def read_all(
-    root: str, wanted: Sequence[tuple[str, os.stat_result]], keep: Callable[[str, os.stat_result, str, bool, int], None]
+    root: str,
+    wanted: Sequence[tuple[str, os.stat_result]],
+    keep: Callable[[str, os.stat_result, str, bool, int], None],
+    progress: Progress | None = None,
 ) -> list[str]:
     """Read files below `root`, and tell `keep` of each (path, stat, sha256, pointer?, when); problems as sentences."""
-    much = sum(found.st_size for _, found in wanted) > _MUCH and len(wanted) > 1
+    total = sum(found.st_size for _, found in wanted)
+    much = total > _MUCH and len(wanted) > 1
+    meter = _Meter(len(wanted), total, progress)
     problems: list[str] = []
     with ThreadPoolExecutor(_THREADS if much else 1) as pool:
-        answers = pool.map(lambda job: _read(root, *job), wanted) if much else (_read(root, *job) for job in wanted)
+        read = partial(_read, root, meter.told)
+        answers = pool.map(lambda job: read(*job), wanted) if much else (read(*job) for job in wanted)
         for (path, found), answer in zip(wanted, answers, strict=True):
             if isinstance(answer, str):
                 problems.append(f"{path!r} {answer}")
@@ -88,7 +99,25 @@ def read_all(
     return problems
 
 
-def _read(root: str, path: str, found: os.stat_result) -> tuple[str, bool, int] | str:
+class _Meter:
+    """How far the reading is, told from several threads."""
+
+    def __init__(self, files: int, total: int, progress: Progress | None) -> None:
+        self._files, self._total, self._progress = files, total, progress
+        self._lock = Lock()
+        self._read_files = self._read_bytes = 0
+
+    def told(self, files: int, count: int) -> None:
+        """So many more files, and bytes, have been read."""
+        if self._progress is None:
+            return
+        with self._lock:
+            self._read_files += files
+            self._read_bytes += count
+            self._progress(self._read_files, self._files, self._read_bytes, self._total)
+
+
+def _read(root: str, told: Callable[[int, int], None], path: str, found: os.stat_result) -> tuple[str, bool, int] | str:
     """sha256, is it a pointer?, when reading began; or what is wrong."""
     began = time.time_ns()
     try:
@@ -99,11 +128,13 @@ def _read(root: str, path: str, found: os.stat_result) -> tuple[str, bool, int] 
                 first = first or data[: len(POINTER)]
                 size += len(data)
                 digest.update(data)
+                told(0, len(data))
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
         return unreadable(error)
+    told(1, 0)
     if size != found.st_size or after.st_mtime_ns != found.st_mtime_ns:
         return "was changed while it was read: try again when nobody writes to it"
     return digest.hexdigest(), size <= _POINTER_MOST and first.startswith(POINTER), began

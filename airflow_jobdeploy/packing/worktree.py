@@ -12,7 +12,7 @@ from typing import IO
 
 from airflow_jobdeploy.core.manifest import EXECUTABLE, FILE, FOLDER, LINK, Entry, Manifest
 from airflow_jobdeploy.errors import StagingError
-from airflow_jobdeploy.packing.digests import Digests, open_file, read_all, unreadable
+from airflow_jobdeploy.packing.digests import Digests, Progress, open_file, read_all, unreadable
 
 #: How many problems a message names.
 _FIRST = 10
@@ -22,7 +22,9 @@ class Files:
     """Files, links and empty folders below a directory, by name ("/" at the end of folders). StagingError names all
     that cannot be read; nothing is read that was read before and has not changed."""
 
-    def __init__(self, root: str, names: Sequence[str], *, what: str = "project") -> None:
+    def __init__(
+        self, root: str, names: Sequence[str], *, what: str = "project", progress: Progress | None = None
+    ) -> None:
         self.root = root
         #: Every sha256 is known: see TreeSource.
         self.version = ""
@@ -33,7 +35,7 @@ class Files:
         self.pointers: list[str] = []
         self._entries: list[Entry] = []
         self._problems: list[str] = []
-        self._look(names)
+        self._look(names, progress)
         if self._problems:
             raise refusal(what, root, self._problems)
         self.manifest = Manifest.of(self._entries)
@@ -42,7 +44,7 @@ class Files:
     def open(self, entry: Entry, offset: int = 0) -> IO[builtins.bytes]:
         return open_entry(self.root, entry, offset, what=self._what)
 
-    def _look(self, names: Sequence[str]) -> None:
+    def _look(self, names: Sequence[str], progress: Progress | None) -> None:
         digests = Digests(self.root)
         unread: list[tuple[str, os.stat_result]] = []
         for name in names:
@@ -68,7 +70,7 @@ class Files:
             digests.keep(name, found, sha256, pointer=pointer, read_at_ns=at_ns)
             self._add(name, found, sha256, pointer)
 
-        self._problems += read_all(self.root, unread, read)
+        self._problems += read_all(self.root, unread, read, progress)
         digests.save()
 
     def _add(self, name: str, found: os.stat_result, sha256: str, pointer: bool) -> None:

@@ -82,6 +82,18 @@ def test_what_cannot_be_sent(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert "Skipped of the dataset (no regular files): 'sock'" in dataset.here(data).notes
 
 
+def test_reading_tells_how_far_it_is(tmp_path: Path) -> None:
+    """The first look at 40 GB takes a minute, and a log that says nothing looks like a hang."""
+    sizes = [0, 10, 3 << 20, 40 << 20]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"f{number}").write_bytes(bytes(size))
+    told: list[tuple[int, ...]] = []
+    dataset.here(tmp_path, lambda *numbers: told.append(numbers))
+    assert told[-1] == (4, 4, sum(sizes), sum(sizes))
+    assert told == sorted(told, key=lambda numbers: numbers[2])
+    assert len(told) > 40
+
+
 def test_a_large_file_is_read_in_pieces(data: Path) -> None:
     with (data / "large").open("wb") as file:
         file.truncate(40 * 1024 * 1024)
