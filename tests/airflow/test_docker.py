@@ -1,0 +1,101 @@
+"""The same DAGs on a real Docker engine: one `docker` connection whose host is an engine is a pool of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_jobdeploy.errors import SpecError
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+from airflow_jobdeploy.operators.artifact import ArtifactDownloadOperator
+from airflow_jobdeploy.operators.job import JobRunOperator
+from airflow_jobdeploy.operators.template import TemplateDownOperator, TemplateUpOperator
+from tests.servers.dockerd import IMAGE, Dockerd
+from tests.servers.dockerd import dockerd as dockerd
+
+pytestmark = [pytest.mark.airflow, pytest.mark.docker]
+
+TEMPLATE = {
+    "builds": {
+        "up": {
+            "type": "script",
+            "content": 'cat name.txt; sleep 1\necho "$TOKEN" > "$JOBDEPLOY_OUTPUT_DIR/token"\necho done with ü\n',
+        },
+        "down": {"type": "script", "content": "cat name.txt; echo taken down"},
+    },
+    "options": {"secret_env": {"TOKEN": "conn:vault.password"}},
+}
+
+
+@pytest.fixture
+def engine(dockerd: Dockerd, airflow_db: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A docker connection to a real engine."""
+    connection = {"conn_type": "docker", "host": dockerd.url, "extra": {"image": IMAGE}}
+    monkeypatch.setenv("AIRFLOW_CONN_ENGINE_A", json.dumps(connection))
+    monkeypatch.setenv("AIRFLOW_CONN_VAULT", json.dumps({"conn_type": "generic", "password": "s3cret of mine"}))
+    yield "engine_a"
+    dockerd.wipe()
+
+
+def project_in(folder: Path) -> Path:
+    project = folder / "it's a project"
+    project.mkdir()
+    (project / "name.txt").write_text("sent to an engine\n")
+    return project
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
+def test_up_download_down(engine: str, run_dag: Callable[..., Any], tmp_path: Path, deferrable: bool) -> None:
+    with DAG(f"docker_{deferrable}".lower(), schedule=None) as dag:
+        up = TemplateUpOperator(
+            task_id="up",
+            template=TEMPLATE,
+            project_dir=project_in(tmp_path),
+            worker_pool=engine,
+            deferrable=deferrable,
+        )
+        get = ArtifactDownloadOperator(task_id="get", job=up.output, dest=tmp_path / "out")
+        down = TemplateDownOperator(task_id="down", job=up.output, deferrable=deferrable)
+        get >> down
+    run = run_dag(dag)
+    assert run.state == "success", run.text
+    assert "sent to an engine" in run.text
+    assert "done with ü" in run.text
+    assert "taken down" in run.text
+    assert (tmp_path / "out" / "token").read_text() == "s3cret of mine\n"
+    handle = run.xcom("up")
+    assert (handle["worker_pool"], handle["worker"]) == (engine, engine)
+    assert "s3cret" not in run.text
+
+
+def test_a_job_spec_in_an_image(engine: str, run_dag: Callable[..., Any], tmp_path: Path) -> None:
+    spec = {
+        "command": "cat name.txt; echo '{\"accuracy\": 0.9}' > $JOBDEPLOY_RESULT_FILE",
+        "project_dir": str(project_in(tmp_path)),
+        "docker_image": IMAGE,
+        "pull": "never",
+        "memory": "64MB",
+        "cpu_count": 0.5,
+    }
+    with DAG("docker_spec", schedule=None) as dag:
+        JobRunOperator(task_id="train", job_spec=spec, worker_pool=engine)
+    run = run_dag(dag)
+    assert run.state == "success", run.text
+    assert "sent to an engine" in run.text
+    assert run.xcom("train")["result"] == {"accuracy": 0.9}
+
+
+def test_the_hook_and_what_is_not_honoured(engine: str) -> None:
+    hook = JobDeployHook(engine)
+    well, line = hook.test_connection()
+    assert well, line
+    handle = hook.start(job_spec={"command": "echo hi; exec sleep 300", "grace": 1})
+    assert handle["job_id"] in [row["plan"]["job_id"] for row in hook.list(live_only=True)]
+    assert hook.stop(handle, reason="test")["status"] == "CANCELLED"
+    with pytest.raises(SpecError, match=r"a pool of kind docker cannot honour 'requirements'"):
+        hook.start(job_spec={"command": "x", "requirements": ["numpy"]})
