@@ -54,14 +54,20 @@ class _Parts:
 
 class DockerBackend:
     """One engine. `connect` makes a session of the docker SDK, anew after each loss; `settings`: of its pool;
-    `machine`: the identity that must answer (None: whichever answers first, and from then on that one)."""
-
-    capabilities = Capabilities(kind="docker")
+    `machine`: the identity that must answer (None: whichever answers first, and from then on that one);
+    `reachable_from_anywhere`: not by a socket, which leads to another engine on each machine."""
 
     def __init__(
-        self, *, worker: str, connect: Callable[[], Http], settings: Settings, machine: str | None = None
+        self,
+        *,
+        worker: str,
+        connect: Callable[[], Http],
+        settings: Settings,
+        machine: str | None = None,
+        reachable_from_anywhere: bool = True,
     ) -> None:
         self.worker = worker
+        self.capabilities = Capabilities(kind="docker", reachable_from_anywhere=reachable_from_anywhere)
         self._connect = connect
         self._settings = settings
         self._machine = machine

@@ -35,7 +35,12 @@ def backend(pool: WorkerPool, worker: Worker) -> DockerBackend:
         no_new_privileges=shut_in.no_new_privileges,
     )
     settings = Settings(image=pool.image or "", security=security, auth=_login(worker))
-    return DockerBackend(worker=worker.name, connect=lambda: client(worker), settings=settings)
+    return DockerBackend(
+        worker=worker.name,
+        connect=lambda: client(worker),
+        settings=settings,
+        reachable_from_anywhere=not (worker.url or "").startswith("unix:"),
+    )
 
 
 def client(worker: Worker) -> Http:

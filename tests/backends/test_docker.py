@@ -280,6 +280,13 @@ def test_ssh_takes_its_port_from_the_url(engine: Dockerd, tmp_path: Path, monkey
         server.stop()
 
 
+@pytest.mark.parametrize(("url", "anywhere"), [("unix:///x", False), ("tcp://a:2376", True), ("ssh://a", True)])
+def test_a_socket_is_of_one_machine(url: str, anywhere: bool) -> None:
+    worker = Worker(url=url)
+    backend = engines.backend(WorkerPool(kind="docker", workers=(worker,)), worker)
+    assert backend.capabilities.reachable_from_anywhere is anywhere
+
+
 def test_nobody_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(WorkerUnreachable, match=r"does dockerd run\?"):
         engines.client(Worker(url=f"unix://{tmp_path}/none.sock"))
