@@ -83,6 +83,8 @@ class Log:
         self._last = _START
         self._latest = _NONE
         self._is_final = False
+        #: A stream that is not at its end: where it was left, and what was read of it too much.
+        self._open: tuple[int, Iterator[tuple[int, bytes]], bytearray] | None = None
 
     def grow(self, *, final: bool = False) -> int:
         """Count what has come since; the size. `final`: nothing will come any more."""
@@ -93,17 +95,29 @@ class Log:
         return self.size
 
     def read(self, offset: int, limit: int) -> tuple[int, bytes]:
-        """(where it begins, at most `limit` bytes) from `offset` on."""
+        """(where it begins, at most `limit` bytes) from `offset` on.
+
+        Turn by turn in order it is one stream: an engine reads a log from its begin for each question.
+        """
         if limit <= 0 or (self._is_final and offset >= self.size):
             return offset, b""
-        known = (*self._marks, self._last)
-        found = bytearray()
-        for at, data in self._counted(max((mark for mark in known if mark.offset <= offset), key=lambda m: m.offset)):
+        stream, held = self._stream_at(offset)
+        for at, data in stream:
             if at + len(data) > offset:
-                found += data[max(0, offset - at) :]
-            if len(found) >= limit:
-                break
-        return offset, bytes(found[:limit])
+                held += data[max(0, offset - at) :]
+            if len(held) >= limit:
+                self._open = (offset + limit, stream, held[limit:])
+                return offset, bytes(held[:limit])
+        return offset, bytes(held)
+
+    def _stream_at(self, offset: int) -> tuple[Iterator[tuple[int, bytes]], bytearray]:
+        """The stream that was left at `offset`, with what was read of it too much; else a new one."""
+        before, self._open = self._open, None
+        if before is not None and before[0] == offset:
+            return before[1], before[2]
+        known = (*self._marks, self._last)
+        mark = max((mark for mark in known if mark.offset <= offset), key=lambda mark: mark.offset)
+        return self._counted(mark), bytearray()
 
     def last_lines(self, count: int) -> bytes:
         """The end of the log."""
@@ -174,7 +188,8 @@ class CappedLog(Log):
         return False
 
     def read(self, offset: int, limit: int) -> tuple[int, bytes]:
-        self._find_begin()
+        if self._open is None or self._open[0] != offset:
+            self._find_begin()
         return super().read(max(offset, self.dropped), limit)
 
     def _find_begin(self) -> None:
