@@ -68,8 +68,7 @@ class Arrival:
     @property
     def described(self) -> str:
         """What is there beside what was expected."""
-        seen = f"{self.size} bytes with sha256 {self._digest.hexdigest()[:12]}..."
-        return f"{seen}, expected {self.file.size} with {self.file.sha256[:12]}..."
+        return described(self.size, self._digest.hexdigest(), self.file)
 
     def publish(self) -> None:
         self._sink.publish()
@@ -79,3 +78,8 @@ class Arrival:
 
     def discard(self) -> None:
         self._sink.discard()
+
+
+def described(size: int, sha256: str, file: RemoteFile) -> str:
+    """What came of a file, beside what was expected."""
+    return f"{size} bytes with sha256 {sha256[:12]}..., expected {file.size} with {file.sha256[:12]}..."

@@ -1,7 +1,7 @@
 """A folder on this machine as the place where output files go."""
 
 # Paths of files are text here: pathlib's objects would cost 5,000 files half a second.
-# ruff: noqa: PTH103, PTH104, PTH108, PTH120
+# ruff: noqa: PTH103, PTH104, PTH108
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ KEPT_BYTES = 1024 * 1024
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_BEGUN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 class Folder:
     """The files below a folder. A file appears in it whole and verified, under its name in one step."""
 
@@ -36,6 +40,8 @@ class Folder:
         self.explained = _Explained(self.name)
         self._places = _Places(self._dest)
         self._targets: dict[str, str] = {}
+        #: What lay there when it was looked at, if that was a regular file.
+        self._found: dict[str, os.stat_result | None] = {}
         #: What lies below the folder was read, or written, by an earlier download, too.
         self._digests = Digests(self.name)
         self._incoming: _Incoming | None = None
@@ -43,7 +49,8 @@ class Folder:
     def missing(self, files: Sequence[FileT]) -> list[FileT]:
         """The files that are not there with the same content. StagingError for names that lead out of the folder."""
         with self.explained:
-            self._targets |= {file.path: self._places.target(file.path) for file in files}
+            for file in files:
+                self._targets[file.path], self._found[file.path] = self._places.target(file.path)
         there = self._there(files)
         return [file for file in files if there.get(self._inside(file)) != file.sha256]
 
@@ -53,7 +60,7 @@ class Folder:
         unread: list[tuple[str, os.stat_result]] = []
         for file in files:
             path = self._inside(file)
-            found = _regular(self._targets[file.path])
+            found = self._found[file.path]
             if found is None or found.st_size != file.size:
                 continue
             known = self._digests.sha256(path, found)
@@ -92,6 +99,23 @@ class Folder:
         assert self._incoming is not None
         with self.explained:
             return _FileSink(self, self._incoming.place(file), file)
+
+    def put(self, file: RemoteFile, data: bytes) -> None:
+        """A small file, whole and verified, under its name."""
+        assert self._incoming is not None
+        beside = self._incoming.name
+        with self.explained:
+            try:
+                descriptor = os.open(beside, _NEW, _mode_of_new(file))
+                try:
+                    _write_all(descriptor, data)
+                finally:
+                    os.close(descriptor)
+            except OSError:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(beside)
+                raise
+        self.give_name(beside, file)
 
     def delivered(self, files: Sequence[RemoteFile]) -> None:
         """All is done as each file gets its name."""
@@ -136,9 +160,7 @@ class _FileSink:
 
     def __init__(self, folder: Folder, beside: str, file: RemoteFile) -> None:
         self._folder, self._beside, self._file = folder, beside, file
-        # The mode that any new file here gets, and executable when it was.
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(beside, flags, 0o777 if file.mode & 0o100 else 0o666)
+        self._descriptor = os.open(beside, _BEGUN, _mode_of_new(file))
 
     def begun(self) -> Iterator[bytes]:
         with self._folder.explained:
@@ -146,10 +168,8 @@ class _FileSink:
                 yield data
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
         with self._folder.explained:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            _write_all(self._descriptor, data)
 
     def publish(self) -> None:
         self.leave()
@@ -166,6 +186,17 @@ class _FileSink:
             self._descriptor = -1
 
 
+def _mode_of_new(file: RemoteFile) -> int:
+    """The mode that any new file here gets, and executable when it was."""
+    return 0o777 if file.mode & 0o100 else 0o666
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 # -- places ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,8 +208,8 @@ class _Places:
         self._fit: set[str] = set()
         self._made: set[str] = set()
 
-    def target(self, name: str) -> str:
-        """StagingError when the file's name, or a link below `dest`, leads elsewhere."""
+    def target(self, name: str) -> tuple[str, os.stat_result | None]:
+        """The path, and the regular file that is there. StagingError when the file's name, or a link below `dest`, leads elsewhere."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         own = bool(parts) and parts[0].startswith(_INCOMING)
         if not parts or name.startswith("/") or ".." in parts or "\0" in name or own:
@@ -189,9 +220,13 @@ class _Places:
             if place not in self._fit:
                 self._check(place, name)
         target = f"{place}/{parts[-1]}"
-        if stat.S_ISDIR(_mode(target)):
+        try:
+            found = os.lstat(target)
+        except (FileNotFoundError, NotADirectoryError):
+            return target, None
+        if stat.S_ISDIR(found.st_mode):
             raise StagingError(f"refused: {target} is a directory here and a file there: remove it first")
-        return target
+        return target, found if stat.S_ISREG(found.st_mode) else None
 
     def _check(self, place: str, name: str) -> None:
         mode = _mode(place)
@@ -202,7 +237,7 @@ class _Places:
 
     def make_folder(self, target: str) -> None:
         """The folder of a file."""
-        folder = os.path.dirname(target)
+        folder = target.rpartition("/")[0]  # a third of os.path.dirname
         if folder not in self._made:
             os.makedirs(folder, exist_ok=True)
             self._made.add(folder)
@@ -214,15 +249,6 @@ def _mode(path: str) -> int:
         return os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return 0
-
-
-def _regular(path: str) -> os.stat_result | None:
-    """What is there, if it is a regular file."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
 
 
 # -- files on their way ---------------------------------------------------------------------------------------------
@@ -253,6 +279,11 @@ class _Incoming:
             shutil.rmtree(old, ignore_errors=True)
         finally:
             os.close(lock)
+
+    @property
+    def name(self) -> str:
+        """Where a file is written that is held in memory meanwhile."""
+        return f"{self._dir}/file"
 
     @property
     def names(self) -> frozenset[str]:

@@ -135,6 +135,10 @@ class ObjectFolder:
         kind = _SmallSink if file.size <= SMALL_BYTES else _LargeSink
         return kind(self, self.key(file.path), file.size)
 
+    def put(self, file: RemoteFile, data: bytes) -> None:
+        """A small file, whole and verified, under its name."""
+        self.write(self.key(file.path), data)
+
     def delivered(self, files: Sequence[RemoteFile]) -> None:
         """These objects have been written."""
         self._fresh |= {file.path: file for file in files}
@@ -180,9 +184,9 @@ class ObjectFolder:
 
     def _write_listing(self, files: Mapping[str, Any]) -> None:
         data = json.dumps({"version": 1, "files": dict(files)}, indent=1, sort_keys=True).encode()
-        self.put(f"{self._path}/{LISTING}", data)
+        self.write(f"{self._path}/{LISTING}", data)
 
-    def put(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes) -> None:
         """Write a small object by one request."""
         with self._explained("write to"):
             self._make_folder(key)
@@ -231,7 +235,7 @@ class _SmallSink:
         self._data += data
 
     def publish(self) -> None:
-        self._folder.put(self._key, bytes(self._data))
+        self._folder.write(self._key, bytes(self._data))
 
     def leave(self) -> None:
         self.discard()
