@@ -27,12 +27,14 @@ class StateStore:
         self._key = key
         #: What this process has loaded or saved last. Nobody else writes it while this task instance runs.
         self.last: Mapping[str, Any] | None = None
+        self._was_asked = False
 
     def load(self) -> dict[str, Any] | None:
-        """The object, or None when nothing was kept. Airflow is asked until there is one."""
-        if self.last is None:
+        """The object, or None when nothing was kept. Airflow is asked once."""
+        if not self._was_asked:
             value = self._store.get(self._key)
             self.last = dict(value) if isinstance(value, Mapping) else None
+            self._was_asked = True
         return dict(self.last) if self.last is not None else None
 
     def save(self, value: Mapping[str, Any]) -> None:
@@ -40,7 +42,7 @@ class StateStore:
         from airflow.sdk import NEVER_EXPIRE  # type: ignore[attr-defined]  # there at run time
 
         self._store.set(self._key, dict(value), retention=NEVER_EXPIRE)
-        self.last = dict(value)
+        self.last, self._was_asked = dict(value), True
 
 
 def epoch(context: Mapping[str, Any]) -> dict[str, int]:

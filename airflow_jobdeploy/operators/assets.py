@@ -60,7 +60,9 @@ def keep(context: Mapping[str, Any], state: JobState) -> None:
 
 def of_all_attempts(context: Mapping[str, Any], state: JobState) -> list[dict[str, Any]]:
     """The assets of the job, also of earlier attempts; of two of one uri the later."""
-    named = [*_kept(runtime.StateStore(context, _KEPT), state.uid), *state.messages.get("assets", ())]
+    # A first attempt has none before it: most tasks need not ask.
+    earlier = _kept(runtime.StateStore(context, _KEPT), state.uid) if state.attempt > 1 else []
+    named = [*earlier, *state.messages.get("assets", ())]
     return list({entry["uri"]: entry for entry in named}.values())
 
 

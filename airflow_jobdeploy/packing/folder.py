@@ -209,7 +209,7 @@ class _Places:
         self._made: set[str] = set()
 
     def target(self, name: str) -> tuple[str, os.stat_result | None]:
-        """The path, and the regular file that is there. StagingError when the file's name, or a link below `dest`, leads elsewhere."""
+        """The path, and the regular file that is there. StagingError when the name, or a link on the way, leads out."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         own = bool(parts) and parts[0].startswith(_INCOMING)
         if not parts or name.startswith("/") or ".." in parts or "\0" in name or own:
