@@ -266,8 +266,7 @@ class HostedBackend:
         else:  # may read many files first: no order to stop waits behind that
             with self._connection.transfer() as session:
                 files = session.request("manifest", reply_s=LISTING_S, job=job_id, match=match)["files"]
-        fields = ArtifactFile.__dataclass_fields__
-        found = [ArtifactFile(**{key: file[key] for key in fields if key in file}) for file in files]
+        found = [ArtifactFile(path=f["path"], size=f["size"], sha256=f["sha256"], mode=f["mode"]) for f in files]
         self._listed = job_id, {file.path: file for file in found}
         return found
 
