@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -116,10 +117,11 @@ def test_secret_values_do_not_reach_the_last_lines(serve: Serve) -> None:
 
 
 def test_nothing_of_the_command_is_in_argv(serve: Serve) -> None:
-    job = serve.launch(shell("sleep 60 # needle-in-command", env={"PASSWORD": "needle-in-env"}))
+    needle = secrets.token_hex(8)  # which no other process of the machine can have in its line
+    job = serve.launch(shell(f"sleep 60 # {needle}", env={"PASSWORD": needle}))
     serve.until(job, lambda state: state["status"] == "RUNNING")
     lines = b"".join(_bytes(f"/proc/{pid}/cmdline") for pid in os.listdir("/proc") if pid.isdigit())
-    assert b"needle-in" not in lines
+    assert needle.encode() not in lines
     serve.stop(job)
     serve.end(job)
 
