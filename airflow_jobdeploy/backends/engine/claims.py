@@ -121,8 +121,6 @@ class Claims:
             self._resources.make(plan.resource, plan, labels.get(names.IMAGE, ""))
         if plan.orphan_after_s is not None:
             self._places.make_volume(names.LEASES_VOLUME, {names.KIND: names.OTHER_KIND})
-        if plan.environment is not None:
-            self._places.make_volume(names.env_volume(plan.to_wire()), {names.KIND: names.OTHER_KIND})
         self._places.make_volume(plan.job_id, labels)
 
     # -- its container -----------------------------------------------------------------------------------------------

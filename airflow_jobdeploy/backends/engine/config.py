@@ -46,8 +46,6 @@ def mounts(plan: Mapping[str, Any], trees: Trees) -> list[dict[str, Any]]:
         found.append(volume(names.resource_volume(str(plan["resource_id"])), names.RESOURCE_DIR))
     if plan.get("orphan_after_s") is not None:
         found.append(volume(names.LEASES_VOLUME, names.LEASES))
-    if plan.get("environment"):
-        found.append(volume(names.env_volume(plan), names.ENVIRONMENT))
     if trees.work:
         found.append(volume(names.tree_volume(trees.work), names.BUNDLE, read_only=True))
     if trees.dataset:

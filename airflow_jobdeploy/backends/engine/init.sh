@@ -303,59 +303,6 @@ make_work() {
         { fact setup "workdir $JD_WORK does not exist in the image: make it there, or send a project"; finish 126; }
 }
 
-# What `requirements` ask for: a virtual environment in a volume that is named by its content. It is made aside, and
-# shown by a link: of two that make it at once the first counts.
-make_environment() {
-    [ -f "$job/requirements.txt" ] || return 0
-    enter setup PENDING Setup
-    wanted=$(tr '\n' ' ' <"$job/requirements.txt")
-    if [ ! -e /jobdeploy/env/current ]; then
-        python=${JD_PYTHON:-$(command -v python3 || command -v python || echo python3)}
-        command -v -- "$python" >/dev/null 2>&1 ||
-            no_environment "$python was not found in the image, which is to install: $wanted"
-        place=/jobdeploy/env/$JD_ID
-        run_aside "$python" -m venv "$place" || no_environment "$python -m venv failed in the image; to install: $wanted"
-        set -- --requirement "$job/requirements.txt"
-        [ ! -f "$job/constraints.txt" ] || set -- "$@" --constraint "$job/constraints.txt"
-        run_aside "$place/bin/python" -m pip install --no-input --disable-pip-version-check "$@" ||
-            no_environment "cannot install: $wanted; see the log"
-        ln -s "$JD_ID" /jobdeploy/env/current 2>/dev/null || rm -rf "$place"
-    fi
-    export VIRTUAL_ENV=/jobdeploy/env/current PATH="/jobdeploy/env/current/bin:$PATH"
-}
-
-no_environment() {
-    rm -rf "/jobdeploy/env/$JD_ID"
-    fact setup "the environment could not be made: $1"
-    finish 126
-}
-
-# run_aside <command>: its output is log; orders and limits end it
-run_aside() {
-    rm -f "$report/.status"
-    (
-        trap : TERM INT HUP QUIT USR1 USR2
-        ("$@") </dev/null 3>&- >&4 2>&4 4>&-
-        printf '%s\n' "$?" >"$report/.status.new"
-        mv "$report/.status.new" "$report/.status"
-        kill -s USR2 "$$"
-    ) 4>&3 3>&- &
-    runner=$!
-    while [ ! -f "$report/.status" ]; do
-        ! has_cause || [ -f "$report/.status" ] || cut
-        kill -0 "$runner" 2>/dev/null || [ -f "$report/.status" ] || break
-        patience
-        [ -f "$report/.status" ] || doze "$patience"
-    done
-    cause=
-    wait "$runner" 2>/dev/null
-    runner=
-    code=137
-    [ ! -f "$report/.status" ] || read -r code <"$report/.status"
-    rm -f "$report/.status"
-    [ "$code" = 0 ]
-}
-
 # -- the steps; these run in a process of their own -------------------------------------------------------------------
 
 place() {
@@ -565,7 +512,6 @@ wait_delay
 start_meter
 read_secrets
 make_work
-make_environment
 [ "$JD_BUILD" != up ] || { mkdir -p "$shared/alive" && : >"$shared/alive/$JD_ID"; }
 ! ends_resource || : >"$shared/announced"
 now

@@ -50,7 +50,6 @@ JOB = f"{TOP}/job"
 CHECKPOINT = f"{TOP}/checkpoint"
 RESOURCE_DIR = f"{TOP}/resource"
 LEASES = f"{TOP}/leases"
-ENVIRONMENT = f"{TOP}/env"
 BUNDLE = f"{TOP}/bundle"
 DATASET = f"{TOP}/dataset"
 #: Below JOB: what the attempt reports, with the orders that it has got; it is read in one piece.
@@ -72,13 +71,6 @@ def resource_volume(resource: str) -> str:
 
 def tree_volume(name: str) -> str:
     return f"jobdeploy-{layout.checked_name(name)}"
-
-
-def env_volume(plan: Mapping[str, Any]) -> str:
-    """The packages of a job, by content: of one image, since they are made with its Python."""
-    image = (plan.get("container") or {}).get("image", "")
-    content = json.dumps([image, plan.get("environment")], sort_keys=True)
-    return "jobdeploy-env-" + layout.letters(content.encode(), 32)
 
 
 def slots_name(pool: str) -> str:

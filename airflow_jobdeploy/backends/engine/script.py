@@ -34,10 +34,6 @@ def members(plan: Plan, steps: Sequence[Step], *, nothing: str = "") -> list[Mem
     found += [folder("tmp", 0o777), folder("secrets", 0o777), folder("steps", 0o755)]
     found += [Member("init", init(), 0o755), Member("conf", _conf(plan, len(steps), nothing), 0o644)]
     found += [Member(f"secrets/{name}", _bytes(value), 0o644) for name, value in plan.secret_env.items()]
-    if plan.environment is not None:
-        for name in ("requirements", "constraints"):
-            lines = getattr(plan.environment, name)
-            found += [Member(f"{name}.txt", _bytes("\n".join([*lines, ""])), 0o644)] if lines else []
     if any(step.kind == "main" for step in steps):
         found += [Member("call_main.py", Path(call_main.__file__).read_bytes(), 0o644), folder("no_dataset", 0o777)]
     for number, step in enumerate(steps):
@@ -58,7 +54,6 @@ def _conf(plan: Plan, steps: int, nothing: str) -> bytes:
         "JD_LEFTOVERS": plan.leftovers,
         "JD_CAP": limits.log_limit_bytes or "",
         "JD_BUILD": plan.build,
-        "JD_PYTHON": plan.environment.python if plan.environment is not None else "",
         "JD_NOCOPY": "" if not plan.resource_id or plan.resource is not None else "1",
         "JD_WORK": workdir(plan),
         "JD_NOTHING": nothing,
