@@ -54,7 +54,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Iterator, Optional
 
-from airflow_jobdeploy.hostside import protocol
+from airflow_jobdeploy.hostside import kernel, protocol
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.jobdir import NewerLayout
 from airflow_jobdeploy.hostside.ops import Ops
@@ -160,6 +160,7 @@ class Session:
         return payload if kind == b"J" else None  # bytes nobody waits for: the rest of a refused transfer
 
     def _blobs(self) -> Iterator[bytes]:
+        kernel.widen_pipe(self._source)
         while True:
             until = time.monotonic() + _STALL_S
             while not self._frames:

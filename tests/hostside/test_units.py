@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_jobdeploy.hostside import layout, logs, protocol, verdict
+from airflow_jobdeploy.hostside import kernel, layout, logs, protocol, verdict
 from airflow_jobdeploy.hostside.verdict import Evidence
 
 FULL = {"disk_free_bytes": 0, "disk_path": "/d"}
@@ -102,3 +106,11 @@ def test_temporary_paths_are_short_and_belong_to_one_root() -> None:
     one, other = (layout.HostPaths(root, "m1").temporary(65534, "r" * 40) for root in ("/a", "/b"))
     assert one != other
     assert len(one) < 30
+
+
+def test_only_a_pipe_is_widened(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    with os.fdopen(reads, "rb"), os.fdopen(writes, "wb"), (tmp_path / "file").open("wb") as file:
+        assert kernel.widen_pipe(reads)
+        assert fcntl.fcntl(reads, fcntl.F_GETPIPE_SZ) == 1024 * 1024
+        assert not kernel.widen_pipe(file.fileno())
