@@ -1,0 +1,311 @@
+"""Who of those that wait for this host gets something of it now, and what. Pure: the same answer for whoever asks.
+
+Jobs wait in one line: by priority, then by how long they wait, then by uid. The first gets what it needs as soon as it
+is free. While the first that *reserves* here (a job reserves on one worker only) has to wait, a later one may pass it
+as a filler only: with all fillers that are here staying for ever, the host must still be able to hold the first. So the
+first starts once those have ended that ran before it became first, whatever arrives meanwhile.
+
+Lines of other accounts are read with the same eyes: what is malformed, or more than this host could ever give, is not
+in the line at all. A lie can make us wait as long as a true ticket could, and can never give away what is held.
+
+    lease     {"id", "gpus": [uuid], "cpu", "memory", "disk", "deployment", "owner", "past"}    `past`: see a grant
+    ticket    {"uid", "priority": "high" | "normal" | "low", "waited_s", "demand", "reserves": bool,
+               "within": what the pool declares of the host (fitting.narrowed), "stalled": bool,
+               "deployment", "owner", "max_gpus": the most that the owner may hold here}
+    verdict   {"uid", "granted": bool, "gpus": [uuid], "past": uid, "position": n, "ahead": [uid], "why": text}
+
+`position` is 1 for the first in line, 0 for who is not in it; `ahead` names the first few only. A granted one's `past`
+is the job that it passed as a filler, else "": it must stand in its lease. A ticket is `stalled` when it was granted
+and nobody took it for long: it is left out until it moves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from airflow_jobdeploy.hostside import fitting
+from airflow_jobdeploy.hostside.fitting import Demand, Gpu, Limits, read_amount
+
+PRIORITIES = ("high", "normal", "low")
+#: Waiting longer than this moves nobody further up.
+_LONGEST_S = 30 * 86400.0
+_SHOWN = 5
+_AMOUNTS = ("cpu", "memory", "disk")
+
+
+class Ticket(NamedTuple):
+    """A ticket that can be read."""
+
+    uid: str
+    key: Tuple[int, float, str]
+    demand: Demand
+    limits: Limits
+    reserves: bool
+    #: (deployment, owner) and the most GPUs that it may hold here.
+    owner: Tuple[str, str]
+    max_gpus: Optional[int]
+    #: Which of those given.
+    at: int
+
+
+class _Held(NamedTuple):
+    """What one lease holds, or one verdict just gave."""
+
+    gpus: Tuple[str, ...]
+    cpu: float
+    memory: float
+    disk: float
+    owner: Tuple[str, str]
+    past: str
+
+
+def decide(
+    capacity: Dict[str, Any],
+    leases: Iterable[Dict[str, Any]],
+    tickets: Sequence[Dict[str, Any]],
+    outsiders: Iterable[str] = (),
+) -> List[Dict[str, Any]]:
+    """A verdict for each ticket, in the order given. `outsiders`: UUIDs of GPUs that processes without a lease use.
+
+    (GPUs whose facts name `outsiders` count as such, too.) Leases that the verdicts ask for are counted as held: of
+    several granted ones each may take its own, whoever comes first.
+    """
+    foreign = {str(gpu["uuid"]) for gpu in capacity.get("gpus") or () if gpu.get("outsiders") and gpu.get("uuid")}
+    room = _Room([_held(lease) for lease in leases], foreign.union(outsiders))
+    verdicts, line = _lined_up(fitting.read_limits(capacity), tickets)
+    passed: List[str] = []
+    for ticket in line:
+        verdict = _verdict(ticket, room, len(passed))
+        verdict["ahead"] = passed[:_SHOWN] if verdict["position"] else []
+        verdicts[ticket.at] = verdict
+        if verdict["position"]:
+            passed.append(ticket.uid)
+    return [verdict or _out(ticket, "its ticket cannot be read") for verdict, ticket in zip(verdicts, tickets)]
+
+
+# -- the line ----------------------------------------------------------------------------------------------------------
+
+
+def _lined_up(limits: Limits, tickets: Sequence[Dict[str, Any]]) -> Tuple[List[Optional[Dict[str, Any]]], List[Ticket]]:
+    verdicts: List[Optional[Dict[str, Any]]] = [None] * len(tickets)
+    line: List[Ticket] = []
+    for index, data in enumerate(tickets):
+        ticket = read_ticket(limits, data, index)
+        if ticket is not None:
+            line.append(ticket)
+    line.sort(key=lambda ticket: ticket.key)
+    seen: Set[str] = set()
+    once: List[Ticket] = []
+    for ticket in line:
+        if ticket.uid in seen:
+            verdicts[ticket.at] = _out(tickets[ticket.at], "the same job has another ticket here")
+        elif tickets[ticket.at].get("stalled"):
+            verdicts[ticket.at] = _out(tickets[ticket.at], "it was its turn, and nobody took what was granted")
+        else:
+            once.append(ticket)
+            seen.add(ticket.uid)
+    return verdicts, once
+
+
+def read_ticket(limits: Limits, data: Any, index: int = 0) -> Optional[Ticket]:
+    """A ticket as it came, on a host with these limits; None where it is none."""
+    if not isinstance(data, dict):
+        return None
+    uid, priority, waited_s = data.get("uid"), data.get("priority", "normal"), read_amount(data.get("waited_s", 0))
+    demand, within = fitting.read_demand(data.get("demand")), fitting.narrowed(limits, data.get("within"))
+    if not isinstance(uid, str) or not 1 <= len(uid) <= 100 or priority not in PRIORITIES:
+        return None
+    if demand is None or within is None or waited_s is None:
+        return None
+    most = data.get("max_gpus")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int)):
+        return None
+    key = (PRIORITIES.index(priority), -min(waited_s, _LONGEST_S), uid)
+    return Ticket(uid, key, demand, within, data.get("reserves") is True, _owner(data), most, index)
+
+
+def _owner(data: Dict[str, Any]) -> Tuple[str, str]:
+    return str(data.get("deployment") or ""), str(data.get("owner") or "")
+
+
+def _held(lease: Dict[str, Any]) -> _Held:
+    gpus = lease.get("gpus")
+    cpu, memory, disk = (fitting.held_amount(lease.get(name)) for name in _AMOUNTS)
+    named = tuple(str(uuid) for uuid in gpus) if isinstance(gpus, (list, tuple)) else ()
+    return _Held(named, cpu, memory, disk, _owner(lease), str(lease.get("past") or ""))
+
+
+# -- what is free ------------------------------------------------------------------------------------------------------
+
+
+class _Sums:
+    """What some of those that run hold together."""
+
+    def __init__(self) -> None:
+        self.cpu = self.memory = self.disk = 0.0
+        self.jobs = 0
+        self.gpus: Set[str] = set()
+
+    def add(self, held: _Held) -> None:
+        self.cpu += held.cpu
+        self.memory += held.memory
+        self.disk += held.disk
+        self.jobs += 1
+        self.gpus.update(held.gpus)
+
+    def lack(self, demand: Demand, limits: Limits) -> str:
+        """What is too little beside these for `demand`, in words; "" when cores, memory, disk and slots suffice."""
+        if self.jobs + 1 > limits.slots:
+            return "needs a slot, 0 of %d free" % max(limits.slots, 0)
+        for name in _AMOUNTS:
+            wanted = getattr(demand, name)
+            free = getattr(limits, name) - getattr(self, name)
+            if wanted and wanted > free + 1e-9:
+                shown = _amount(name, max(free, 0.0)), _amount(name, getattr(limits, name))
+                return "needs %s, %s of %s free" % (_amount(name, wanted), *shown)
+        return ""
+
+
+class _Room:
+    """The host while its verdicts are made."""
+
+    def __init__(self, held: Sequence[_Held], foreign: Set[str]) -> None:
+        self.foreign = foreign
+        self.used = _Sums()
+        self._all: List[_Held] = []
+        self.head: Optional[_Head] = None
+        for each in held:
+            self.take(each)
+
+    def take(self, held: _Held) -> None:
+        self._all.append(held)
+        self.used.add(held)
+        if self.head is not None and held.past == self.head.ticket.uid:
+            self.head.add(held)
+
+    def reserve(self, ticket: Ticket, usable: Sequence[Gpu]) -> None:
+        """From here on whoever passes must leave room for `ticket`."""
+        self.head = _Head(ticket, usable, self.used.gpus)
+        for held in self._all:
+            if held.past == ticket.uid:
+                self.head.add(held)
+
+    def owned(self, owner: Tuple[str, str]) -> int:
+        """GPUs that an owner holds here."""
+        return sum(len(held.gpus) for held in self._all if held.owner == owner)
+
+
+class _Head:
+    """The first that waits and reserves: what fillers leave it of the whole host."""
+
+    def __init__(self, ticket: Ticket, usable: Sequence[Gpu], busy: Iterable[str]) -> None:
+        self.ticket = ticket
+        self._usable = usable
+        self._busy = frozenset(busy)
+        self._fillers = _Sums()
+
+    def add(self, filler: _Held) -> None:
+        self._fillers.add(filler)
+
+    def spare(self, demand: Demand, free: Sequence[Gpu]) -> Optional[Tuple[Gpu, ...]]:
+        """GPUs out of `free` for a filler that asks for `demand`; None: the first would wait longer for it."""
+        ours = self.ticket.demand
+        together = Demand(ours.cpu + demand.cpu, ours.memory + demand.memory, ours.disk + demand.disk)
+        limits = self.ticket.limits
+        if self._fillers.lack(together, limits._replace(slots=limits.slots - 1)):
+            return None
+        left = fitting.without(self._usable, self._fillers.gpus)
+        # What is busy becomes free by the time that the first starts: it had better take that.
+        busy_first = sorted(left, key=lambda gpu: gpu.uuid not in self._busy)
+        for wish in ours.wishes:
+            kept = [gpu for gpu in busy_first if wish.takes(gpu)][: wish.many]
+            if len(kept) == wish.many:
+                found = fitting.choose(demand.wishes, fitting.without(free, fitting.uuids(kept)))
+                if found is not None:
+                    return found
+        return None if ours.wishes else fitting.choose(demand.wishes, free)
+
+
+# -- one verdict -------------------------------------------------------------------------------------------------------
+
+
+def _verdict(ticket: Ticket, room: _Room, passed: int) -> Dict[str, Any]:
+    usable = fitting.without(ticket.limits.gpus, room.foreign)
+    never = _never(ticket, usable, room)
+    if never:
+        return _waits(ticket.uid, 0, never)
+    if ticket.max_gpus is not None and ticket.demand.wishes:
+        held = room.owned(ticket.owner)
+        wishes = tuple(wish for wish in ticket.demand.wishes if held + wish.many <= ticket.max_gpus)
+        if not wishes:
+            return _waits(ticket.uid, 0, _over(ticket.owner[1], held, ticket.max_gpus))
+        ticket = ticket._replace(demand=ticket.demand._replace(wishes=wishes))
+    free = fitting.without(usable, room.used.gpus)
+    lack = room.used.lack(ticket.demand, ticket.limits)
+    gpus = None if lack else fitting.choose(ticket.demand.wishes, free)
+    if gpus is None:
+        if ticket.reserves and room.head is None:
+            room.reserve(ticket, usable)
+        return _waits(ticket.uid, passed + 1, lack or _gpus_lack(ticket.demand, free, usable))
+    past = ""
+    if room.head is not None:
+        past = room.head.ticket.uid
+        gpus = room.head.spare(ticket.demand, free)
+        if gpus is None:
+            return _waits(ticket.uid, passed + 1, "would delay %s, which is first in line" % past)
+    demand = ticket.demand
+    chosen = tuple(gpu.uuid for gpu in gpus)
+    room.take(_Held(chosen, demand.cpu, demand.memory, demand.disk, ticket.owner, past))
+    return {**_waits(ticket.uid, 0, ""), "granted": True, "gpus": list(chosen), "past": past}
+
+
+def _never(ticket: Ticket, usable: Sequence[Gpu], room: _Room) -> str:
+    """Why this host cannot hold the job even when all who run have ended; "" when it can."""
+    lack = _Sums().lack(ticket.demand, ticket.limits)
+    if lack:
+        return "more than is here: " + lack
+    if fitting.choose(ticket.demand.wishes, usable) is not None:
+        return ""
+    if fitting.choose(ticket.demand.wishes, ticket.limits.gpus) is not None:
+        taken = [str(gpu.number) for gpu in ticket.limits.gpus if gpu.uuid in room.foreign]
+        return "needs %s; processes without a lease use GPU %s" % (_gpus(ticket.demand), ", ".join(taken))
+    return "more than is here: needs %s, has %s" % (_gpus(ticket.demand), _models(ticket.limits.gpus))
+
+
+def _over(owner: str, held: int, most: int) -> str:
+    return "its owner %s holds %d of the %d GPUs that it may" % (owner or "(none)", held, max(most, 0))
+
+
+def _waits(uid: str, position: int, why: str) -> Dict[str, Any]:
+    return {"uid": uid, "granted": False, "gpus": [], "past": "", "position": position, "ahead": [], "why": why}
+
+
+def _out(data: Any, why: str) -> Dict[str, Any]:
+    uid = data.get("uid") if isinstance(data, dict) else None
+    return _waits(uid if isinstance(uid, str) else "", 0, why)
+
+
+# -- in words ----------------------------------------------------------------------------------------------------------
+
+
+def _amount(name: str, value: float) -> str:
+    if name == "cpu":
+        return "%g cores" % round(value, 2)
+    return "%.1f GB %s" % (value / (1 << 30), name)
+
+
+def _gpus(demand: Demand) -> str:
+    return " or ".join(("%d GPU %s" % (wish.many, wish.type)).strip() for wish in demand.wishes)
+
+
+def _models(gpus: Sequence[Gpu]) -> str:
+    counts: Dict[str, int] = {}
+    for gpu in gpus:
+        counts[gpu.model] = counts.get(gpu.model, 0) + 1
+    return ", ".join("%d %s" % (count, model or "GPU") for model, count in counts.items()) or "no GPU"
+
+
+def _gpus_lack(demand: Demand, free: Sequence[Gpu], usable: Sequence[Gpu]) -> str:
+    fit = {gpu.uuid for gpu in usable for wish in demand.wishes if wish.takes(gpu)}
+    left = sum(1 for gpu in free if gpu.uuid in fit)
+    return "needs %s, %d of %d free" % (_gpus(demand), left, len(fit))
