@@ -70,6 +70,9 @@ class WorkerFacts:
     disk_free_bytes: int = 0
     #: Jobs alive on the worker now, of all pools.
     live_jobs: int = 0
+    #: {"index", "uuid", "model", "memory_bytes" (None: not told), "mig", "vendor"}; and their driver's version.
+    gpus: tuple[Mapping[str, Any], ...] = ()
+    driver: str = ""
     #: Things a person should know: "KillUserProcesses=yes ends jobs at logout; ...".
     warnings: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -110,7 +110,8 @@ class Connection:
 
     def _learn(self, answer: Mapping[str, Any]) -> None:
         known = {key: answer[key] for key in WorkerFacts.__dataclass_fields__ if key in answer}
-        facts = WorkerFacts(**{**known, "worker": self._worker, "warnings": tuple(answer.get("warnings", ()))})
+        lists = {key: tuple(answer.get(key, ())) for key in ("gpus", "warnings")}
+        facts = WorkerFacts(**{**known, **lists, "worker": self._worker})
         if self._machine is not None and facts.machine != self._machine:
             raise WorkerChanged(
                 f"another machine answers as {self._worker}: {facts.machine} ({facts.hostname}), expected"

@@ -7,20 +7,27 @@ import os
 import pwd
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 from airflow_jobdeploy.hostside import evidence, files, identity, kernel, layout, process, protocol
+from airflow_jobdeploy.hostside.gpus import Gpus
 from airflow_jobdeploy.hostside.jobdir import retire
 from airflow_jobdeploy.hostside.layout import HostPaths
+from airflow_jobdeploy.hostside.smi import Seen
 
 #: Directories that nobody finished building are garbage after this long, in seconds.
 _STALE_S = 86400.0
 _LOGIND = "/etc/systemd/logind.conf.d"
 
 
-def hello(host: HostPaths, mode: str) -> Dict[str, Any]:
-    """Identity, size, and what a person should know (`warnings`)."""
+#: What GPUs there are is believed for so long in the same boot; and so long a session waits for it otherwise.
+_GPUS_S, _GPU_WAIT_S = 3600.0, 0.5
+
+
+def hello(host: HostPaths, mode: str, seen: Gpus) -> Dict[str, Any]:
+    """Identity, size, GPUs, and what a person should know (`warnings`)."""
     found = capabilities(host)
+    gpus, driver, trouble = _gpus(host, seen)
     return {
         "protocol": protocol.PROTOCOL,
         "layout": layout.LAYOUT,
@@ -30,16 +37,44 @@ def hello(host: HostPaths, mode: str) -> Dict[str, Any]:
         "user": pwd.getpwuid(os.geteuid()).pw_name,
         "python": "%d.%d.%d" % sys.version_info[:3],
         "root": host.root,
-        "cpu_count": _cpus(),
+        "cpu_count": cpus(),
         "memory_bytes": evidence.memory_limit()[0],
         "disk_free_bytes": evidence.free_bytes(host.root) or 0,
         "live_jobs": live_jobs(host),
-        "warnings": _warnings(found, mode),
+        "gpus": gpus,
+        "driver": driver,
+        "warnings": [*_warnings(found, mode), *trouble],
         "extra": found,
     }
 
 
-def _cpus() -> int:
+def _gpus(host: HostPaths, seen: Gpus) -> Tuple[List[dict], str, List[str]]:
+    """(the GPUs, the driver's version, warnings): what is written down, so that no session waits for a slow tool."""
+    try:
+        cached = files.read_json(host.gpus) or {}
+    except files.Damaged:
+        cached = {}
+    if cached.get("boot") == identity.boot() and 0 <= kernel.boottime_s() - cached.get("at", 0) < _GPUS_S:
+        return cached["gpus"], cached["driver"], []
+    found, why = seen.look(_GPU_WAIT_S)
+    if found is None:
+        return [], "", ["GPUs are not known: " + why]
+    if seen.has_tools:
+        note_gpus(host, found)
+    return found.gpus, found.driver, []
+
+
+def note_gpus(host: HostPaths, found: Seen) -> None:
+    """For later sessions."""
+    record = {"boot": identity.boot(), "at": kernel.boottime_s(), "gpus": found.gpus, "driver": found.driver}
+    try:
+        files.write_json(host.gpus, record)
+    except OSError:  # full or read-only: they look themselves
+        pass
+
+
+def cpus() -> int:
+    """The cores that we may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

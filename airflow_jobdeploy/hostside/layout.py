@@ -84,6 +84,8 @@ class HostPaths:
         self.slots = os.path.join(self.host, "slots")
         #: What a login shell said of PATH, and when.
         self.login = os.path.join(self.host, "login.json")
+        #: The GPUs that were seen last, and when.
+        self.gpus = os.path.join(self.host, "gpus.json")
         self.store = StorePaths(os.path.join(root, "store"))
         self.envs = os.path.join(self.store.dir, "envs")
 

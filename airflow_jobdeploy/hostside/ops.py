@@ -26,6 +26,7 @@ from airflow_jobdeploy.hostside import (
     takedown,
     treeops,
 )
+from airflow_jobdeploy.hostside.gpus import Gpus
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.judge import Judge, age_of_claim
 from airflow_jobdeploy.hostside.layout import HostPaths
@@ -48,6 +49,8 @@ class Ops:
         #: Tells the client during a long answer that it is being worked on.
         self.pulse: Callable[[], None] = lambda: None
         self._env: Dict[str, str] = {}
+        #: Where its tools are is told by the PATH of jobs, which `hello` finds.
+        self.gpus = Gpus("")
 
     # -- the session ----------------------------------------------------------------------------------------------
 
@@ -66,7 +69,8 @@ class Ops:
         self._trees = treeops.TreeOps(host, _who(ask), limit if isinstance(limit, int) else None, self.pulse)
         facts.sweep_stale(host)
         collect.in_background(host, limit if isinstance(limit, int) else None)
-        return Reply(facts.hello(host, mode))
+        self.gpus = Gpus(self._env["PATH"])
+        return Reply(facts.hello(host, mode, self.gpus))
 
     def bye(self, _: dict) -> Reply:
         return Reply()
