@@ -1,4 +1,8 @@
-"""Repositories without a checkout: fetched into a cache, one at a time, from addresses that are only addresses."""
+"""Repositories without a checkout: fetched into a cache, one at a time, from addresses that are only addresses.
+
+A nightly run fetches into the same copy for years: git packs it anew when it thinks fit, and copies that nobody has
+asked for a month go.
+"""
 
 # ruff: noqa: PTH118, PTH123
 
@@ -10,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 
 from airflow_jobdeploy.core.git_names import SCHEMES, ref_fault
@@ -18,6 +23,8 @@ from airflow_jobdeploy.packing import caching, forges, git
 
 #: A fetch may take so long, in seconds.
 FETCH_S = 600.0
+#: A copy that nobody has asked for so long is removed, in seconds.
+UNUSED_S = 30 * 86400.0
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 _HEAD = "refs/jobdeploy/head"
 
@@ -46,6 +53,8 @@ class Clone:
             self._made()
             if not (_SHA.match(ref) and self._has(ref)):
                 self._fetch(ref)
+                git.asked(self.path, "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet", bare=True)
+                self._remove_unused()
             return git.commit_of(self.path, ref or _HEAD, bare=True)
 
     def _has(self, commit: str) -> bool:
@@ -64,7 +73,18 @@ class Clone:
     def _locked(self) -> Iterator[None]:
         with open(f"{self.path}.lock", "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            os.utime(lock.name)  # used now, see _remove_unused
             yield
+
+    def _remove_unused(self) -> None:
+        """Copies of other repositories that were not asked for lately. Their locks stay: one may be waited for."""
+        with os.scandir(self._folder) as found:
+            locks = [entry.path for entry in found if entry.name.endswith(".git.lock") and _is_old(entry)]
+        for path in locks:
+            with open(path, encoding="ascii") as lock, contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(lock.fileno()).st_mtime > UNUSED_S:  # not used in this moment
+                    shutil.rmtree(path.removesuffix(".lock"), ignore_errors=True)
 
     def _made(self) -> None:
         git.told(self._folder, "init", "--quiet", "--bare", "--template=", self.path, what="make a repository")
@@ -107,3 +127,7 @@ class Clone:
         except subprocess.TimeoutExpired:
             return f"it took longer than {FETCH_S:g} s"
         return done.stderr.decode(errors="replace").strip() if done.returncode else ""
+
+
+def _is_old(entry: os.DirEntry[str]) -> bool:
+    return time.time() - entry.stat().st_mtime > UNUSED_S

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.git.bundles.git import GitDagBundle
 from airflow.sdk import DAG
 
 from airflow_jobdeploy.errors import JobDeployError, SpecError, StagingError
@@ -164,17 +165,29 @@ def test_arguments_are_stronger_than_the_spec(project: Path, airflow_db: None, h
 
 
 def test_the_version_of_the_dags_own_bundle_is_recorded(tmp_path: Path, airflow_db: None, home: Path) -> None:
-    write(tmp_path / "versions" / "abc" / "dags", {"main.py": "x", "dag.py": ""})
-    place = tmp_path / "versions" / "abc"
-    bundle = SimpleNamespace(name="ours", version="c" * 40, path=place, repo_url="https://t@github.com/a/b.git")
+    """A git bundle as Airflow gives it to a task: a version of it is a folder without .git."""
+    remote = repository(tmp_path / "dags.git", {"dags/main.py": "committed", "dags/dag.py": ""})
+    version = git(remote, "rev-parse", "HEAD")
+    write(remote, {"dags/main.py": "newer"})
+    commit(remote, "second")
+    bundle = GitDagBundle(name="ours", tracking_ref="main", subdir="dags", repo_url=str(remote), version=version)
+    bundle.initialize()
+    assert not (bundle.path.parent / ".git").exists()
     told = runtime.dag_bundle(SimpleNamespace(bundle_instance=bundle))
-    assert told == {"name": "ours", "version": "c" * 40, "path": str(place), "url": "https://t@github.com/a/b.git"}
-    assert runtime.dag_bundle(SimpleNamespace(bundle_instance=SimpleNamespace(name="x", version=None))) == {}
-    assert runtime.dag_bundle(SimpleNamespace()) == {}
-    work = JobDeployHook().prepare_run({"command": "x"}, project_dir=place / "dags", dag_bundle=told)
+    assert told == {"name": "ours", "version": version, "path": str(bundle.path), "url": str(remote)}
+    work = JobDeployHook().prepare_run({"command": "x"}, project_dir=bundle.path, dag_bundle=told)
     assert work.takes.bundle is not None
-    origin = work.takes.bundle.origin
+    assert work.takes.bundle.origin["commit"] == version
+    with work.takes.bundle.open(work.takes.bundle.manifest.entries[1]) as file:
+        assert file.read() == b"committed"
+    assert projects.about(told) == {"dag_bundle": {"name": "ours", "version": version}}
+
+
+def test_a_bundle_of_a_forge_has_a_link_and_one_without_versions_tells_nothing(tmp_path: Path) -> None:
+    told = {"name": "ours", "version": "c" * 40, "path": str(tmp_path), "url": "https://t@github.com/a/b.git"}
+    origin = projects.origin_of(tmp_path / "dags", told)
     assert (origin["commit"], origin["link"]) == ("c" * 40, f"https://github.com/a/b/commit/{'c' * 40}")
     assert origin["url"] == "https://github.com/a/b.git"
-    assert projects.origin_of(tmp_path, told) == {}
-    assert projects.about(told) == {"dag_bundle": {"name": "ours", "version": "c" * 40}}
+    assert projects.origin_of(tmp_path.parent, told) == {}
+    assert runtime.dag_bundle(SimpleNamespace(bundle_instance=SimpleNamespace(name="x", version=None))) == {}
+    assert runtime.dag_bundle(SimpleNamespace()) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from airflow_jobdeploy.core.git_names import ref_fault, url_fault
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing.bundle import Bundle, Code
-from airflow_jobdeploy.packing.clones import Clone
+from airflow_jobdeploy.packing.clones import UNUSED_S, Clone
 from tests.packing.repositories import commit, git, repository, write
 
 
@@ -82,6 +83,23 @@ def test_two_at_once_and_one_that_was_killed(remote: Path) -> None:
         thread.join()
     assert len(names) == 3
     assert len(set(names)) == 1
+
+
+def test_what_nobody_asks_for_goes_and_what_is_asked_for_often_is_packed(remote: Path, tmp_path: Path) -> None:
+    old, kept = Clone(str(repository(tmp_path / "old", {"a": ""}))), Clone(str(remote))
+    old.commit("")
+    long_ago = time.time() - UNUSED_S - 60
+    os.utime(f"{old.path}.lock", (long_ago, long_ago))
+    kept.commit("")
+    assert not os.path.exists(old.path)
+    for option, value in (("fetch.unpackLimit", "1"), ("gc.autoPackLimit", "3")):  # instead of 100 and 50
+        git(Path(kept.path), "config", option, value)
+    for number in range(8):
+        write(remote, {"main.py": str(number)})
+        newest = commit(remote, "again")
+        assert kept.commit("") == newest
+    assert len(list(Path(kept.path, "objects", "pack").glob("*.pack"))) <= 4
+    assert old.commit(""), "it comes back when it is asked for"
 
 
 def test_a_remote_without_head(tmp_path: Path, remote: Path) -> None:
