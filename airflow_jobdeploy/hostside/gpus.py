@@ -48,7 +48,7 @@ class Gpus:
         """
         if self._found is not None and time.monotonic() - self._at <= fresh_s:
             return self._found, ""
-        if self._running is not None and self._running.is_over and self._running.is_gone:
+        if self._running is not None and self._running.is_over and self._running.has_gone(wait_s):
             self._running = None  # what had to be killed has let go
         if self._running is None:
             tools = self._tools()
@@ -69,7 +69,7 @@ class Gpus:
     def _take(self, looking: _Looking) -> None:
         self._found, self._why = looking.result()
         self._at = time.monotonic()
-        if looking.is_gone:  # one that cannot be killed stays on record: no other is started beside it
+        if looking.has_gone():  # one that cannot be killed stays on record: no other is started beside it
             self._running = None
 
     def _tools(self) -> List[Tuple[str, str]]:
@@ -104,9 +104,14 @@ class _Looking:
     def is_over(self) -> bool:
         return all(ask.is_over for ask in self._asked)
 
-    @property
-    def is_gone(self) -> bool:
-        return all(ask.is_gone for ask in self._asked)
+    def has_gone(self, wait_s: float = 0.0) -> bool:
+        """Has the kernel let go of all its processes? Who was killed needs a moment, in a hung driver for ever."""
+        until = time.monotonic() + min(wait_s, 1.0)
+        while not all(ask.is_gone for ask in self._asked):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.005)  # bounded, and only after a tool was killed
+        return True
 
     def fds(self) -> List[int]:
         return [fd for ask in self._asked for fd in ask.fds()]
