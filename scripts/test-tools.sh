@@ -7,6 +7,10 @@ missing=
 command -v sshd >/dev/null 2>&1 || [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
 command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
 command -v tmux >/dev/null 2>&1 || missing="$missing tmux"
+# For the scaled-out Airflow, and the file that describes it. (Debian keeps PostgreSQL's programs out of PATH.)
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v docker-compose >/dev/null 2>&1 || docker compose version >/dev/null 2>&1 || missing="$missing docker-compose"
 # For hosts of network namespaces, and filesystems whose files share blocks, which only root can make.
 if [ "$(id -u)" = 0 ]; then
     command -v ip >/dev/null 2>&1 || [ -x /usr/sbin/ip ] || missing="$missing iproute2"

@@ -88,6 +88,10 @@ NEEDS = {
         is_met=lambda: _has("mkfs.xfs", "losetup") and _may_unshare() and os.path.exists("/dev/loop-control"),
         reason="no XFS can be made and mounted here (needs root and loop devices); apt-get install xfsprogs",
     ),
+    "scaled": Need(
+        is_met=lambda: _has("redis-server") and (_has("initdb") or bool(glob.glob("/usr/lib/postgresql/*/bin/initdb"))),
+        reason="no PostgreSQL and Redis on this machine; apt-get install postgresql redis-server",
+    ),
     "faketime": Need(
         is_met=lambda: bool(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")),
         reason="no libfaketime on this machine; apt-get install libfaketime",

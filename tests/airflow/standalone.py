@@ -55,6 +55,9 @@ def wait_for(ask: Callable[[], Any], what: str, timeout_s: float = WAIT_S, every
 class Airflow:
     """A running `airflow standalone`."""
 
+    #: It is up when it knows these.
+    DAG_IDS: frozenset[str] = frozenset({"deferred", "patient"})
+
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self.folder = folder
         self.home = folder / "home"
@@ -64,9 +67,13 @@ class Airflow:
         self.port = free_port()
         self.output = folder / "standalone.log"
         self._environment = self._made_environment(settings)
-        self._processes = [self._start("standalone")]
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._token = ""
         self._board = Board(self)
+
+    def start(self) -> None:
+        """Start what `stop` ends."""
+        self._processes.append(self._start("standalone"))
 
     def _made_environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
@@ -179,7 +186,7 @@ class Airflow:
             answer = self.ask("GET", "/auth/token")
             self._token = answer["access_token"] if answer else ""
         known = self.ask("GET", "/api/v2/dags") if self._token else None
-        return bool(known) and {"deferred", "patient"} <= {dag["dag_id"] for dag in known["dags"]}
+        return bool(known) and {dag["dag_id"] for dag in known["dags"]} >= self.DAG_IDS
 
     def trigger(self, dag_id: str, **conf: str) -> Run:
         """Start a run."""
@@ -315,6 +322,7 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Airflow]:
     """An `airflow standalone` for the time of a `with`; no job outlives it."""
     started = Airflow(folder, settings)
     try:
+        started.start()
         wait_for(started.is_up, "airflow standalone", START_S, every_s=1)
         yield started
     finally:
