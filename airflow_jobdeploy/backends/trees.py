@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow_jobdeploy.backends.base import Progress, TreeBusy, TreeGone, TreeReport
 from airflow_jobdeploy.backends.session import Refusal, Session
-from airflow_jobdeploy.core.manifest import Entry, Manifest, TreeSource
+from airflow_jobdeploy.core.manifest import Entry, Foreseeing, Manifest, TreeSource
 from airflow_jobdeploy.errors import StagingError, WorkerError
 
 #: What is read of a large file at once, and how much of small files is gathered before it is sent, in bytes.
@@ -88,6 +88,8 @@ def _sent(session: Session, source: TreeSource, progress: Progress) -> TreeRepor
     lacks = _lacks(manifest, offer)
     todo = sum(lack.size for lack in lacks)
     progress(0, todo)
+    if isinstance(source, Foreseeing):
+        source.expect([lack.entry for lack in lacks if not lack.offset])
     digests: dict[str, str] = {}
     try:
         answer = session.send_bytes("fill", _told(_contents(source, lacks, digests), progress, todo))

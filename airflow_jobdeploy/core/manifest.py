@@ -9,10 +9,10 @@ same, wherever they come from. Owners, times and modes, but for "executable", ar
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 from airflow_jobdeploy.hostside import layout
 
@@ -87,3 +87,11 @@ class TreeSource(Protocol):
 
     def open(self, entry: Entry, offset: int = 0) -> IO[bytes]:
         """A file from `offset` on. StagingError when it has vanished or cannot be read."""
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A source whose files are slow to open: it is told which will be wanted, and may begin with them."""
+
+    def expect(self, entries: Sequence[Entry]) -> None:
+        """These will be opened, from their beginning, in this order; or there is a fault, and they will not."""

@@ -8,8 +8,9 @@ here: their digests are known from then on, as long as their ETags (or times) st
 from __future__ import annotations
 
 import builtins
+import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.hostside.manifest import leads_out
 from airflow_jobdeploy.packing import caching
+from airflow_jobdeploy.packing.ahead import Ahead
 from airflow_jobdeploy.packing.digests import Progress
 from airflow_jobdeploy.packing.worktree import Files, refusal
 
@@ -69,6 +71,11 @@ class Dataset:
 
     def open(self, entry: Entry, offset: int = 0) -> IO[builtins.bytes]:
         return self.tree.open(entry, offset)
+
+    def expect(self, entries: Sequence[Entry]) -> None:
+        """See core.manifest.Foreseeing."""
+        if isinstance(self.tree, _Objects):
+            self.tree.expect(entries)
 
     def learn(self, manifest: Manifest) -> None:
         """It was sent, and these are the digests of its files."""
@@ -150,6 +157,7 @@ class _Objects:
         self._url = url
         self._paths: dict[str, str] = {}
         self._stamps: dict[str, list[Any]] = {}
+        self._ahead: Ahead | None = None
         self._name = caching.key(url)
         kept = caching.load(_KIND, self._name)
         known = kept.get("objects", {}) if isinstance(kept, dict) and kept.get("url") == url else {}
@@ -181,7 +189,20 @@ class _Objects:
         if faults:
             raise refusal("dataset", self._url, faults)
 
+    def expect(self, entries: Sequence[Entry]) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = Ahead(self._whole, entries)
+
+    def _whole(self, entry: Entry) -> builtins.bytes:
+        with self._open(entry, 0) as file:
+            return file.read(entry.size)
+
     def open(self, entry: Entry, offset: int = 0) -> IO[builtins.bytes]:
+        data = self._ahead.take(entry) if self._ahead is not None and not offset else None
+        return self._open(entry, offset) if data is None else io.BytesIO(data)
+
+    def _open(self, entry: Entry, offset: int) -> IO[builtins.bytes]:
         with explained(f"{self._url}: {entry.path!r}"):
             file = self._fs.open(self._paths[entry.path], "rb", block_size=_BLOCK)
             found = getattr(file, "size", None)
