@@ -1,11 +1,11 @@
 # Two commands for a new user: make demo, make test. `make help` lists all.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-docker kills faults bench check airflow lint format docs clean setup
+.PHONY: help demo test test-slow kills faults bench check airflow lint format docs clean setup
 
 PYTHON_BIN := .venv/bin/python
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## Train a small real model through a DAG, download it, say how good it is (no server)
 	@scripts/setup.sh run
@@ -25,11 +25,6 @@ test-slow: ## The tests that take minutes: two triggerers, one killed; 500 submi
 	@scripts/setup.sh dev
 	@scripts/test-tools.sh
 	$(PYTHON_BIN) -m pytest -m slow
-
-test-docker: ## The tests of Docker engines, a preview: they start a dockerd of their own (root)
-	@scripts/setup.sh dev
-	@scripts/test-tools.sh
-	$(PYTHON_BIN) -m pytest -m docker
 
 kills: ## Kill, clear, fail tasks of a running Airflow in all states; print how fast their jobs die
 	@scripts/setup.sh dev

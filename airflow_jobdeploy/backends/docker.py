@@ -1,7 +1,7 @@
 """A Docker engine as a worker: each attempt is a container, named by its job id.
 
 The contract of `base.Backend` in terms of engine/: what lies where is said in engine/names.py, what a container does in
-engine/init.sh, what follows from what is seen in engine/judging.py. Nothing is installed on the engine's machine, and
+engine/init/, what follows from what is seen in engine/judging.py. Nothing is installed on the engine's machine, and
 nothing of this machine's file system is mounted: all files go through the engine's API.
 """
 

@@ -74,10 +74,3 @@ def storage_notes(spec: JobSpec, pool: WorkerPool) -> list[str]:
     return [
         f"{where}: {which} read-only by agreement: nothing keeps a process of pool {pool.name!r} from writing there."
     ]
-
-
-def pool_notes(pool: WorkerPool) -> list[str]:
-    """What everybody should know who runs something on `pool`."""
-    if pool.kind != "docker":
-        return []
-    return [f"worker pool {pool.name!r}: Docker engines are a preview in this release; give jobs a timeout."]

@@ -17,7 +17,7 @@ from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec import JobSpec
-from airflow_jobdeploy.core.support import pool_notes, storage_fields, storage_notes, unmountable, unsupported
+from airflow_jobdeploy.core.support import storage_fields, storage_notes, unmountable, unsupported
 from airflow_jobdeploy.core.volumes import SCHEME, Volume, storage_path
 from airflow_jobdeploy.errors import SpecError
 from airflow_jobdeploy.packing.dataset import Dataset
@@ -91,7 +91,7 @@ def prepare_run(
         key=key,
         render=render,
         takes=takes,
-        warnings=(*spec.warnings, *storage_notes(spec, pool), *pool_notes(pool)),
+        warnings=(*spec.warnings, *storage_notes(spec, pool)),
         schedule_timeout_s=spec.schedule_timeout_s,
         recovery=recovery,
         orphan_after_s=orphan_after_s(spec, recovery),

@@ -15,7 +15,7 @@ from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.status import JobHandle
-from airflow_jobdeploy.core.support import pool_notes, unsupported
+from airflow_jobdeploy.core.support import unsupported
 from airflow_jobdeploy.core.template import Template
 from airflow_jobdeploy.errors import Problem, TemplateError
 from airflow_jobdeploy.service.looking import code_of
@@ -84,7 +84,7 @@ def prepare_up(
         key=key,
         render=partial(maker.plan, resolve_secret),
         takes=takes,
-        warnings=(*rendered.warnings, *_idle(rendered.options, project_dir), *pool_notes(pool)),
+        warnings=(*rendered.warnings, *_idle(rendered.options, project_dir)),
         makes_resource=True,
         schedule_timeout_s=rendered.options.schedule_timeout_s,
         recovery=recovery,

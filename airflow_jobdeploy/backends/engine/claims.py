@@ -2,7 +2,7 @@
 
 The name of a container is the claim. Until the start it may be replaced under that name by one that has the image or
 the trees that came later; who loses such a race finds the other's. That the command runs once, whatever happens here,
-is seen to inside (init.sh).
+is seen to inside (init/).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From what an engine and a job's own report say, to a state of the wire. Pure: no request is made here.
 
 The container tells whether it runs, its exit code, whether the kernel killed for memory, and when. The report, which
-process 1 of the container has written (init.sh), tells why it ended: an order, a limit, a step that failed. The words
+process 1 of the container has written (init/), tells why it ended: an order, a limit, a step that failed. The words
 are those of `hostside.verdict`, as for all workers.
 """
 

@@ -1,4 +1,4 @@
-"""What a job's container is told: the files of its volume, made from a plan. See init.sh, which reads them.
+"""What a job's container is told: the files of its volume, made from a plan. See init/, which reads them.
 
 Every word that comes from a user is quoted for POSIX sh (shlex), or a file of its own.
 """
@@ -17,12 +17,29 @@ from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.hostside import call_main
 
 _CONTENTS = ("script", "file", "shell")
+#: Files of init/, in their order: the program of process 1 is one file, since a shell reads it from there once.
+INIT = (
+    "begin",
+    "telling",
+    "naps",
+    "meter",
+    "processes",
+    "orders",
+    "children",
+    "preparing",
+    "programs",
+    "steps",
+    "leftovers",
+    "resource",
+    "main",
+)
 
 
 @cache
 def init() -> bytes:
     """The program of process 1."""
-    return Path(__file__).with_name("init.sh").read_bytes()
+    folder = Path(__file__).with_name("init")
+    return b"\n".join((folder / f"{name}.sh").read_bytes() for name in INIT)
 
 
 def members(plan: Plan, steps: Sequence[Step], *, nothing: str = "") -> list[Member]:

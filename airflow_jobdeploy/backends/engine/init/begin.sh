@@ -1,0 +1,23 @@
+# Process 1 of a job's container: POSIX sh, for whatever shell the image has (dash, busybox, bash).
+#
+# It runs the steps, once ever, hands on orders and limits as signals, waits for what a command leaves, and reports
+# below /jobdeploy/job/report. It needs nobody: the engine and Airflow may be away. Times are hundredths of a second of
+# the kernel's uptime, which no change of a clock moves.
+#
+# What is to be done stands in files that were made for this job: `conf` (assignments), `steps/<n>/run` (calls of the
+# functions of programs.sh, every word quoted). The files of this folder are put together in the order of script.py:
+# all but begin.sh and main.sh define functions, and the variables that they keep.
+set -u
+umask 077
+job=/jobdeploy/job
+report=$job/report
+shared=/jobdeploy/resource
+. "$job/conf"
+
+if ! mkdir "$report/begun" 2>/dev/null; then
+    # The engine was asked twice to start the container: what has run is not run again.
+    code=137
+    [ ! -f "$report/code" ] || read -r code <"$report/code"
+    exit "$code"
+fi
+exec 3>&1 >>"$report/complaints" 2>&1
