@@ -26,6 +26,12 @@ Clauses that every implementation keeps (tests/contract/ holds one test for each
 12. A tree that `use_tree` has given to a job stays until that job has ended.
 13. A state's `messages` hold what the job has said of itself by then (hostside/messages.py), bounded and cleaned, and
     all of it once the job has ended; its metrics are among its artifacts then, as metrics.csv.
+14. A lease is exclusive: no two jobs hold one GPU, nor more cores and memory together than there are, whoever asks,
+    through whichever session or account. It goes with its holder: a provisional one with `release`, or when no job
+    has claimed it in time; a job's with the job. A job whose lease is void waits in the line, PENDING/Queued.
+15. One line for all: a ticket lives as long as it is renewed and its session lasts. The first in line gets what it
+    needs; a later one passes only as a filler that does not delay a first that reserves. Who was granted something is
+    told, within half a second after it became free.
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
+from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket
 from airflow_jobdeploy.core.manifest import Manifest, TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState
@@ -51,6 +58,8 @@ class Capabilities:
     tracks_leftovers: bool = True
     #: Can project trees be sent and artifacts fetched as streams?
     transfers: bool = True
+    #: Does it give out leases (clauses 14, 15)? Else `seek`, `release` and `room` are WorkerErrors.
+    leases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +240,27 @@ class Backend(Protocol):
 
     def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
         """Unpack a tar stream as the checkpoint directory of a claimed job, published by rename."""
+
+    def seek(self, ticket: Ticket) -> SeekAnswer:
+        """Put a ticket in line, or renew it (RENEW_S): a provisional lease, or the place in line (clauses 14, 15).
+
+        The same ticket again, after it was granted, is answered with the same lease until that is claimed or void.
+        """
+
+    def granted(self, timeout_s: float = 0.0) -> dict[str, SeekAnswer]:
+        """Answers by uid that have changed since they were given: a lease, or what became of the ticket.
+
+        Waits for the first at most `timeout_s`, or until `wake`; a `watch` that waits returns early for one, too.
+        """
+
+    def drop(self, uid: str) -> None:
+        """Take a ticket out of the line. A lease that it was granted meanwhile is given back."""
+
+    def release(self, lease_id: str) -> bool:
+        """Give back a provisional lease. False: it is void, or a job's by now."""
+
+    def room(self, within: Mapping[str, Any] | None = None) -> Room:
+        """What there is, who holds it, who waits, who uses GPUs without a lease. `within`: the declared capacity."""
 
     def set_owner(self, job_id: str, owner: str) -> None:
         """ "task" or "none": may the reaper stop the job when its task is over?"""

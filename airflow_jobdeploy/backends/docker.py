@@ -30,6 +30,7 @@ from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places, machine_label
 from airflow_jobdeploy.backends.engine.resources import Resources
 from airflow_jobdeploy.backends.engine.watching import EngineWatch
+from airflow_jobdeploy.backends.unleased import Unleased
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
@@ -52,7 +53,7 @@ class _Parts:
     facts: WorkerFacts
 
 
-class DockerBackend:
+class DockerBackend(Unleased):
     """One engine. `connect` makes a session of the docker SDK, anew after each loss; `settings`: of its pool;
     `machine`: the identity that must answer (None: whichever answers first, and from then on that one);
     `reachable_from_anywhere`: not by a socket, which leads to another engine on each machine."""

@@ -29,6 +29,7 @@ from airflow_jobdeploy.backends.base import (
 )
 from airflow_jobdeploy.backends.channel import Client, LocalClient
 from airflow_jobdeploy.backends.connection import Connection
+from airflow_jobdeploy.backends.leasing import Leasing
 from airflow_jobdeploy.backends.session import Refusal, Session
 from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.manifest import TreeSource
@@ -74,7 +75,7 @@ _KINDS = {
 _BROKEN = (tarfile.TarError, Refusal)
 
 
-class HostedBackend:
+class HostedBackend(Leasing):
     """The contract of `base.Backend`, for a host of which we have a shell.
 
     `worker` is its name in messages; `connect` makes one connection and is called anew after each loss; `root`
@@ -94,6 +95,7 @@ class HostedBackend:
         machine: str | None = None,
         cache_limit_bytes: int | None = None,
     ) -> None:
+        super().__init__()
         self.worker = worker
         how = _KINDS[kind]
         self.capabilities = how.capabilities
@@ -192,8 +194,9 @@ class HostedBackend:
         session = self._connection.control()
         changed = self._subscribe(session, wanted)
         if not changed:
-            patience = min(timeout_s, self._check_alive(session))
-            changed = self._changes(session.events(patience, self._waker.fileno()), wanted)
+            self._take(session, 0.0 if self._answers else min(timeout_s, self._check_alive(session)))
+            changed = self._changes(self._told, wanted)
+            self._told.clear()
         self._waker.drain()
         return changed
 

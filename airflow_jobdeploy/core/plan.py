@@ -160,6 +160,8 @@ class Plan:
     #: For workers that run jobs in containers: image, pull, cpu_count, memory_bytes, shm_size_bytes, pids_limit,
     #: disk_space_bytes, each only where it was asked for.
     container: Mapping[str, Any] = field(default_factory=dict)
+    #: What it holds of the worker while it runs (core.leases.lease_of); empty: nothing is counted for it.
+    lease: Mapping[str, Any] = field(default_factory=dict)
     #: Jobs at once of this pool on the worker; None: no bound.
     slots: int | None = None
     #: The job stops itself when nobody has asked for it for so many seconds; None: it goes on.
@@ -193,6 +195,7 @@ class Plan:
             "storage": dict(self.storage),
             "volumes": [dict(volume) for volume in self.volumes],
             "container": dict(self.container),
+            "lease": dict(self.lease),
             "secret_names": sorted(self.secret_env),
             "limits": self.limits.to_dict(),
             "dataset": dict(self.dataset),

@@ -22,6 +22,7 @@ from airflow_jobdeploy.backends.base import (
     UploadNews,
     WorkerFacts,
 )
+from airflow_jobdeploy.backends.unleased import Unleased
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
@@ -32,13 +33,14 @@ from airflow_jobdeploy.testing.job import MemoryJob
 from airflow_jobdeploy.testing.trees import Arrival
 
 
-class MemoryBackend:
+class MemoryBackend(Unleased):
     """One connection to a MemoryHost; see `MemoryHost.backend`."""
 
     capabilities = Capabilities(kind="memory")
 
     def __init__(self, host: MemoryHost, *, machine: str | None = None) -> None:
         self._host = host
+        self.worker = host.name
         self.machine = machine
         self._closed = False
         self._seen: dict[str, tuple[object, ...]] = {}
