@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 # One for all modules: a fixture that each of them imports is another one for each.
+from tests.servers.dockerd import dockerd as dockerd
 from tests.servers.s3 import s3 as s3
 
 #: How long an example takes says more about what else the machine does than about us.

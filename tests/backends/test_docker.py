@@ -6,55 +6,28 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.docker import DockerBackend, Settings
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.watching import LOOKS_PER_S
-from airflow_jobdeploy.core.plan import Limits, Plan, Step, new_uid
+from airflow_jobdeploy.core.plan import Limits, Step
 from airflow_jobdeploy.core.pool import Tls, Worker, WorkerPool
-from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
+from airflow_jobdeploy.core.status import JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerUnreachable
 from airflow_jobdeploy.hooks import engines
+from tests.backends.engines import BLOCK, backend_of, job, left, run
+from tests.backends.engines import engine as engine
 from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
 from tests.servers import sshd as ssh_servers
 from tests.servers import tls
 from tests.servers.dockerd import IMAGE, Dockerd, started
-from tests.servers.dockerd import dockerd as dockerd
 
 pytestmark = pytest.mark.docker
-
-BLOCK = "echo ready\nwhile :; do sleep 300; done"
-
-
-@pytest.fixture
-def engine(dockerd: Dockerd) -> Iterator[Dockerd]:
-    yield dockerd
-    dockerd.wipe()
-
-
-def backend_of(engine: Dockerd, **settings: Any) -> DockerBackend:
-    return DockerBackend(worker="engine", connect=engine.client, settings=Settings(**{"image": IMAGE, **settings}))
-
-
-def job(content: str, **options: Any) -> Plan:
-    return Plan(**{"uid": new_uid(), "steps": (Step(name="job", kind="shell", content=content),), **options})
-
-
-def run(backend: Backend, plan: Plan) -> JobState:
-    return outcome(backend, launch(backend, plan))
-
-
-def left(engine: Dockerd) -> list[str]:
-    """All containers, whatever their state."""
-    return [name.lstrip("/") for entry in engine.client().containers(all=True) for name in entry["Names"]]
-
 
 # -- images ---------------------------------------------------------------------------------------------------------
 

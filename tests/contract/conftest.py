@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.contract.labs import DockerLab, HostedLab, Lab, MemoryLab, opened
-from tests.servers.dockerd import dockerd as dockerd
 from tests.servers.sshd import sshd as sshd
 
 KINDS = [

@@ -50,6 +50,11 @@ class EngineError(WorkerError):
     def is_conflict(self) -> bool:
         return self.status == 409
 
+    @property
+    def is_broken_mount(self) -> bool:
+        """Is what a volume shows not there any more?"""
+        return "failed to mount local volume" in self.said
+
 
 def unreachable_errors() -> tuple[type[Exception], ...]:
     """What a request fails with when the engine did not answer."""

@@ -175,7 +175,7 @@ class Claims:
         """Give a claimed attempt a tree."""
         if role not in (WORK, DATASET):
             raise WorkerError(f"{self._engine.worker}: a tree has no role {role!r}: {WORK} and {DATASET} are known")
-        if not trees.has(self._places, name):
+        if not trees.is_shown(self._places, name):
             raise TreeGone(f"{self._engine.worker} has no tree {name}")
         for _ in range(_TURNS):
             listed = listing.containers.get(job_id)
@@ -187,7 +187,7 @@ class Claims:
                 return
             if listed is None or self._places.remove_container(listed["Id"]):
                 made = self._create(job_id, listing.labels(job_id), wanted)
-                if not trees.shown(self._places.volume_labels(names.tree_volume(name))):
+                if not trees.is_shown(self._places, name):
                     self._places.remove_container(made)
                     raise TreeGone(f"{self._engine.worker} has no tree {name}: it was removed just now")
             listing = self._jobs.listing()

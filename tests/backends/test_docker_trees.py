@@ -1,0 +1,70 @@
+"""Trees on a real engine: what the engine has lost, and names that a shell would take for something else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.errors import StagingError
+from tests.backends.engines import backend_of, job
+from tests.backends.engines import engine as engine
+from tests.contract.steps import log, outcome
+from tests.contract.trees import Tree, tree
+from tests.servers.dockerd import Dockerd
+
+pytestmark = pytest.mark.docker
+
+
+def store(engine: Dockerd) -> Path:
+    return Path(engine.client().inspect_volume("jobdeploy-store")["Mountpoint"]) / "trees"
+
+
+def test_a_tree_whose_files_the_engine_has_lost_is_sent_again(engine: Dockerd) -> None:
+    source = tree({"main.sh": "echo hello"})
+    backend = backend_of(engine)
+    name = backend.send_tree(source).name
+    assert backend.has_tree(name)
+    shutil.rmtree(store(engine))
+    assert not backend.has_tree(name)
+    assert backend.send_tree(source).sent_files == 1
+    plan = job("cat main.sh", bundle=name)
+    backend.claim(plan)
+    backend.use_tree(plan.job_id, "work", name)
+    backend.start(plan.job_id)
+    assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
+    assert log(backend, plan.job_id) == b"echo hello"
+
+
+def test_a_tree_that_was_not_finished_is_not_there(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    name = backend.send_tree(tree({"main.sh": "echo hello"})).name
+    (store(engine) / name / "whole").unlink()
+    assert not backend.has_tree(name)
+
+
+def test_large_files_of_hostile_names_are_put_together(engine: Dockerd) -> None:
+    names = ["a'b\n; echo $(touch x) \"", "-rf", "sub dir/$HOME", "\udcff", "end\n"]
+    contents = {name: bytes([number]) * 1_500_000 for number, name in enumerate(names)}
+    source = tree(contents, executables=("-rf",))
+    backend = backend_of(engine)
+    name = backend.send_tree(source).name
+    place = store(engine) / name / "tree"
+    found = {str(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
+    assert {path: file.read_bytes() for path, file in found.items()} == contents
+    assert found["-rf"].stat().st_mode & 0o777 == 0o555
+    assert not (place.parent / "parts").exists()
+    assert backend.has_tree(name)
+
+
+def test_a_large_file_that_is_not_what_it_should_be_is_named(engine: Dockerd) -> None:
+    contents = {f"file {number}": bytes([number]) * 1_100_000 for number in range(3)}
+    source = tree(contents)
+    other = {**contents, "file 1": bytes(1_100_000)}
+    backend = backend_of(engine)
+    with pytest.raises(StagingError, match="'file 1' arrived damaged"):
+        backend.send_tree(Tree(contents=other, manifest=source.manifest))
+    assert not backend.has_tree(source.manifest.name)
+    assert backend.send_tree(source).name == source.manifest.name
