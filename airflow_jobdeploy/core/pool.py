@@ -5,6 +5,7 @@
     root: ~/.jobdeploy
     storage: {root: /srv/jobdeploy, shared: true}
     presets: {small: {cpu: 4, memory: 16GB}}
+    quotas: {research: {max_gpus: 8}, "*": {max_gpus: 2, max_priority: normal}}
 
     kind: docker
     workers: [{url: "unix:///var/run/docker.sock"}, {url: "tcp://gpu-a:2376", tls: {ca_cert: ..., ...}}]
@@ -17,18 +18,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
+from airflow_jobdeploy.core.capacity import CAPACITY, QUOTA, Capacity, Quota
 from airflow_jobdeploy.core.engines import CONTAINERS, TLS, Containers, EngineUrl, ImageName, Tls
 from airflow_jobdeploy.core.fields import Named, Record, declared, plain, read_record
 from airflow_jobdeploy.core.files import read_source
+from airflow_jobdeploy.core.gpus import GB
 from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
 from airflow_jobdeploy.core.kinds import Flag, Many, Number, Problems, Schema, Size, Text, expected
+from airflow_jobdeploy.core.labels import WORKER, Labels
+from airflow_jobdeploy.core.presets import Preset, Presets
 from airflow_jobdeploy.core.source import Item, described, in_order
-from airflow_jobdeploy.core.spec_fields import GB
-from airflow_jobdeploy.core.spec_kinds import GPUS, GpuType
 from airflow_jobdeploy.errors import PoolError
 
 DEFAULT_ROOT = "~/.jobdeploy"
@@ -80,11 +84,18 @@ class Worker:
     url: str | None = declared(EngineUrl(), "Of a Docker engine: unix://, tcp:// or ssh://.")
     tls: Tls | None = declared(TLS, "TLS to a Docker engine.")  # noqa: RUF009
     registry: str | None = declared(Text(), "The Airflow connection (type docker) of the registry to pull from.")
+    labels: Mapping[str, str] = declared(Labels(), "Words that tell it from others, for `where` of job specs.", {})
+    capacity: Capacity | None = declared(CAPACITY, "The most of it that jobs may hold; all by default.")  # noqa: RUF009
 
     @property
     def name(self) -> str:
         """What records and people call it."""
         return self.host or self.conn_id or self.url or "local"
+
+    @property
+    def all_labels(self) -> Mapping[str, str]:
+        """Its labels, its name among them."""
+        return {**self.labels, WORKER: self.name}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +103,6 @@ class _Entry(Worker):
     """A worker as written: may stand for many hosts."""
 
     hosts: str | None = declared(Text(), "Many hosts by one connection: gpu[01-60], a[1-3,7]b.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A named amount of resources, for jobs to ask for."""
-
-    cpu: float | None = declared(Number(above=0), "CPU cores; may be fractional.")
-    memory_bytes: int | None = declared(Size(GB), "Memory; a number is GB (2^30 bytes).")
-    disk_space_bytes: int | None = declared(Size(GB), "Disk space; a number is GB (2^30 bytes).")
-    gpu_types: tuple[GpuType, ...] = declared(GPUS, "GPUs: a list of {type, count}.", ())
-    preemptible: bool = declared(Flag(), "Jobs of this preset may be stopped for others.", False)
-    description: str | None = declared(Text(lines=True), "What it is for.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,17 +147,17 @@ def _written_out(entry: _Entry, item: Item, problems: Problems) -> list[Worker]:
     if entry.hosts is None:
         if entry.host and not is_host(entry.host):
             problems.append(item.problem(f"{described(entry.host)} is not a host's name."))
-        plain_fields = {name: getattr(entry, name) for name in ("conn_id", "host", "slots", "url", "tls", "registry")}
-        return [Worker(**plain_fields)]
+        return [Worker(**{name.name: getattr(entry, name.name) for name in dataclass_fields(Worker)})]
     if entry.host:
         problems.append(item.problem("host and hosts are both given.", "Keep one."))
     place = item.child("hosts")
     hosts = expand_hosts(entry.hosts, place, problems)
-    return [Worker(conn_id=entry.conn_id, host=host, slots=entry.slots) for host in hosts]
+    shared = {name: getattr(entry, name) for name in ("conn_id", "slots", "labels", "capacity")}
+    return [Worker(host=host, **shared) for host in hosts]
 
 
 _STORAGE = Record(Storage, "a pool's storage")
-_PRESETS = Named(Record(Preset, "a preset"))
+_QUOTAS = Named(QUOTA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +173,10 @@ class WorkerPool:
     cache_limit_bytes: int = declared(
         Size(GB), "How much code and data a worker keeps that no job uses; a number is GB.", 50 * GB
     )
-    presets: Mapping[str, Preset] = declared(_PRESETS, "Named amounts of resources.", {})
+    presets: Mapping[str, Preset] = declared(Presets(), "Named amounts of resources.", {})
+    quotas: Mapping[str, Quota] = declared(
+        _QUOTAS, "The most that an owner or a team may have: {max_gpus, max_priority}; `*`: each other owner.", {}
+    )
     image: str | None = declared(ImageName(), "The image of jobs that name none, of a docker pool.")
     containers: Containers | None = declared(CONTAINERS, "How jobs of a docker pool are shut in.")  # noqa: RUF009
     #: Where it is defined.
@@ -232,10 +234,10 @@ def _checked_workers(attributes: Mapping[str, Any], root: Item, problems: Proble
     workers: tuple[Worker, ...] = attributes.get("workers", ())
     place = root.child("workers") if root.value.get("workers") is not None else root
     if attributes["kind"] == "local":
-        slots = workers[0].slots if workers else None
+        own = workers[0] if workers else Worker()
         if len(workers) > 1 or any(worker.conn_id or worker.host for worker in workers):
             problems.append(place.problem("a local pool is this machine only.", "Give at most [{slots: ...}]."))
-        return (replace(Worker(), slots=slots),)
+        return (Worker(slots=own.slots, labels=own.labels, capacity=own.capacity),)
     if not workers and not problems:
         what = "[{url: ...}]" if attributes["kind"] == "docker" else "[{conn_id: ...}]"
         problems.append(

@@ -16,6 +16,7 @@ from typing import Any
 from airflow_jobdeploy.core.engines import ImageName
 from airflow_jobdeploy.core.fields import declared, fields_of, plain
 from airflow_jobdeploy.core.git_names import Dirty, Ref, Repository
+from airflow_jobdeploy.core.gpus import GB, GPUS, GpuWish, gpu_wishes
 from airflow_jobdeploy.core.kinds import (
     Anything,
     Duration,
@@ -27,14 +28,13 @@ from airflow_jobdeploy.core.kinds import (
     Text,
     Words,
 )
+from airflow_jobdeploy.core.labels import Where
 from airflow_jobdeploy.core.requirements import Requirements
 from airflow_jobdeploy.core.retry import Retry, RetryRule, retry_from_dict
-from airflow_jobdeploy.core.spec_kinds import GPUS, SIGNAL, GpuType, Python, RelativePath
+from airflow_jobdeploy.core.spec_kinds import SIGNAL, Python, RelativePath
 from airflow_jobdeploy.core.variables import SECRETS, Variables
 from airflow_jobdeploy.core.volumes import VOLUMES, DatasetLocation, Volume
 from airflow_jobdeploy.errors import Problem, SpecError
-
-GB = 1 << 30
 
 _DOCKER = "a docker pool"
 _BUILT = "images that are built for jobs (a later release)"
@@ -183,12 +183,24 @@ class JobSpec:
     cpu_count: float | None = declared(
         Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT, honoured_by=_CONTAINERS
     )
-    gpu_types: tuple[GpuType, ...] = declared(GPUS, "GPUs: a list of {type, count}.", (), needs=_PLACEMENT)
+    gpu_types: tuple[GpuWish, ...] = declared(
+        GPUS,
+        "GPUs: a list of {type, count, memory}. They are alternatives: the first that can be had. `type: any` is any; "
+        "memory is each one's: the least, or a range (`24GB..`, `..40GB`, `16GB..24GB`).",
+        (),
+        needs=_PLACEMENT,
+    )
     preset: str | None = declared(Text(), "A preset of the pool.", needs=_PLACEMENT)
     priority: str | None = declared(
         Text(("low", "normal", "high")), "Before which others it starts.", needs=_PLACEMENT, same=("normal",)
     )
-    where: Any = declared(Anything(), "Which workers of the pool.", needs=_PLACEMENT)  # noqa: RUF009
+    where: Mapping[str, tuple[str, ...]] = declared(
+        Where(),
+        "Which workers of the pool, by their labels: {zone: a, disk: [ssd, nvme]}; of a list any will do. "
+        "`worker` is a worker's name.",
+        {},
+        needs=_PLACEMENT,
+    )
     worker_required: int = declared(
         Number(whole=True, minimum=1),
         "Workers that run it together.",
@@ -241,7 +253,8 @@ class JobSpec:
                 for name, value in data.items()
             }
             values["retry"] = retry_from_dict(values.get("retry"))
-            values["gpu_types"] = tuple(GpuType(**gpu) for gpu in values.get("gpu_types", ()))
+            values["gpu_types"] = gpu_wishes(values.get("gpu_types"))
+            values["where"] = {name: tuple(each) for name, each in (values.get("where") or {}).items()}
             values["volumes"] = tuple(Volume(**volume) for volume in values.get("volumes", ()))
             return cls(**values)
         except TypeError as error:

@@ -1,4 +1,4 @@
-"""The kinds of values that only job specs have: GPUs, signals, paths inside the project."""
+"""The kinds of values that only job specs have: signals, interpreters, paths inside the project."""
 
 from __future__ import annotations
 
@@ -8,52 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from airflow_jobdeploy.core.fields import declared, read_record, record_schema
-from airflow_jobdeploy.core.kinds import Number, Problems, Schema, Size, Text, expected
+from airflow_jobdeploy.core.kinds import Problems, Schema, Text, expected
 from airflow_jobdeploy.core.source import Item, described, suggestion
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuType:
-    """So many GPUs of one type."""
-
-    type: str = declared(Text(), "The GPU's type, such as A100.", "", required=True)
-    count: int = declared(Number(whole=True, minimum=0), "How many.", 1)
-    memory_bytes: int | None = declared(Size(1 << 30), "The least memory of each; a number is GB.")
-
-
-@dataclass(frozen=True)
-class Gpus:
-    """A list of {type, count}; `name` is an older spelling of `type`. Entries with count 0 ask for nothing."""
-
-    def read(self, item: Item, problems: Problems) -> tuple[GpuType, ...] | None:
-        if not isinstance(item.value, list):
-            expected(item, "a list of {type, count}", problems)
-            return None
-        before = len(problems)
-        found = [self._one(element, problems) for element in item.elements()]
-        names = [gpu.type for gpu in found]
-        for index, element in enumerate(item.elements()):
-            if names[index] and names[index] in names[:index]:
-                problems.append(element.problem(f"the GPU type {names[index]!r} is given twice.", "Add the counts."))
-        return tuple(gpu for gpu in found if gpu.count) if len(problems) == before else None
-
-    @staticmethod
-    def _one(item: Item, problems: Problems) -> GpuType:
-        if isinstance(item.value, dict) and "name" in item.value and "type" not in item.value:
-            renamed = {("type" if key == "name" else key): value for key, value in item.value.items()}
-            item = item.holding(renamed)
-        return GpuType(**read_record(GpuType, item, problems, what="a GPU"))
-
-    def schema(self) -> Schema:
-        one = record_schema(GpuType)
-        one["properties"]["name"] = {"type": "string", "deprecated": True, "description": "Older spelling of type."}
-        del one["required"]
-        one["anyOf"] = [{"required": ["type"]}, {"required": ["name"]}]
-        return {"type": "array", "items": one}
-
-
-GPUS = Gpus()
 
 
 def signal_number(name: str) -> int | None:

@@ -8,6 +8,8 @@ from typing import FrozenSet, Tuple
 
 #: Words that say who made it, or which line it is sold in; people leave them out, drivers do not always print them.
 _MAKERS = frozenset(("nvidia", "amd", "intel", "geforce", "tesla", "radeon", "instinct", "quadro", "gpu"))
+#: Of those, the words that tell one maker from another; a name without any is NVIDIA's.
+_OF_MAKERS = {"amd": "amd", "radeon": "amd", "instinct": "amd", "intel": "intel"}
 
 
 @lru_cache(maxsize=4096)
@@ -15,11 +17,19 @@ def is_model(wanted: str, model: str) -> bool:
     """Does `wanted` ("A100", "rtx4090", "nvidia-tesla-v100", "A100 80GB") name `model` ("NVIDIA A100-SXM4-80GB")?
 
     Every word of `wanted` must be a word of `model` ("A10" is no "A100"); spaces, dashes and case do not matter.
-    Nothing asked for ("") is any model.
+    Nothing asked for ("") is any model, "NVIDIA" and "AMD" are any of theirs.
     """
+    if _maker(wanted) not in ("", _maker(model) or "nvidia"):
+        return False
     asked = tuple(word for word in _words(wanted) if word not in _MAKERS)
     has = tuple(word for word in _words(model) if word not in _MAKERS)
     return set(asked) <= set(has) or "".join(asked) in _joined(has)
+
+
+def _maker(text: str) -> str:
+    words = _words(text)
+    found = next((_OF_MAKERS[word] for word in words if word in _OF_MAKERS), "")
+    return found or ("nvidia" if "nvidia" in words else "")
 
 
 def _words(text: str) -> Tuple[str, ...]:

@@ -14,14 +14,17 @@ import yaml
 
 import airflow_jobdeploy.core
 from airflow_jobdeploy.core.builds import Build
+from airflow_jobdeploy.core.capacity import Capacity, Quota
 from airflow_jobdeploy.core.fields import fields_of
+from airflow_jobdeploy.core.gpus import GpuWish
 from airflow_jobdeploy.core.params import ParamSpec
-from airflow_jobdeploy.core.pool import Preset, Storage, Worker, WorkerPool
+from airflow_jobdeploy.core.pool import Storage, Worker, WorkerPool
+from airflow_jobdeploy.core.presets import Preset
 from airflow_jobdeploy.core.schema import json_schemas
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 
 SHIPPED = Path(airflow_jobdeploy.core.__file__).parent / "schemas"
-RECORDS = (JobSpec, Build, ParamSpec, WorkerPool, Worker, Preset, Storage)
+RECORDS = (JobSpec, Build, ParamSpec, WorkerPool, Worker, Preset, Storage, GpuWish, Capacity, Quota)
 
 
 @pytest.mark.parametrize("name", json_schemas())
@@ -69,6 +72,22 @@ def test_the_seeds_templates_are_valid(name: str, data: Path) -> None:
             True,
         ),
         ("worker-pool", {"workers": []}, False),
+        (
+            "worker-pool",
+            {
+                "kind": "ssh",
+                "workers": [{"conn_id": "a", "labels": {"rack": 7}, "capacity": {"gpus": [0, "GPU-1"]}}],
+                "presets": {"a": {"extends": "b", "nvidia_gpu": {"count": 1}}, "b": {"gpu": 2}},
+                "quotas": {"*": {"max_gpus": 2, "max_priority": "low"}},
+            },
+            True,
+        ),
+        ("worker-pool", {"kind": "ssh", "quotas": {"a": {"max_priority": "urgent"}}}, False),
+        ("job-spec", {"gpu_types": [{"memory": "..40GB"}, {"type": "any", "memory": "16GB..24GB"}]}, True),
+        ("job-spec", {"gpu_types": [{"type": "A100", "memory": ".."}]}, False),
+        ("job-spec", {"gpu_types": [{"count": 1}]}, False),
+        ("job-spec", {"where": {"zone": ["a", "b"], "rack": 7}}, True),
+        ("job-spec", {"where": {"zone": []}}, False),
     ],
 )
 def test_schemas_say_what_the_parser_says(name: str, value: Any, valid: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from airflow_jobdeploy.core.gpus import GpuWish
 from airflow_jobdeploy.core.spec import JobSpec, load_spec
-from airflow_jobdeploy.core.spec_kinds import GpuType
 from airflow_jobdeploy.core.support import unsupported
 from airflow_jobdeploy.errors import SpecError
 
@@ -43,10 +43,10 @@ def problems(**fields: Any) -> str:
         ("log_limit", 1000, "log_limit_bytes", 1000),
         ("log_limit", "10MB", "log_limit_bytes", 10 << 20),
         ("cpu_count", 0.5, "cpu_count", 0.5),
-        ("gpu_types", [{"type": "A100", "count": 2}], "gpu_types", (GpuType(type="A100", count=2),)),
-        ("gpu_types", [{"name": "A100"}], "gpu_types", (GpuType(type="A100", count=1),)),
+        ("gpu_types", [{"type": "A100", "count": 2}], "gpu_types", (GpuWish(type="A100", count=2),)),
+        ("gpu_types", [{"name": "A100"}], "gpu_types", (GpuWish(type="A100", count=1),)),
         ("gpu_types", [{"type": "A100", "count": 0}], "gpu_types", ()),
-        ("gpu_types", [{"type": "A100", "memory": 40}], "gpu_types", (GpuType(type="A100", memory_bytes=40 * GB),)),
+        ("gpu_types", [{"type": "A100", "memory": 40}], "gpu_types", (GpuWish(type="A100", memory_bytes_min=40 * GB),)),
         ("args", "--name 'a b' c", "args", ("--name", "a b", "c")),
         ("args", ["--n", 3, 0.5, "a b"], "args", ("--n", "3", "0.5", "a b")),
         ("args", [], "args", ()),
@@ -173,8 +173,8 @@ def test_values_of_env_are_as_written(write: Callable[..., None]) -> None:
         ({"job_timeout": 5}, "timeout_s", 5),
         ({"creation_timeout": 5}, "setup_timeout_s", 5),
         ({"autoscaler_timeout": 5}, "idle_timeout_s", 5),
-        ({"gpu_type": "A100", "gpu_count": 2}, "gpu_types", (GpuType(type="A100", count=2),)),
-        ({"gpu_type": "A100"}, "gpu_types", (GpuType(type="A100"),)),
+        ({"gpu_type": "A100", "gpu_count": 2}, "gpu_types", (GpuWish(type="A100", count=2),)),
+        ({"gpu_type": "A100"}, "gpu_types", (GpuWish(type="A100"),)),
         ({"gpu_count": 0}, "gpu_types", ()),
         ({"gpu_type": None, "gpu_count": None}, "gpu_types", ()),
     ],
@@ -326,7 +326,7 @@ def test_what_every_pool_honours(kind: str) -> None:
         ("idle_timeout", 1),
         ("preset", "x"),
         ("priority", "high"),
-        ("where", {"gpu": "A100"}),
+        ("where", {"zone": "a"}),
         ("restart_policy", "always"),
         ("life_span", 1),
         ("worker_required", 2),
