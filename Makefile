@@ -1,11 +1,11 @@
 # Two commands for a new user: make demo, make test. `make help` lists all.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow kills faults bench check airflow lint format docs clean setup
+.PHONY: help compose compose-env compose-check demo test test-slow kills faults bench check airflow lint format docs clean setup
 
 PYTHON_BIN := .venv/bin/python
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## Train a small real model through a DAG, download it, say how good it is (no server)
 	@scripts/setup.sh run
@@ -14,6 +14,15 @@ demo: ## Train a small real model through a DAG, download it, say how good it is
 airflow: ## Start Airflow with the example DAGs; prints URL and login; Ctrl-C stops it
 	@scripts/setup.sh run
 	@exec $(PYTHON_BIN) scripts/standalone.py
+
+compose: ## Start the scaled-out Airflow of docker-compose.yaml, with two hosts to run jobs on
+	@scripts/compose.sh up
+
+compose-env: ## Write .env, with a random value for each secret of docker-compose.yaml
+	@scripts/compose.sh env
+
+compose-check: ## Let docker compose say whether docker-compose.yaml is valid
+	@scripts/compose.sh check
 
 test: ## Lint, type check and run all tests
 	@scripts/setup.sh dev

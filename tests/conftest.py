@@ -54,6 +54,10 @@ def _has(*programs: str) -> bool:
     return all(shutil.which(program, path=path) for program in programs)
 
 
+def _runs(*command: str) -> bool:
+    return _has(command[0]) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def _may_unshare() -> bool:
     # Being root is not enough in a container: the kernel is asked.
     trial = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "true"]
@@ -92,6 +96,10 @@ NEEDS = {
     "scaled": Need(
         is_met=lambda: _has("redis-server") and (_has("initdb") or bool(glob.glob("/usr/lib/postgresql/*/bin/initdb"))),
         reason="no PostgreSQL and Redis on this machine; apt-get install postgresql redis-server",
+    ),
+    "compose": Need(
+        is_met=lambda: _has("docker-compose") or _runs("docker", "compose", "version"),
+        reason="neither docker compose nor docker-compose on this machine; apt-get install docker-compose",
     ),
     "faketime": Need(
         is_met=lambda: bool(glob.glob("/usr/lib/*/faketime/libfaketime.so.1")),

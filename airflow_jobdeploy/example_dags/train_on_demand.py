@@ -23,6 +23,8 @@ from airflow_jobdeploy.operators.template import TemplateDownOperator, TemplateU
 from airflow_jobdeploy.params import template_params
 
 TEMPLATE = "templates/demo.yaml"
+#: What the Variable that other examples ask for is in the environment, where a DAG file may look for it.
+POOL = os.environ.get("AIRFLOW_VAR_JOBDEPLOY_WORKER_POOL", "local")
 MODELS = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "models"
 
 with DAG(
@@ -34,7 +36,7 @@ with DAG(
     params={
         **template_params(TEMPLATE),
         "worker_pool": Param(
-            "local",
+            POOL,
             type="string",
             minLength=1,
             title="Worker pool",
