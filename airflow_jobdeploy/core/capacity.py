@@ -10,10 +10,9 @@ from airflow_jobdeploy.core.fields import Record, declared
 from airflow_jobdeploy.core.gpus import MAX_GPUS
 from airflow_jobdeploy.core.kinds import Number, Problems, Schema, Size, Text, expected
 from airflow_jobdeploy.core.source import Item
+from airflow_jobdeploy.hostside.queueing import PRIORITIES
 
 GB = 1 << 30
-#: First to last.
-PRIORITIES = ("high", "normal", "low")
 #: The quota of every owner that has none of its own.
 OTHERS = "*"
 

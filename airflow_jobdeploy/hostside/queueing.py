@@ -25,12 +25,12 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Se
 
 from airflow_jobdeploy.hostside import fitting
 from airflow_jobdeploy.hostside.fitting import Demand, Gpu, Limits, read_amount
+from airflow_jobdeploy.hostside.sums import Held, Sums, gpus_lack, gpus_text, models_text, owner_of, read_lease
 
 PRIORITIES = ("high", "normal", "low")
 #: Waiting longer than this moves nobody further up.
 _LONGEST_S = 30 * 86400.0
 _SHOWN = 5
-_AMOUNTS = ("cpu", "memory", "disk")
 
 
 class Ticket(NamedTuple):
@@ -48,17 +48,6 @@ class Ticket(NamedTuple):
     at: int
 
 
-class _Held(NamedTuple):
-    """What one lease holds, or one verdict just gave."""
-
-    gpus: Tuple[str, ...]
-    cpu: float
-    memory: float
-    disk: float
-    owner: Tuple[str, str]
-    past: str
-
-
 def decide(
     capacity: Dict[str, Any],
     leases: Iterable[Dict[str, Any]],
@@ -71,7 +60,7 @@ def decide(
     several granted ones each may take its own, whoever comes first.
     """
     foreign = {str(gpu["uuid"]) for gpu in capacity.get("gpus") or () if gpu.get("outsiders") and gpu.get("uuid")}
-    room = _Room([_held(lease) for lease in leases], foreign.union(outsiders))
+    room = _Room([read_lease(lease) for lease in leases], foreign.union(outsiders))
     verdicts, line = _lined_up(fitting.read_limits(capacity), tickets)
     passed: List[str] = []
     for ticket in line:
@@ -121,63 +110,24 @@ def read_ticket(limits: Limits, data: Any, index: int = 0) -> Optional[Ticket]:
     if most is not None and (isinstance(most, bool) or not isinstance(most, int)):
         return None
     key = (PRIORITIES.index(priority), -min(waited_s, _LONGEST_S), uid)
-    return Ticket(uid, key, demand, within, data.get("reserves") is True, _owner(data), most, index)
-
-
-def _owner(data: Dict[str, Any]) -> Tuple[str, str]:
-    return str(data.get("deployment") or ""), str(data.get("owner") or "")
-
-
-def _held(lease: Dict[str, Any]) -> _Held:
-    gpus = lease.get("gpus")
-    cpu, memory, disk = (fitting.held_amount(lease.get(name)) for name in _AMOUNTS)
-    named = tuple(str(uuid) for uuid in gpus) if isinstance(gpus, (list, tuple)) else ()
-    return _Held(named, cpu, memory, disk, _owner(lease), str(lease.get("past") or ""))
+    return Ticket(uid, key, demand, within, data.get("reserves") is True, owner_of(data), most, index)
 
 
 # -- what is free ------------------------------------------------------------------------------------------------------
 
 
-class _Sums:
-    """What some of those that run hold together."""
-
-    def __init__(self) -> None:
-        self.cpu = self.memory = self.disk = 0.0
-        self.jobs = 0
-        self.gpus: Set[str] = set()
-
-    def add(self, held: _Held) -> None:
-        self.cpu += held.cpu
-        self.memory += held.memory
-        self.disk += held.disk
-        self.jobs += 1
-        self.gpus.update(held.gpus)
-
-    def lack(self, demand: Demand, limits: Limits) -> str:
-        """What is too little beside these for `demand`, in words; "" when cores, memory, disk and slots suffice."""
-        if self.jobs + 1 > limits.slots:
-            return "needs a slot, 0 of %d free" % max(limits.slots, 0)
-        for name in _AMOUNTS:
-            wanted = getattr(demand, name)
-            free = getattr(limits, name) - getattr(self, name)
-            if wanted and wanted > free + 1e-9:
-                shown = _amount(name, max(free, 0.0)), _amount(name, getattr(limits, name))
-                return "needs %s, %s of %s free" % (_amount(name, wanted), *shown)
-        return ""
-
-
 class _Room:
     """The host while its verdicts are made."""
 
-    def __init__(self, held: Sequence[_Held], foreign: Set[str]) -> None:
+    def __init__(self, held: Sequence[Held], foreign: Set[str]) -> None:
         self.foreign = foreign
-        self.used = _Sums()
-        self._all: List[_Held] = []
+        self.used = Sums()
+        self._all: List[Held] = []
         self.head: Optional[_Head] = None
         for each in held:
             self.take(each)
 
-    def take(self, held: _Held) -> None:
+    def take(self, held: Held) -> None:
         self._all.append(held)
         self.used.add(held)
         if self.head is not None and held.past == self.head.ticket.uid:
@@ -202,9 +152,9 @@ class _Head:
         self.ticket = ticket
         self._usable = usable
         self._busy = frozenset(busy)
-        self._fillers = _Sums()
+        self._fillers = Sums()
 
-    def add(self, filler: _Held) -> None:
+    def add(self, filler: Held) -> None:
         self._fillers.add(filler)
 
     def spare(self, demand: Demand, free: Sequence[Gpu]) -> Optional[Tuple[Gpu, ...]]:
@@ -246,7 +196,7 @@ def _verdict(ticket: Ticket, room: _Room, passed: int) -> Dict[str, Any]:
     if gpus is None:
         if ticket.reserves and room.head is None:
             room.reserve(ticket, usable)
-        return _waits(ticket.uid, passed + 1, lack or _gpus_lack(ticket.demand, free, usable))
+        return _waits(ticket.uid, passed + 1, lack or gpus_lack(ticket.demand, free, usable))
     past = ""
     if room.head is not None:
         past = room.head.ticket.uid
@@ -255,21 +205,21 @@ def _verdict(ticket: Ticket, room: _Room, passed: int) -> Dict[str, Any]:
             return _waits(ticket.uid, passed + 1, "would delay %s, which is first in line" % past)
     demand = ticket.demand
     chosen = tuple(gpu.uuid for gpu in gpus)
-    room.take(_Held(chosen, demand.cpu, demand.memory, demand.disk, ticket.owner, past))
+    room.take(Held(chosen, demand.cpu, demand.memory, demand.disk, ticket.owner, past))
     return {**_waits(ticket.uid, 0, ""), "granted": True, "gpus": list(chosen), "past": past}
 
 
 def _never(ticket: Ticket, usable: Sequence[Gpu], room: _Room) -> str:
     """Why this host cannot hold the job even when all who run have ended; "" when it can."""
-    lack = _Sums().lack(ticket.demand, ticket.limits)
+    lack = Sums().lack(ticket.demand, ticket.limits)
     if lack:
         return "more than is here: " + lack
     if fitting.choose(ticket.demand.wishes, usable) is not None:
         return ""
     if fitting.choose(ticket.demand.wishes, ticket.limits.gpus) is not None:
         taken = [str(gpu.number) for gpu in ticket.limits.gpus if gpu.uuid in room.foreign]
-        return "needs %s; processes without a lease use GPU %s" % (_gpus(ticket.demand), ", ".join(taken))
-    return "more than is here: needs %s, has %s" % (_gpus(ticket.demand), _models(ticket.limits.gpus))
+        return "needs %s; processes without a lease use GPU %s" % (gpus_text(ticket.demand), ", ".join(taken))
+    return "more than is here: needs %s, has %s" % (gpus_text(ticket.demand), models_text(ticket.limits.gpus))
 
 
 def _over(owner: str, held: int, most: int) -> str:
@@ -283,29 +233,3 @@ def _waits(uid: str, position: int, why: str) -> Dict[str, Any]:
 def _out(data: Any, why: str) -> Dict[str, Any]:
     uid = data.get("uid") if isinstance(data, dict) else None
     return _waits(uid if isinstance(uid, str) else "", 0, why)
-
-
-# -- in words ----------------------------------------------------------------------------------------------------------
-
-
-def _amount(name: str, value: float) -> str:
-    if name == "cpu":
-        return "%g cores" % round(value, 2)
-    return "%.1f GB %s" % (value / (1 << 30), name)
-
-
-def _gpus(demand: Demand) -> str:
-    return " or ".join(("%d GPU %s" % (wish.many, wish.type)).strip() for wish in demand.wishes)
-
-
-def _models(gpus: Sequence[Gpu]) -> str:
-    counts: Dict[str, int] = {}
-    for gpu in gpus:
-        counts[gpu.model] = counts.get(gpu.model, 0) + 1
-    return ", ".join("%d %s" % (count, model or "GPU") for model, count in counts.items()) or "no GPU"
-
-
-def _gpus_lack(demand: Demand, free: Sequence[Gpu], usable: Sequence[Gpu]) -> str:
-    fit = {gpu.uuid for gpu in usable for wish in demand.wishes if wish.takes(gpu)}
-    left = sum(1 for gpu in free if gpu.uuid in fit)
-    return "needs %s, %d of %d free" % (_gpus(demand), left, len(fit))

@@ -108,7 +108,7 @@ def test_what_a_host_can_never_give_is_not_in_its_line() -> None:
     (found,) = decide(host(T4), [], [ticket("j", ("A100", 1))])
     assert (found["position"], found["why"]) == (0, "more than is here: needs 1 GPU A100, has 1 Tesla T4")
     (found,) = decide(host(), [], [ticket("j", cpu=9.0)])
-    assert (found["position"], found["why"]) == (0, "more than is here: needs 9 cores, 8 cores of 8 cores free")
+    assert (found["position"], found["why"]) == (0, "more than is here: needs 9 cores, 8 of 8 free")
     assert granted(host(T4), [{"gpus": ["GPU-0"]}], ticket("big", ("", 9), waited_s=99.0), ticket("small")) == {
         "small": []
     }
