@@ -32,6 +32,8 @@ Clauses that every implementation keeps (tests/contract/ holds one test for each
 15. One line for all: a ticket lives as long as it is renewed and its session lasts. The first in line gets what it
     needs; a later one passes only as a filler that does not delay a first that reserves. Who was granted something is
     told, within half a second after it became free.
+16. An attempt with a `life_span_s` ends TimedOut that long after its command's start. `extend` returns when that is
+    longer by `seconds` and safe on the worker, however often it is called with the same `token`.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ class Capabilities:
     tracks_leftovers: bool = True
     #: Can project trees be sent and artifacts fetched as streams?
     transfers: bool = True
+    #: Do jobs have a `life_span` there? Else `extend` is a WorkerError.
+    life_span: bool = True
     #: Does it give out leases (clauses 14, 15)? Else `seek`, `release` and `room` are WorkerErrors.
     leases: bool = False
 
@@ -231,6 +235,9 @@ class Backend(Protocol):
 
     def renew(self, job_ids: Sequence[str]) -> None:
         """Somebody waits for these jobs: those of them that stop when nobody asks go on (`orphan_after_s`)."""
+
+    def extend(self, job_id: str, seconds: float, token: str) -> JobState:
+        """Let a job live longer (clause 16). WorkerError when it has ended, or has no `life_span`."""
 
     def set_moved(self, job_id: str, successor: Plan) -> None:
         """Another attempt takes the place of `job_id`: it will say so (`moved_to`), and never start again."""

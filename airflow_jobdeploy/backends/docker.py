@@ -68,7 +68,9 @@ class DockerBackend(Unleased):
         reachable_from_anywhere: bool = True,
     ) -> None:
         self.worker = worker
-        self.capabilities = Capabilities(kind="docker", reachable_from_anywhere=reachable_from_anywhere)
+        self.capabilities = Capabilities(
+            kind="docker", life_span=False, reachable_from_anywhere=reachable_from_anywhere
+        )
         self._connect = connect
         self._settings = settings
         self._machine = machine
@@ -213,6 +215,9 @@ class DockerBackend(Unleased):
     def renew(self, job_ids: Sequence[str]) -> None:
         parts = self._ready()
         orders.renew(parts.places, parts.jobs.listing(), job_ids)
+
+    def extend(self, job_id: str, seconds: float, token: str) -> JobState:
+        raise WorkerError(f"{self.worker}: jobs on Docker engines have no life_span in this release")
 
     def set_moved(self, job_id: str, successor: Plan) -> None:
         parts = self._ready()

@@ -165,6 +165,10 @@ class HostedBackend(Leasing):
     def renew(self, job_ids: Sequence[str]) -> None:
         self._connection.control().request("renew", jobs=list(job_ids))
 
+    def extend(self, job_id: str, seconds: float, token: str) -> JobState:
+        answer = self._connection.control().request("extend", job=job_id, seconds=seconds, token=token)
+        return JobState.from_wire(answer["state"])
+
     def set_moved(self, job_id: str, successor: Plan) -> None:
         to: dict[str, Any] = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
         self._connection.control().request("move", job=job_id, **to)

@@ -74,6 +74,8 @@ class Limits:
     signal: str = "SIGTERM"
     log_limit_bytes: int | None = None
     keep_for_s: float = 7 * 86400.0
+    #: What is left of the job's life for this attempt; can be lengthened (Backend.extend).
+    life_span_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in self.__dataclass_fields__}

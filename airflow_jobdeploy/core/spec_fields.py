@@ -152,9 +152,17 @@ class JobSpec:
         Retry(), "For which causes it is run again within one Airflow try: {on, max, delay}."
     )
     restart_policy: str = declared(
-        Text(("never", "on-failure", "always")), "Run it again on the worker.", "never", needs=_SERVICES
+        Text(("never", "on-failure", "always")),
+        "Whoever waits for it starts it again after a failure, or after any end, but not when it was stopped; with "
+        "growing pauses, as long as its `life_span` lasts.",
+        "never",
     )
-    life_span_s: float | None = declared(Duration(), "The longest life over all attempts.", needs=_SERVICES)
+    life_span_s: float | None = declared(
+        Duration(),
+        "The longest it may run, counted from its command's start, all attempts together; can be lengthened while it "
+        "runs.",
+        missing_on=_CONTAINERS,
+    )
 
     # With what.
     docker_image: str | None = declared(ImageName(), "The image to run in.", needs=_DOCKER, honoured_by=_CONTAINERS)

@@ -27,6 +27,7 @@ def check_rules(
     if not set(given) - set(fields_of(JobSpec)):  # else what is to run may stand there, misspelt
         _check_work(attributes, given, root, problems)
     _check_call(attributes, given, problems)
+    _check_again(given, problems)
     _check_deploy(attributes, given, root, problems)
     _check_folders(given, problems)
     _check_repo(given, problems)
@@ -49,6 +50,13 @@ def _check_call(attributes: Mapping[str, Any], given: Mapping[str, Item], proble
     for name in ("command", "entry_script"):
         if attributes.get("call_main") and name in given:
             problems.append(given[name].problem(f"call_main and {name} are both given.", "Keep one."))
+
+
+def _check_again(given: Mapping[str, Item], problems: Problems) -> None:
+    restarts = given.get("restart_policy")
+    if "retry" in given and restarts is not None and restarts.value != "never":
+        hint = "retry names causes and how often; restart_policy is for all of them, without end. Keep one."
+        problems.append(restarts.problem("retry and restart_policy are both given.", hint))
 
 
 def _check_deploy(attributes: Mapping[str, Any], given: Mapping[str, Item], root: Item, problems: Problems) -> None:

@@ -98,6 +98,8 @@ class JobState:
     machine: str = ""
     #: Seconds that the job has between its stop signal and KILL.
     grace_s: float = 10.0
+    #: Seconds that this attempt may run, with all that was added since its claim; None: no bound.
+    life_span_s: float | None = None
     #: {"job_id", "attempt", "worker"} of the attempt that has taken this one's place.
     moved_to: Mapping[str, Any] | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, Optional
 
-from airflow_jobdeploy.hostside import files, house, kernel, lease
+from airflow_jobdeploy.hostside import files, house, kernel, lease, life
 from airflow_jobdeploy.hostside.jobdir import Job
 
 
@@ -34,17 +34,23 @@ class Bounds:
         self._home = home
         self._limits: Dict[str, Any] = job.plan().get("limits") or {}
         self._until: Optional[float] = None
+        #: When the command began, and until when its life lasts as far as we have looked.
+        self._started = 0.0
+        self._life_until: Optional[float] = None
         self._begun = kernel.boottime_s()
         self._orphan_after_s = lease.bound_s(job)
 
     def command_starts(self) -> None:
-        """From now on the attempt's timeout runs."""
+        """From now on the attempt's timeout and its life run."""
         bound = self._limits.get("timeout_s")
-        self._until = kernel.boottime_s() + bound if bound else None
+        self._started = kernel.boottime_s()
+        self._until = self._started + bound if bound else None
+        lasts = life.bound_s(self._job)
+        self._life_until = None if lasts is None else self._started + lasts
 
     def wait(self, seconds: float, until: Optional[float] = None) -> None:
         """Wait for a signal, a deadline or `seconds`, whichever is first; does not judge (see `check`)."""
-        known = [time for time in (until, self._until) if time is not None]
+        known = [time for time in (until, self._until, self._life_until) if time is not None]
         left = min(known) - kernel.boottime_s() if known else seconds
         self._home.wait(min(seconds, left))
 
@@ -59,9 +65,18 @@ class Bounds:
         now = kernel.boottime_s()
         if self._until is not None and now >= self._until:
             raise Cut(limit={"limit": "timeout", "limit_s": self._limits["timeout_s"]})
+        if self._life_until is not None and now >= self._life_until:
+            self._check_life(now)
         if until is not None and now >= until:
             raise Cut(limit=limit)
         self._check_lease()
+
+    def _check_life(self, now: float) -> None:
+        """It may have been lengthened since we looked."""
+        lasts = life.bound_s(self._job) or 0.0
+        self._life_until = self._started + lasts
+        if now >= self._life_until:
+            raise Cut(limit={"limit": "life_span", "limit_s": lasts})
 
     def _check_lease(self) -> None:
         if self._orphan_after_s is None:

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any, Dict, Optional, Set, Tuple
 
-from airflow_jobdeploy.hostside import files, finish, launch, layout, logs, messages, moves, recover
+from airflow_jobdeploy.hostside import files, finish, launch, layout, life, logs, messages, moves, recover
 from airflow_jobdeploy.hostside.files import Damaged
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, stamp
 from airflow_jobdeploy.hostside.layout import HostPaths
@@ -146,6 +146,7 @@ def _base(job: Job) -> Dict[str, Any]:
         "facts": {},
         "moved_to": moves.moved_to(job),
         "grace_s": (plan.get("limits") or {}).get("grace_s", 10.0),
+        "life_span_s": life.bound_s(job),
     }
 
 

@@ -169,6 +169,8 @@ class JobPaths:
         self.preempt = join(directory, "preempt.json")
         #: When somebody who waits for the job was last heard of (lease.py); only where `on_orphan: stop` was asked for.
         self.lease = join(directory, "lease")
+        #: Lines of "seconds token": what was added to its life_span (life.py).
+        self.life = join(directory, "life")
         #: {"job_id", "attempt", "worker"} of the attempt that has taken this one's place.
         self.moved = join(directory, "moved.json")
         #: {"job"}: a `down` is at work; an `up` that ends meanwhile, its exit unknown, was taken down.

@@ -16,6 +16,7 @@ from airflow_jobdeploy.hostside import (
     launch,
     layout,
     lease,
+    life,
     logs,
     moves,
     pack,
@@ -219,6 +220,11 @@ class Ops:
             if job.exists:
                 lease.renew(job)
         return Reply()
+
+    def extend(self, ask: dict) -> Reply:
+        job = self._job(ask)
+        life.extend(job, self._view(job), ask.get("seconds"), ask.get("token"))
+        return Reply(state=self._view(job))
 
     def move(self, ask: dict) -> Reply:
         moves.note(self._job(ask), {key: ask[key] for key in ("job_id", "attempt", "worker")})

@@ -19,6 +19,7 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     stop      job, reason, by, grace_s       state; the worker carries it through alone
     preempt   job, reason, by, signal, grace_s   state; SUSPENDED in the end, its checkpoint directory kept
     renew     jobs                           {}; those that stop when nobody asks for them are being asked for
+    extend    job, seconds, token            state; its life_span is so much longer; the same token counts once
     move      job, job_id, attempt, worker   {}; another attempt has taken the place of `job`
     own       job, owner                     {}
     log       job, offset, limit             offset, dropped, size, bytes, then the bytes
@@ -62,7 +63,7 @@ from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError, Reply
 
 _OPS = (
     *("hello", "claim", "put", "tree", "offer", "fill", "use", "start", "poll", "watch", "stop", "preempt", "renew"),
-    *("move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget", "bye"),
+    *("extend", "move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget", "bye"),
 )
 #: Those that bytes follow, and those of treeops.py.
 _WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "offer", "fill", "use")

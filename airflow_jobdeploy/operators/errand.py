@@ -240,6 +240,8 @@ class Errand:
     def _sequel(self, state: JobState) -> Sequel:
         """Does another attempt follow this state, within this try of the task?"""
         saved = None if _is_final(state) else self._intents.load()
+        if saved is not None and state.status is JobStatus.SUCCEEDED and not Intent.from_dict(saved).unending:
+            return NO_SEQUEL
         work = None if saved is None else self._task.work(self._context, returning=True)
         if saved is None or work is None:
             return NO_SEQUEL
@@ -329,7 +331,7 @@ class Errand:
 
 def _is_final(state: JobState) -> bool:
     """Is it plain, without a look at what the job asked for, that no attempt follows?"""
-    return not is_over(state) or state.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.UNKNOWN)
+    return not is_over(state) or state.status in (JobStatus.CANCELLED, JobStatus.UNKNOWN)
 
 
 def _left_alone(verdict: Verdict, handle: JobHandle | None) -> str:

@@ -4,12 +4,12 @@ prepare_*  text that has been read -> Work: checked and rendered, nothing has st
 submit     Work -> a running job and its handle; finds the running attempt after any crash
 follow     a handle -> news and log, until it is over
 fetch      a handle -> its output files, where they are wanted
-stop, preempt, status, find, current, jobs; raise_for turns an end into the error that fits it
+stop, preempt, extend, status, find, current, jobs; raise_for turns an end into the error that fits it
 """
 
 from __future__ import annotations
 
-from airflow_jobdeploy.service.asking import current, find, jobs, preempt, raise_for, status, stop
+from airflow_jobdeploy.service.asking import current, extend, find, jobs, preempt, raise_for, status, stop
 from airflow_jobdeploy.service.fetching import Wanted, fetch
 from airflow_jobdeploy.service.follower import Follower, Update
 from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
@@ -35,6 +35,7 @@ __all__ = [
     "Work",
     "Workers",
     "current",
+    "extend",
     "fetch",
     "find",
     "follow",

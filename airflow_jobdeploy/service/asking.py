@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -114,6 +115,19 @@ def preempt(
     backend = workers.backend(handle.worker)
     state = backend.preempt(handle.job_id, reason=reason, by=by, signal=signal, grace_s=grace_s)
     return _until_over(backend, handle.job_id, state, time.monotonic() + wait_s, lambda: False)
+
+
+def extend(workers: Workers, handle: JobHandle, seconds: float) -> JobState:
+    """Let a job that has a `life_span` live so much longer; its state. WorkerError when it has ended, or has none."""
+    token = secrets.token_hex(8)
+    for final in (False, True):
+        try:
+            return workers.backend(handle.worker).extend(handle.job_id, seconds, token)
+        except WorkerUnreachable:
+            workers.drop(handle.worker)
+            if final:
+                raise
+    raise AssertionError
 
 
 def stop(workers: Workers, handle: JobHandle, *, reason: str, by: str, wait_s: float = 0.0) -> JobState:

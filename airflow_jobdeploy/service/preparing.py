@@ -138,6 +138,7 @@ def _recovery(spec: JobSpec) -> Recovery:
         "preemptible": spec.preemptible,
         "on_preemption": spec.on_preemption,
         "max_preemptions": spec.max_preemptions,
+        "restart": spec.restart_policy,
     }
     if spec.retry is None:
         return Recovery(**common)

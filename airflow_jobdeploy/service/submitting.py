@@ -143,6 +143,7 @@ class _Submission:
             previous_worker=last.worker,
             preemptions=sequel.preemptions,
             retries=sequel.retries,
+            life_left_s=sequel.life_left_s,
             **self._taken(last).noted(),
         )
         self.say(f"Attempt {last.attempt} on {last.worker} {sequel.why}; attempt {intent.attempt} on {worker}.")
@@ -159,8 +160,8 @@ class _Submission:
             worker_pool=self.workers.pool.name,
             machine=self._ask(worker, lambda backend: backend.facts()).machine,
             resource=self._resource(),
-            lost_after_s=self.work.lost_after_s,
             epoch=self.epoch,
+            **self.work.noted(),
             **taken.noted(),
         )
         return self._go(intent)
@@ -196,11 +197,12 @@ class _Submission:
                 worker=worker,
                 machine=self._ask(worker, lambda backend: backend.facts()).machine,
                 resource=self._resource(),
-                lost_after_s=self.work.lost_after_s,
                 epoch=self.epoch,
                 previous_worker=last.worker,
                 preemptions=0,
                 retries=0,
+                life_left_s=None,
+                **self.work.noted(),
                 **taken.noted(),
             )
         )
@@ -267,7 +269,8 @@ class _Submission:
     def _plan(self, intent: Intent, delay_s: float = 0.0) -> Plan:
         slots = next((w.slots for w in self.workers.pool.workers if w.name == intent.worker), None)
         identity = Identity(uid=intent.uid, attempt=intent.attempt, worker=intent.worker, resource=intent.resource)
-        return self.work.plan(identity, Taken.of(intent), slots=slots, delay_s=delay_s)
+        left_s = intent.life_left_s
+        return self.work.plan(identity, Taken.of(intent), slots=slots, delay_s=delay_s, life_left_s=left_s)
 
     def _handle(self, intent: Intent, state: JobState) -> JobHandle:
         return intent.handle(str(self.work.key)).with_state(state)

@@ -36,6 +36,7 @@ _TRIAL = "00000000"
 _OPTION = "Write it under `options:` of the template."
 _OPERATOR = "All builds of a resource run in one place: give it to the operator."
 _POOL = "All builds of a resource run alike: set `image` of the pool."
+_ALONE = "Run it as a job spec, with JobRunOperator."
 #: Fields of a job spec that a `job` build shares with the rest of its resource.
 _OF_THE_RESOURCE = {
     **dict.fromkeys(("project_dir", "workdir", "worker_pool"), _OPERATOR),
@@ -45,7 +46,9 @@ _OF_THE_RESOURCE = {
     **dict.fromkeys(("docker_image", "pull", "cpu_count", "memory", "disk_space", "shm_size", "pids_limit"), _POOL),
     "repo": "Give a folder here to the operator, as project_dir.",
     "requirements": "Install them in a script build, as the example template venv.yaml does, or run a job spec.",
-    **dict.fromkeys(("volumes", "dataset_location"), "Run it as a job spec, with JobRunOperator."),
+    **dict.fromkeys(
+        ("volumes", "dataset_location", "life_span", "restart_policy"), "Run it as a job spec, with JobRunOperator."
+    ),
 }
 
 

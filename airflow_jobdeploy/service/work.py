@@ -59,12 +59,29 @@ class Work:
         """Silence after which the job has surely stopped itself: with its grace, and room for both clocks."""
         return None if self.orphan_after_s is None else self.orphan_after_s + self.grace_s + LOST_MARGIN_S
 
-    def plan(self, identity: Identity, taken: Taken, *, slots: int | None, delay_s: float = 0.0) -> Plan:
-        """The plan of one attempt with its trees, to be started by its worker after `delay_s`."""
+    def noted(self) -> dict[str, Any]:
+        """What an intent says of it."""
+        return {"lost_after_s": self.lost_after_s, "unending": self.recovery.restart == "always"}
+
+    def plan(
+        self,
+        identity: Identity,
+        taken: Taken,
+        *,
+        slots: int | None,
+        delay_s: float = 0.0,
+        life_left_s: float | None = None,
+    ) -> Plan:
+        """The plan of one attempt with its trees, to be started by its worker after `delay_s`.
+
+        `life_left_s`: what the attempts before have left of its life_span.
+        """
         plan = self.render(identity)
+        limits = plan.limits if life_left_s is None else replace(plan.limits, life_span_s=life_left_s)
         code = {"code": {"bundle": taken.bundle, **taken.code}} if taken.bundle else {}
         return replace(
             plan,
+            limits=limits,
             slots=slots,
             delay_s=delay_s,
             orphan_after_s=self.orphan_after_s,
@@ -89,6 +106,7 @@ def limits(wanted: JobSpec | TemplateOptions) -> Limits:
         signal=wanted.signal if isinstance(wanted, JobSpec) else Limits.signal,
         log_limit_bytes=wanted.log_limit_bytes,
         keep_for_s=Limits.keep_for_s if wanted.keep_for_s is None else wanted.keep_for_s,
+        life_span_s=wanted.life_span_s if isinstance(wanted, JobSpec) else None,
     )
 
 

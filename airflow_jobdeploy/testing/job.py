@@ -59,6 +59,8 @@ class MemoryJob:
         self._stopping = False
         self.moved_to: dict[str, Any] | None = None
         self.renewed_at = host.clock.now()
+        #: Token of a request -> seconds that it has added to the job's life.
+        self._added: dict[str, float] = {}
         self._killed = False
         #: Threads of the command and of what it left; and how the command ended.
         self._busy = 0
@@ -96,6 +98,7 @@ class MemoryJob:
             "machine": self._host.machine,
             "moved_to": self.moved_to,
             "grace_s": self.plan.limits.grace_s,
+            "life_span_s": self._life_span_s(),
             **self._end,
         }
         return JobState.from_wire(json.loads(json.dumps(data)))
@@ -123,6 +126,17 @@ class MemoryJob:
         if not self.has_ended and self._stop is None:
             self._is_preempted = True
             self.order_stop(reason=reason, by=by, grace_s=grace_s)
+
+    def extend(self, seconds: float, token: str) -> None:
+        """Let it live longer; a request that comes twice counts once."""
+        if self.has_ended or self.plan.limits.life_span_s is None or seconds <= 0:
+            why = "is over" if self.has_ended else "has no life_span that could be lengthened"
+            raise WorkerError(f"{self._host.name}: job {self.job_id} {why} (by {seconds} s)")
+        self._added.setdefault(token, seconds)
+
+    def _life_span_s(self) -> float | None:
+        planned = self.plan.limits.life_span_s
+        return None if planned is None else planned + sum(self._added.values())
 
     def _ordered(self, seen: Evidence) -> Evidence:
         """The evidence with the order to end, when there was one."""
@@ -202,6 +216,8 @@ class MemoryJob:
         while self._seen is None and self._stop is None and not self.has_ended:
             name, limit_s, left_s = self._nearest_limit()
             if not self._wait(self._step_is_over(self._step), left_s):
+                if name == "life_span" and (self._life_span_s() or 0.0) > (limit_s or 0.0):
+                    continue  # lengthened meanwhile
                 if name != "lease":
                     return {"limit": name, "limit_s": limit_s}
                 if (silent := self._host.clock.now() - self.renewed_at) >= (limit_s or 0.0):
@@ -217,6 +233,8 @@ class MemoryJob:
         limits = [("timeout", whole, self._began + whole - now)] if whole is not None else []
         steps = [step.timeout_s for step in self._host.steps(self.plan) if step.name == self._step]
         limits += [("timeout", one, self._step_began + one - now) for one in steps if one is not None]
+        life_s = self._life_span_s()
+        limits += [("life_span", life_s, self._began + life_s - now)] if life_s is not None else []
         lease_s = self.plan.orphan_after_s
         limits += [("lease", lease_s, self.renewed_at + lease_s - now)] if lease_s is not None else []
         return min(limits, key=lambda limit: limit[2]) if limits else ("", None, None)

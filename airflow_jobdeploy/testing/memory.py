@@ -118,6 +118,12 @@ class MemoryBackend(Unleased):
                 if job_id in host.jobs:
                     host.jobs[job_id].renewed_at = host.clock.now()
 
+    def extend(self, job_id: str, seconds: float, token: str) -> JobState:
+        with self._host.changed:
+            job = self._job(job_id)
+            job.extend(seconds, token)
+            return job.state()
+
     def set_moved(self, job_id: str, successor: Plan) -> None:
         with self._host.changed:
             to = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}

@@ -15,6 +15,38 @@ from airflow_jobdeploy.errors import WorkerError
 from tests.contract.labs import Lab
 from tests.contract.steps import at_once, launch, log, outcome, wait_ready, wait_until
 
+# -- 16: the span of a life ------------------------------------------------------------------------------------------
+
+
+def test_16_a_life_ends_and_can_be_lengthened_while_it_lasts(lab: Lab) -> None:
+    backend = lab.backend()
+    plan = lab.plan(lab.words.block(), limits=Limits(life_span_s=1.5, grace_s=1))
+    if not backend.capabilities.life_span:
+        with pytest.raises(WorkerError, match="life_span"):
+            backend.extend(plan.job_id, 60, "token")
+        return
+    job_id = launch(backend, plan)
+    wait_ready(backend, job_id)
+    assert backend.extend(job_id, 1.0, "a").life_span_s == 2.5
+    assert lab.backend().extend(job_id, 1.0, "a").life_span_s == 2.5  # asked again, after a lost answer, say
+    state = outcome(backend, job_id)
+    assert (state.status, state.reason, state.facts["limit"]) == (JobStatus.FAILED, "TimedOut", "life_span")
+    assert state.running_s is not None
+    assert 2.5 <= state.running_s < 20
+    assert state.message.startswith("Stopped by its life_span of 2.5 s")
+    with pytest.raises(WorkerError, match="over"):
+        backend.extend(job_id, 1.0, "b")
+
+
+def test_16_only_a_job_that_has_a_life_span_can_be_lengthened(lab: Lab) -> None:
+    backend = lab.backend()
+    plan = lab.plan(lab.words.block())
+    job_id = launch(backend, plan)
+    with pytest.raises(WorkerError, match="no life_span"):
+        backend.extend(job_id, 60, "token")
+    backend.stop(job_id, reason="seen enough", grace_s=0)
+
+
 # -- 1: claim -------------------------------------------------------------------------------------------------------
 
 

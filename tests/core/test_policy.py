@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from airflow_jobdeploy.core.policy import (
@@ -141,6 +143,50 @@ def test_what_follows_an_end(state: JobState, recovery: Recovery, preemptions: i
     assert sequel.again is again
     assert sequel.preemptions + sequel.retries == preemptions + retries + again
     assert sequel.delay_s == (30 if again and recovery is RETRIES else 0)
+
+
+ALWAYS, ON_FAILURE = Recovery(restart="always"), Recovery(restart="on-failure")
+
+
+@pytest.mark.parametrize(
+    ("state", "recovery", "again"),
+    [
+        (ended("SUCCEEDED"), ALWAYS, True),
+        (ended("SUCCEEDED"), ON_FAILURE, False),
+        (ended("FAILED", "ExitCode", 1), ON_FAILURE, True),
+        (ended("FAILED", "ExitCode", 1), ALWAYS, True),
+        (ended("FAILED", "WorkerLost"), ON_FAILURE, True),
+        (ended("FAILED", "Setup"), ALWAYS, False),  # it would come to the same end
+        (ended("CANCELLED", "Cancelled"), ALWAYS, False),
+        (ended("UNKNOWN", "RecordMissing"), ALWAYS, False),
+        (ended("FAILED", "ExitCode", 1), Recovery(), False),
+        (ended("SUSPENDED", "Preempted"), ON_FAILURE, True),
+    ],
+)
+def test_what_is_started_again(state: JobState, recovery: Recovery, again: bool) -> None:
+    assert after_end(state, recovery, preemptions=0, retries=7).again is again
+
+
+def test_the_pauses_before_restarts_double_until_a_run_was_long() -> None:
+    quick, retries, pauses = ended("FAILED", "ExitCode", 1), 0, []
+    for _ in range(8):
+        sequel = after_end(quick, ON_FAILURE, preemptions=0, retries=retries)
+        retries, pauses = sequel.retries, [*pauses, sequel.delay_s]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    long = dataclasses.replace(quick, running_s=3600.0)
+    assert after_end(long, ON_FAILURE, preemptions=0, retries=retries).delay_s == 1
+
+
+def test_all_attempts_together_stay_within_the_life_span() -> None:
+    ran = dataclasses.replace(ended("FAILED", "ExitCode", 1), running_s=40.0, life_span_s=100.0)
+    sequel = after_end(ran, ON_FAILURE, preemptions=0, retries=0)
+    assert (sequel.again, sequel.life_left_s) == (True, 60.0)
+    over = after_end(dataclasses.replace(ran, running_s=101.0), ON_FAILURE, preemptions=0, retries=0)
+    assert (over.again, over.why) == (False, "its life_span of 100 s is over")
+    timed_out = dataclasses.replace(ended("FAILED", "TimedOut"), facts={"limit": "life_span"}, running_s=99.9)
+    assert not after_end(timed_out, ALWAYS, preemptions=0, retries=0).again
+    suspended = dataclasses.replace(ended("SUSPENDED", "Preempted"), running_s=40.0, life_span_s=100.0)
+    assert after_end(suspended, RESUMES, preemptions=0, retries=0).life_left_s == 60.0
 
 
 def test_only_a_lease_lets_a_successor_start_while_the_worker_is_silent() -> None:

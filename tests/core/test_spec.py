@@ -305,9 +305,22 @@ def test_what_every_pool_honours(kind: str) -> None:
         "grace": 1, "signal": "INT", "log_limit": 1, "leftovers": "wait", "keep_for": 1, "tags": ["t"],
         "description": "d", "worker_pool": "lab", "framework": "pytorch", "on_orphan": "stop",
         "preemptible": True, "on_preemption": "retry", "max_preemptions": 3, "worker_lost_after": 30, "retry": 2,
-        "restart_policy": "never", "primeway_api_token": "x",
+        "life_span": "1d", "restart_policy": "never", "primeway_api_token": "x",
     }  # fmt: skip
     assert unsupported(load_spec(fields), kind=kind) == []
+
+
+def test_whoever_waits_restarts_a_job_on_any_pool_but_engines_know_no_life_span_yet() -> None:
+    asked = spec(restart_policy="always", life_span=60)
+    assert (asked.restart_policy, asked.life_span_s) == ("always", 60)
+    assert unsupported(asked, kind="ssh") == []
+    assert [problem.path for problem in unsupported(asked, kind="docker")] == ["life_span"]
+
+
+def test_retry_and_restart_policy_are_two_answers_to_one_question() -> None:
+    with pytest.raises(SpecError, match="retry and restart_policy are both given"):
+        spec(retry=2, restart_policy="on-failure")
+    assert spec(retry=2, restart_policy="never").retry is not None
 
 
 @pytest.mark.parametrize(
@@ -327,8 +340,6 @@ def test_what_every_pool_honours(kind: str) -> None:
         ("preset", "x"),
         ("priority", "high"),
         ("where", {"zone": "a"}),
-        ("restart_policy", "always"),
-        ("life_span", 1),
         ("worker_required", 2),
         ("pull", "always"),
         ("dockerfile", "Dockerfile"),

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_jobdeploy.hostside import files, process, tree
 from airflow_jobdeploy.hostside.layout import HostPaths
-from tests.hostside.client import Serve, shell
+from tests.hostside.client import Refused, Serve, shell
 
 
 def alive(job: str) -> list[str]:
@@ -73,6 +73,30 @@ def test_a_stopped_process_is_woken_and_ended(serve: Serve) -> None:
     serve.until(job, running)
     serve.stop(job)
     assert serve.end(job, timeout_s=10)["status"] == "CANCELLED"
+
+
+def test_a_life_is_lengthened_though_nobody_wakes_the_supervisor_and_a_full_disk_says_so(serve: Serve) -> None:
+    job = serve.launch(shell("echo ready; sleep 600", limits={"life_span_s": 1.0, "grace_s": 0.5}))
+    serve.until(job, running)
+    for seconds in (0, -5, "1", None, True, 1e12, float("inf")):
+        with pytest.raises(Refused, match="lengthened by more than 0"):
+            serve.ask("extend", job=job, seconds=seconds, token="t")
+    with pytest.raises(Refused, match="bad-request"):
+        serve.ask("extend", job=job, seconds=1, token="../up 7\n9 other")
+    assert serve.ask("extend", job=job, seconds=0.5, token="one")["state"]["life_span_s"] == 1.5
+    assert serve.ask("extend", job=job, seconds=0.7, token="two")["state"]["life_span_s"] == 2.2
+    state = serve.end(job)
+    assert (state["status"], state["reason"]) == ("FAILED", "TimedOut")
+    assert (state["facts"]["limit"], state["facts"]["limit_s"]) == ("life_span", 2.2)
+    assert 2.2 <= state["running_s"] < 8
+    assert alive(job) == []
+
+
+def test_what_a_full_disk_has_cut_in_two_is_no_addition(serve: Serve, host: HostPaths) -> None:
+    job = serve.launch(shell("echo ready; sleep 600", limits={"life_span_s": 600.0, "grace_s": 0.5}))
+    Path(host.job(job).life).write_text("\n99.000 hal")
+    assert serve.ask("extend", job=job, seconds=60, token="whole")["state"]["life_span_s"] == 660
+    serve.stop(job, grace_s=0)
 
 
 def test_a_job_that_never_started_is_stopped_at_once(serve: Serve) -> None:

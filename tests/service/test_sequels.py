@@ -142,6 +142,34 @@ def test_a_cause_worth_a_retry_is_tried_so_often_and_no_more(lab: Desk) -> None:
     assert not after_end(state, work.recovery, preemptions=0, retries=lab.notebook.value["retries"]).again
 
 
+def test_a_job_is_started_again_until_its_life_is_over_all_attempts_together(lab: Desk) -> None:
+    spec = {"command": "sleep 0.7; exit 3", "restart_policy": "on-failure", "life_span": 1.2, "grace": 0}
+    work = lab.run_spec(spec)
+    first = lab.submit(work).handle
+    state = lab.follow(first).state
+    assert (state.exit_code, state.life_span_s) == (3, 1.2)
+    second = again(lab, work, state).handle
+    assert (second.attempt, second.worker) == (2, first.worker)
+    state = lab.follow(second).state
+    assert (state.status, state.reason, state.facts["limit"]) == (JobStatus.FAILED, "TimedOut", "life_span")
+    assert state.life_span_s is not None
+    assert 0 < state.life_span_s < 0.6  # what the first had left
+    assert [entry["reason"] for entry in state.history][1] == "Backoff"
+    assert not after_end(state, work.recovery, preemptions=0, retries=1).again
+
+
+def test_what_always_goes_on_is_started_again_after_a_success_and_not_after_a_stop(lab: Desk) -> None:
+    work = lab.run_spec({"command": "[ $JOBDEPLOY_ATTEMPT = 1 ] || sleep 60", "restart_policy": "always", "grace": 0})
+    first = lab.submit(work).handle
+    state = lab.follow(first).state
+    assert state.status is JobStatus.SUCCEEDED
+    second = again(lab, work, state).handle
+    lab.follow(second, until=lambda state: state.status is JobStatus.RUNNING)
+    state = lab.stop(second)
+    assert state.status is JobStatus.CANCELLED
+    assert not after_end(state, work.recovery, preemptions=0, retries=1).again
+
+
 def test_a_training_that_was_preempted_gives_the_same_model(lab: Desk, tmp_path: Path) -> None:
     spec = {"entry_script": "main.py", "args": "--epochs 12", "preemptible": True, "grace": 60}
     work = lab.run_spec(spec, project_dir=CHARACTERS)
