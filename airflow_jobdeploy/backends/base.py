@@ -210,7 +210,10 @@ class Backend(Protocol):
         """Give a claimed job a tree as its "work" or "dataset" (clause 12). TreeGone when it is not there."""
 
     def start(self, job_id: str) -> JobState:
-        """Start a claimed attempt (clause 2). TreeGone when a tree that it was given is not there any more."""
+        """Start a claimed attempt (clause 2). TreeGone when a tree that it was given is not there any more.
+
+        Secrets come with the claim: who starts a job that has some has claimed it, too, by the same backend.
+        """
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         """The state of each job (clause 3); one round trip for all."""

@@ -8,7 +8,7 @@ nothing of this machine's file system is mounted: all files go through the engin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -29,6 +29,7 @@ from airflow_jobdeploy.backends.engine.claims import Claims, Settings
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places, machine_label
 from airflow_jobdeploy.backends.engine.resources import Resources
+from airflow_jobdeploy.backends.engine.starts import Starts
 from airflow_jobdeploy.backends.engine.watching import EngineWatch
 from airflow_jobdeploy.backends.unleased import Unleased
 from airflow_jobdeploy.core.manifest import TreeSource
@@ -49,6 +50,7 @@ class _Parts:
     jobs: Jobs
     resources: Resources
     claims: Claims
+    starts: Starts
     watch: EngineWatch
     facts: WorkerFacts
 
@@ -76,6 +78,7 @@ class DockerBackend(Unleased):
         self._machine = machine
         self._engine = Engine(worker=worker, connect=connect)
         self._parts: _Parts | None = None
+        self._secrets: dict[str, Mapping[str, str]] = {}
         self._watch_holder = EngineWatch(worker=worker, connect=connect)
 
     # -- the worker ----------------------------------------------------------------------------------------------
@@ -94,11 +97,13 @@ class DockerBackend(Unleased):
             jobs.machine = self._machine or ""
             places.set_clock(str(info.get("SystemTime", "")))
             resources = Resources(places)
+            claims = Claims(self._engine, places, jobs, resources, self._settings, self._secrets)
             self._parts = _Parts(
                 places=places,
                 jobs=jobs,
                 resources=resources,
-                claims=Claims(self._engine, places, jobs, resources, self._settings),
+                claims=claims,
+                starts=Starts(self._engine, places, jobs, claims),
                 watch=self._watch_holder,
                 facts=self._facts(info, jobs.listing()),
             )
@@ -177,7 +182,7 @@ class DockerBackend(Unleased):
             if state.moved_to is not None:
                 told = "attempt {attempt} on {worker}".format(**state.moved_to)
                 raise WorkerError(f"{told} has taken the place of job {job_id}: it is not started again")
-            parts.claims.start(job_id)
+            parts.starts.start(job_id)
             parts.jobs.forget(job_id)
             parts.watch.expect(job_id)
             state = self._state(job_id)
@@ -188,7 +193,7 @@ class DockerBackend(Unleased):
             return {}
         parts = self._ready()
         listing = parts.jobs.listing()
-        if parts.claims.advance(job_ids, listing):
+        if parts.starts.advance(job_ids, listing):
             listing = parts.jobs.listing()
         return {job_id: self._told(job_id, parts.jobs.state(job_id, listing)) for job_id in job_ids}
 
@@ -262,7 +267,7 @@ class DockerBackend(Unleased):
 
     def watch(self, job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
         parts = self._ready()
-        return parts.watch.wait(self._engine, parts.jobs, job_ids, timeout_s, self._told, parts.claims.advance)
+        return parts.watch.wait(self._engine, parts.jobs, job_ids, timeout_s, self._told, parts.starts.advance)
 
     def wake(self) -> None:
         self._watch_holder.wake()

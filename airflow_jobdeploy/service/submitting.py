@@ -302,7 +302,12 @@ class _Submission:
 
     def _start(self, intent: Intent, plan: Plan) -> JobState:
         """What it was given may have been damaged by another job since."""
-        start: Callable[[Backend], JobState] = lambda backend: backend.start(plan.job_id)  # noqa: E731
+
+        def start(backend: Backend) -> JobState:
+            if plan.secret_env:
+                backend.claim(plan)  # changes nothing, but that they are here for the start, after a lost connection
+            return backend.start(plan.job_id)
+
         try:
             return self._ask(plan.worker, start)
         except TreeGone:

@@ -1,4 +1,4 @@
-"""From a plan to a container that runs: the claim, its files, its image, its trees, its start.
+"""From a plan to a container that can be started: the claim, its files, its image, its trees.
 
 The name of a container is the claim. Until the start it may be replaced under that name by one that has the image or
 the trees that came later; who loses such a race finds the other's. That the command runs once, whatever happens here,
@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_jobdeploy.backends.base import DATASET, WORK, TreeGone
-from airflow_jobdeploy.backends.engine import config, images, names, script, slots, trees
+from airflow_jobdeploy.backends.engine import config, images, names, orders, script, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.config import Security, Trees
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.resources import Resources
-from airflow_jobdeploy.backends.engine.tar import Member
 from airflow_jobdeploy.core.plan import Plan, Step
 from airflow_jobdeploy.errors import StagingError, WorkerError
 
@@ -48,12 +47,22 @@ class Settings:
 class Claims:
     """Used by one thread at a time."""
 
-    def __init__(self, engine: Engine, places: Places, jobs: Jobs, resources: Resources, settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        places: Places,
+        jobs: Jobs,
+        resources: Resources,
+        settings: Settings,
+        secrets: dict[str, Mapping[str, str]],
+    ) -> None:
         self._engine = engine
         self._places = places
         self._jobs = jobs
         self._resources = resources
         self._settings = settings
+        #: Job id -> secrets that a start will hand over; they outlive a connection, and are written down nowhere.
+        self.secrets = secrets
         #: Of the jobs that were claimed here, the latest first, and of the pool: they may be on the engine.
         self.images: list[str] = [settings.image]
 
@@ -62,6 +71,7 @@ class Claims:
     def claim(self, plan: Plan) -> None:
         """Make the record of an attempt, unless it is there. WorkerError, StagingError."""
         self._claim(plan)
+        self.secrets[plan.job_id] = plan.secret_env
         self._jobs.hide(plan.job_id, list(plan.secret_env.values()))
 
     def _claim(self, plan: Plan) -> None:
@@ -74,7 +84,7 @@ class Claims:
         files = script.members(plan, steps, nothing=nothing)
         labels = {**names.labels(plan), names.IMAGE: image}
         self._make_volumes(plan, labels)
-        container = self._create(plan.job_id, labels, Trees())
+        container = self.create(plan.job_id, labels, Trees())
         if self._engine.exists(f"/containers/{container}/archive", path=f"{names.JOB}/conf"):
             return  # another submitter was here
         self._places.put(container, names.JOB, files)
@@ -125,7 +135,7 @@ class Claims:
 
     # -- its container -----------------------------------------------------------------------------------------------
 
-    def _create(self, job_id: str, labels: Mapping[str, str], given: Trees) -> str:
+    def create(self, job_id: str, labels: Mapping[str, str], given: Trees) -> str:
         """The container of an attempt: with its image where that is there; the id of whoever was first."""
         plan = names.plan_of(labels)
         labels = {**labels, names.TREES: json.dumps({"work": given.work, "dataset": given.dataset})}
@@ -181,19 +191,19 @@ class Claims:
             listed = listing.containers.get(job_id)
             if listed is not None and listed["State"] != "created":
                 return  # it has started, with what it was given then
-            given = _trees(listed)
+            given = trees_of(listed)
             wanted = replace(given, **{role: name})
             if listed is not None and given == wanted:
                 return
             if listed is None or self._places.remove_container(listed["Id"]):
-                made = self._create(job_id, listing.labels(job_id), wanted)
+                made = self.create(job_id, listing.labels(job_id), wanted)
                 if not trees.is_shown(self._places, name):
                     self._places.remove_container(made)
                     raise TreeGone(f"{self._engine.worker} has no tree {name}: it was removed just now")
             listing = self._jobs.listing()
         raise WorkerError(f"{self._engine.worker}: job {job_id} changes all the time: several submitters are at work")
 
-    # -- the start ---------------------------------------------------------------------------------------------------
+    # -- its image ---------------------------------------------------------------------------------------------------
 
     def prepare(self, job_id: str, listing: Listing, say: Say) -> None:
         """Bring the image. What is for ever in the way ends the job: FAILED, with the cause."""
@@ -207,92 +217,18 @@ class Claims:
                 raise StagingError("the job names no docker_image, and its pool no `image`")
             images.bring(self._engine, image, pull=_pull(plan), auth=self._settings.auth(image), say=say)
             body = self._runnable(
-                plan, dict(labels) | {names.TREES: listed["Labels"].get(names.TREES, "{}")}, image, _trees(listed)
+                plan, dict(labels) | {names.TREES: listed["Labels"].get(names.TREES, "{}")}, image, trees_of(listed)
             )
             if self._places.remove_container(listed["Id"]):
                 self._places.create(job_id, body)
         except StagingError as error:
-            self.fail(job_id, str(error))
+            orders.fail(self._places, self._jobs, job_id, str(error))
         except EngineError as error:
             if not error.is_conflict:
-                self.fail(job_id, error.said)
-
-    def start(self, job_id: str) -> None:
-        """Start a claimed attempt, once ever; where its pool has no free slot, with the next look that finds one."""
-        for _ in range(_TURNS):
-            listing = self._jobs.listing()
-            listed = listing.containers.get(job_id)
-            if job_id not in listing.volumes or (listed is not None and listed["State"] != "created"):
-                return
-            if listed is None:
-                if self._jobs.seen(job_id, listing).report:
-                    return
-                self._create(job_id, listing.labels(job_id), Trees())
-            elif listed["Labels"].get(names.STAGE) == names.CLAIM:
-                self.prepare(job_id, listing, lambda text: None)
-            else:
-                self._check_complete(job_id, listing, listed)
-                if slots.bound(listing.labels(job_id)) is not None:
-                    self._jobs.note(names.QUEUED, job_id, "start")
-                    self.advance([job_id], self._jobs.listing())
-                    return
-                if self._started(job_id, listed):
-                    return
-        raise WorkerError(f"{self._engine.worker}: job {job_id} could not be started: others are at it, too")
-
-    def advance(self, job_ids: Iterable[str], listing: Listing) -> bool:
-        """Start those of the jobs that wait for a slot and find one now. True: something has changed."""
-        changed = False
-        for job_id in job_ids:
-            if not slots.waits(listing, job_id):
-                continue
-            if (late := slots.too_late(listing, job_id, self._places.now())) is not None:
-                self.fail(job_id, "", **late)
-                changed = True
-            elif slots.has_room(listing, job_id):
-                changed = self._take_slot(job_id) or changed
-        return changed
-
-    def _take_slot(self, job_id: str) -> bool:
-        pool = self._jobs.listing().labels(job_id).get(names.POOL, "")
-        with slots.held(self._engine, self._places, pool, self._places.now()) as is_ours:
-            listing = self._jobs.listing()
-            if not is_ours or not slots.waits(listing, job_id) or not slots.has_room(listing, job_id):
-                return False
-            self._started(job_id, listing.containers[job_id])
-            self._jobs.forget(job_id)
-            return True
-
-    def _check_complete(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> None:
-        plan, given = names.plan_of(listing.labels(job_id)), _trees(listed)
-        of_resource = plan.get("resource_id") and not plan.get("resource")
-        if plan.get("bundle") and not given.work and not of_resource:
-            raise TreeGone(f"{self._engine.worker}: job {job_id} needs code that has not been sent yet")
-
-    def _started(self, job_id: str, listed: Mapping[str, Any]) -> bool:
-        try:
-            self._engine.post(f"/containers/{listed['Id']}/start")
-        except EngineError as error:
-            if error.is_missing:
-                return False  # another submitter has replaced it
-            self.fail(job_id, images.explained(error.said))
-        return True
-
-    def fail(self, job_id: str, message: str, **facts: Any) -> None:
-        """End an attempt that cannot be started; its container goes, its record stays."""
-        data = json.dumps({"message": message, **facts}).encode()
-        record = [Member("failed.json", data, 0o644)]
-        listed = self._jobs.listing().containers.get(job_id)
-        if listed is not None:
-            self._places.put(listed["Id"], names.REPORT, record)
-            self._places.remove_container(listed["Id"])
-        else:
-            with self._places.helper({job_id: names.JOB}) as helper:
-                self._places.put(helper, names.REPORT, record)
-        self._jobs.forget(job_id)
+                orders.fail(self._places, self._jobs, job_id, error.said)
 
 
-def _trees(listed: Mapping[str, Any] | None) -> Trees:
+def trees_of(listed: Mapping[str, Any] | None) -> Trees:
     if listed is None:
         return Trees()
     given = json.loads((listed.get("Labels") or {}).get(names.TREES) or "{}")

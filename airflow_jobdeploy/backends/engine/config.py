@@ -86,7 +86,7 @@ def container(
         "NetworkDisabled": False,
         **({"User": security.user} if security.user else {}),
         "HostConfig": {
-            "Mounts": [*mounts(plan, trees), *_storage(storage)],
+            "Mounts": [*mounts(plan, trees), *_secrets(plan), *_storage(storage)],
             "LogConfig": _log(plan),
             **_limits(plan.get("container") or {}),
             **_shut_in(security),
@@ -112,6 +112,19 @@ def helper(volumes: Mapping[str, str], labels: Mapping[str, str] | None = None) 
         "Labels": {names.KIND: names.HELPER_KIND, **(labels or {})},
         "HostConfig": {"Mounts": [volume(name, place) for name, place in volumes.items()], "NetworkMode": "none"},
     }
+
+
+def _secrets(plan: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """Memory, as a volume: unlike a tmpfs of the container's own the engine can write into it while the job runs."""
+    if not plan.get("secret_names"):
+        return []
+    driver = {"type": "tmpfs", "device": "tmpfs", "o": "size=16m,mode=0777,nosuid,nodev,noexec"}
+    options = {
+        "NoCopy": True,
+        "Labels": {names.KIND: names.SECRETS_KIND, names.UID: str(plan["uid"])},
+        "DriverConfig": {"Name": "local", "Options": driver},
+    }
+    return [{"Type": "volume", "Target": names.SECRETS, "VolumeOptions": options}]
 
 
 def _storage(root: str) -> Sequence[dict[str, Any]]:

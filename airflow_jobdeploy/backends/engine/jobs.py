@@ -181,6 +181,11 @@ class Jobs:
                 known.said = said.listen(self._places, listed["Id"], known.said, has_ended=False)
         return known.said.summary or {}
 
+    def is_waiting(self, job_id: str) -> bool:
+        """As its report said when it was last read: does process 1 wait to be let go on?"""
+        known = self._known.get(job_id)
+        return known is not None and (known.report or {}).get("state", b"").startswith(b"waiting\n")
+
     def output(self, job_id: str) -> tuple[Mapping[str, bytes], said.Said] | None:
         """The report, and what it has said, of an attempt that is known to have ended."""
         known = self._known.get(job_id)

@@ -91,7 +91,7 @@ def _live(seen: Seen) -> dict[str, Any]:
     if seen.queued:
         phase, reason = "waiting", "Queued"
     if seen.is_running:
-        phase = "starting"
+        phase = "claimed" if seen.plan.get("secret_names") else "starting"  # its secrets are not there yet
         lines = seen.text("state").split("\n")
         if len(lines) >= 5:
             phase, status, reason, step, left = lines[:5]
@@ -127,7 +127,7 @@ def _started(seen: Seen, history: Sequence[tuple[str, str, float]]) -> float | N
     running = next((time for status, _, time in history if status == "RUNNING"), None)
     if running is None:
         return None
-    waited = any(reason == "Backoff" for _, reason, _ in history)
+    waited = seen.plan.get("secret_names") or any(reason == "Backoff" for _, reason, _ in history)
     return running if waited else seconds(seen.state.get("StartedAt")) or running
 
 

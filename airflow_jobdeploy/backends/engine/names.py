@@ -11,6 +11,7 @@ volume jobdeploy-leases            who was asked for lately
 volume jobdeploy-<note>-<job id>   empty; its labels say something about a job that has changed since the claim
 volume jobdeploy-machine           its label is the engine's identity
 container jobdeploy-x-<random>     never started: through it the volumes are read and written
+a volume without a name            of a job with secrets: memory, gone with its container, emptied when it has read them
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from airflow_jobdeploy.hostside import layout
 #: Label of everything that is ours; its value says what it is.
 KIND = "jobdeploy.kind"
 JOB_KIND, TREE_KIND, UID_KIND, RESOURCE_KIND = "job", "tree", "checkpoint", "resource"
-HELPER_KIND, NOTE_KIND, OTHER_KIND = "helper", "note", "other"
+HELPER_KIND, NOTE_KIND, OTHER_KIND, SECRETS_KIND = "helper", "note", "other", "secrets"
 #: Of a note: what it is, about which job, and its text.
 NOTE, NOTED, TEXT = "jobdeploy.note", "jobdeploy.noted", "jobdeploy.text"
 #: Notes about jobs: who owns it; which attempt has taken its place; that it was to
-#: start, and waits for a slot.
-OWNER, MOVED, QUEUED = "owner", "moved", "queued"
+#: start, and waits for a slot; that it has got one, though it runs already.
+OWNER, MOVED, QUEUED, ADMITTED = "owner", "moved", "queued", "admitted"
 UID, ATTEMPT, KEY, POOL = "jobdeploy.uid", "jobdeploy.attempt", "jobdeploy.key", "jobdeploy.pool"
 DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "jobdeploy.plan", "jobdeploy.stage"
 RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
@@ -50,6 +51,7 @@ JOB = f"{TOP}/job"
 CHECKPOINT = f"{TOP}/checkpoint"
 RESOURCE_DIR = f"{TOP}/resource"
 LEASES = f"{TOP}/leases"
+SECRETS = f"{TOP}/secrets"
 BUNDLE = f"{TOP}/bundle"
 DATASET = f"{TOP}/dataset"
 #: Below JOB: what the attempt reports, with the orders that it has got; it is read in one piece.

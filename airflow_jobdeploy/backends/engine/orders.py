@@ -62,6 +62,19 @@ def give(engine: Engine, places: Places, jobs: Jobs, job_id: str, order: Order) 
         return
 
 
+def fail(places: Places, jobs: Jobs, job_id: str, message: str, **facts: Any) -> None:
+    """End an attempt that cannot be started; its container goes, its record stays."""
+    record = [Member("failed.json", json.dumps({"message": message, **facts}).encode(), 0o644)]
+    listed = jobs.listing().containers.get(job_id)
+    if listed is not None:
+        places.put(listed["Id"], names.REPORT, record)
+        places.remove_container(listed["Id"])
+    else:
+        with places.helper({job_id: names.JOB}) as helper:
+            places.put(helper, names.REPORT, record)
+    jobs.forget(job_id)
+
+
 def renew(places: Places, listing: Listing, job_ids: Sequence[str]) -> None:
     """Write something new into the leases of those that have one: one request for all."""
     leased = [
@@ -88,7 +101,7 @@ def remove(places: Places, jobs: Jobs, job_id: str, listing: Listing) -> None:
     if listed is not None:
         places.remove_container(listed["Id"])
     places.remove_volume(job_id)
-    for kind in (names.OWNER, names.MOVED, names.QUEUED):
+    for kind in (names.OWNER, names.MOVED, names.QUEUED, names.ADMITTED):
         if (kind, job_id) in listing.notes:
             places.remove_volume(f"jobdeploy-{kind}-{job_id}")
     others = [other for other in listing.volumes if other != job_id and listing.labels(other).get(names.UID) == uid]

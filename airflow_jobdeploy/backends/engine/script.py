@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.backends.engine import names, slots
 from airflow_jobdeploy.backends.engine.tar import Member, folder
 from airflow_jobdeploy.core.plan import Plan, Step
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.hostside import call_main
 
 _CONTENTS = ("script", "file", "shell")
+#: A started job waits for its secrets as long as `setup_timeout` says, else so long, in seconds.
+HANDOVER_S = 600.0
 #: Files of init/, in their order: the program of process 1 is one file, since a shell reads it from there once.
 INIT = (
     "begin",
@@ -48,9 +50,8 @@ def members(plan: Plan, steps: Sequence[Step], *, nothing: str = "") -> list[Mem
     StagingError for a path that leads out of the working directory.
     """
     found = [folder(".", 0o777), folder("report", 0o777), folder("output", 0o777), folder("work", 0o777)]
-    found += [folder("tmp", 0o777), folder("secrets", 0o777), folder("steps", 0o755)]
+    found += [folder("tmp", 0o777), folder("steps", 0o755)]
     found += [Member("init", init(), 0o755), Member("conf", _conf(plan, len(steps), nothing), 0o644)]
-    found += [Member(f"secrets/{name}", _bytes(value), 0o644) for name, value in plan.secret_env.items()]
     if any(step.kind == "main" for step in steps):
         found += [Member("call_main.py", Path(call_main.__file__).read_bytes(), 0o644), folder("no_dataset", 0o777)]
     for number, step in enumerate(steps):
@@ -67,6 +68,10 @@ def _conf(plan: Plan, steps: int, nothing: str) -> bytes:
         "JD_SIGNAL": limits.signal.upper().removeprefix("SIG"),
         "JD_TIMEOUT": _hundredths(limits.timeout_s),
         "JD_DELAY": _hundredths(plan.delay_s or None),
+        "JD_HANDOVER": _hundredths(limits.setup_timeout_s or HANDOVER_S) if plan.secret_env else "",
+        "JD_HELD": "1" if slots.is_held(plan.to_wire()) else "",
+        "JD_SETUP": _hundredths(limits.setup_timeout_s),
+        "JD_SCHEDULE": _hundredths(limits.schedule_timeout_s),
         "JD_LEASE": _hundredths(plan.orphan_after_s),
         "JD_LEFTOVERS": plan.leftovers,
         "JD_CAP": limits.log_limit_bytes or "",

@@ -1,4 +1,5 @@
 """Places of a pool on an engine: so many of its jobs run at once, the others wait as containers that have not started.
+A job with secrets waits in its container, which keeps them in memory: it is held there until it is admitted.
 
 Whoever looks at a job that waits starts it when there is room. Of two that look at once one holds a name meanwhile:
 that of a container which is never started.
@@ -23,16 +24,31 @@ _LIVE = ("running", "paused")
 
 def bound(labels: Mapping[str, str]) -> int | None:
     """Jobs at once, for the job of these labels; None: no bound. Builds of a standing resource need no slot."""
-    plan = names.plan_of(labels)
+    return _bound(names.plan_of(labels))
+
+
+def _bound(plan: Mapping[str, Any]) -> int | None:
     if plan.get("resource_id") and not plan.get("resource"):
         return None
     return int(plan["slots"]) if plan.get("slots") else None
 
 
+def is_held(plan: Mapping[str, Any]) -> bool:
+    """Does it wait for a slot in a container that runs?"""
+    return _bound(plan) is not None and bool(plan.get("secret_names"))
+
+
 def waits(listing: Listing, job_id: str) -> bool:
     """Does a job wait for a slot?"""
     listed = listing.containers.get(job_id)
-    return listed is not None and listed["State"] == "created" and (names.QUEUED, job_id) in listing.notes
+    if listed is None or (names.QUEUED, job_id) not in listing.notes:
+        return False
+    return listed["State"] == "created" or (listed["State"] in _LIVE and _is_out(listing, job_id))
+
+
+def _is_out(listing: Listing, job_id: str) -> bool:
+    """Is it held, and not admitted?"""
+    return is_held(names.plan_of(listing.labels(job_id))) and (names.ADMITTED, job_id) not in listing.notes
 
 
 def has_room(listing: Listing, job_id: str) -> bool:
@@ -45,12 +61,15 @@ def has_room(listing: Listing, job_id: str) -> bool:
         other
         for other, listed in listing.containers.items()
         if listed["State"] in _LIVE and other in listing.volumes and listing.labels(other).get(names.POOL) == pool
+        if not _is_out(listing, other)
     )
     return sum(bound(listing.labels(other)) is not None for other in holders) < limit
 
 
 def too_late(listing: Listing, job_id: str, now: float) -> dict[str, Any] | None:
-    """The facts of a schedule_timeout that has passed."""
+    """The facts of a schedule_timeout that has passed. One that is held sees to it by itself."""
+    if listing.containers[job_id]["State"] != "created":
+        return None
     limit = (names.plan_of(listing.labels(job_id)).get("limits") or {}).get("schedule_timeout_s")
     since = seconds(listing.noted_at.get((names.QUEUED, job_id))) or now
     return {"limit": "schedule_timeout", "limit_s": limit} if limit and now - since > limit else None

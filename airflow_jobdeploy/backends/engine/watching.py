@@ -52,7 +52,7 @@ class _Job:
     def is_restless(self) -> bool:
         """Does it change without the engine's telling?"""
         phase, reason = self.state.phase, self.state.reason
-        return phase in ("starting", "waiting", "leftovers") or (phase == "running" and bool(reason))
+        return phase in ("claimed", "starting", "waiting", "leftovers") or (phase == "running" and bool(reason))
 
 
 class EngineWatch:

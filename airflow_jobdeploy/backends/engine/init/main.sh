@@ -10,9 +10,10 @@ if [ -n "$JD_NOTHING" ]; then
     fact ok 1
     finish 0
 fi
+await_secrets
+await_slot
 wait_delay
 start_meter
-read_secrets
 make_work
 [ "$JD_BUILD" != up ] || { mkdir -p "$shared/alive" && : >"$shared/alive/$JD_ID"; }
 ! ends_resource || : >"$shared/announced"

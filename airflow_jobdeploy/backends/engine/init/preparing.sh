@@ -1,4 +1,4 @@
-# What comes before the first step: a retry's delay, secrets, the project's copy.
+# What comes before the first step: a retry's delay, secrets, a slot of the pool, the project's copy.
 
 wait_delay() {
     [ -n "$JD_DELAY" ] || return 0
@@ -12,13 +12,47 @@ wait_delay() {
     done
 }
 
-read_secrets() {
-    for file in "$job"/secrets/*; do
+# Secrets are handed over when we run, into memory: they lie on no disk. Whoever has them may have died meanwhile.
+await_secrets() {
+    [ -n "$JD_HANDOVER" ] || return 0
+    enter claimed PENDING Staging
+    now
+    until=$((now + JD_HANDOVER))
+    pause=3
+    while [ ! -f /jobdeploy/secrets/.complete ]; do
+        ! has_cause || cut
+        [ "$now" -lt "$until" ] || no_secrets
+        doze "$pause"
+        [ "$pause" -ge 50 ] || pause=$((pause + 1))
+    done
+    enter starting PENDING Staging
+    for file in /jobdeploy/secrets/*; do
         [ -f "$file" ] || continue
         value=$(cat "$file"; printf x)
         export "${file##*/}=${value%x}"
     done
-    rm -rf "$job/secrets"
+    rm -f /jobdeploy/secrets/* /jobdeploy/secrets/.complete
+}
+
+no_secrets() {
+    [ -z "$JD_SETUP" ] || { cause=timeout limit=setup_timeout limit_s=$JD_SETUP; cut; }
+    fact setup "its secrets were not handed over within $((JD_HANDOVER / 100)) s: whoever submitted it is gone"
+    finish 126
+}
+
+# Who has secrets holds them in memory, and so runs while it waits for a slot of its pool.
+await_slot() {
+    [ -n "$JD_HELD" ] || return 0
+    enter waiting PENDING Queued
+    now
+    queued=$now
+    while [ ! -f "$report/go" ]; do
+        ! has_cause || cut
+        [ -z "$JD_SCHEDULE" ] || [ $((now - queued)) -lt "$JD_SCHEDULE" ] ||
+            { cause=timeout limit=schedule_timeout limit_s=$JD_SCHEDULE; cut; }
+        doze "$longest_nap"
+    done
+    enter starting PENDING Staging
 }
 
 make_work() {

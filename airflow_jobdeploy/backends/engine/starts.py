@@ -1,0 +1,138 @@
+"""The start of an attempt: once, ever; in its turn; with its secrets, which are handed over to what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow_jobdeploy.backends.base import TreeGone
+from airflow_jobdeploy.backends.engine import images, names, orders, slots
+from airflow_jobdeploy.backends.engine.api import Engine, EngineError
+from airflow_jobdeploy.backends.engine.claims import Claims, trees_of
+from airflow_jobdeploy.backends.engine.config import Trees
+from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.tar import Member
+from airflow_jobdeploy.errors import WorkerError
+
+_TURNS = 10
+#: Written last: all secrets are there. No variable has such a name.
+_COMPLETE = ".complete"
+
+
+class Starts:
+    """Used by one thread at a time."""
+
+    def __init__(self, engine: Engine, places: Places, jobs: Jobs, claims: Claims) -> None:
+        self._engine = engine
+        self._places = places
+        self._jobs = jobs
+        self._claims = claims
+
+    def start(self, job_id: str) -> None:
+        """Start a claimed attempt, once ever; where its pool has no free slot, with the next look that finds one."""
+        for _ in range(_TURNS):
+            listing = self._jobs.listing()
+            listed = listing.containers.get(job_id)
+            if job_id not in listing.volumes:
+                return
+            if listed is None:
+                if self._jobs.seen(job_id, listing).report:
+                    return
+                self._claims.create(job_id, listing.labels(job_id), Trees())
+            elif listed["State"] != "created":
+                self._hand_over(job_id, listed)  # whoever has started it may have died before that
+                return
+            elif listed["Labels"].get(names.STAGE) == names.CLAIM:
+                self._claims.prepare(job_id, listing, lambda text: None)
+            elif self._started_in_turn(job_id, listing, listed):
+                return
+        raise WorkerError(f"{self._engine.worker}: job {job_id} could not be started: others are at it, too")
+
+    def _started_in_turn(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
+        labels = listing.labels(job_id)
+        self._check_complete(job_id, names.plan_of(labels), listed)
+        if slots.bound(labels) is None:
+            return self._started(job_id, listed)
+        self._jobs.note(names.QUEUED, job_id, "start")
+        if slots.is_held(names.plan_of(labels)) and not self._started(job_id, listed):
+            return False
+        self.advance([job_id], self._jobs.listing())
+        return True
+
+    def _check_complete(self, job_id: str, plan: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
+        of_resource = plan.get("resource_id") and not plan.get("resource")
+        if plan.get("bundle") and not trees_of(listed).work and not of_resource:
+            raise TreeGone(f"{self._engine.worker}: job {job_id} needs code that has not been sent yet")
+        if plan.get("secret_names") and not self._claims.secrets.get(job_id):
+            text = f"{self._engine.worker}: the secrets of job {job_id} are not here; they come with its claim"
+            raise WorkerError(f"{text}: claim it again, then start it")
+
+    def _started(self, job_id: str, listed: Mapping[str, Any]) -> bool:
+        """False: another submitter has replaced the container."""
+        try:
+            self._engine.post(f"/containers/{listed['Id']}/start")
+        except EngineError as error:
+            if error.is_missing:
+                return False
+            if error.is_broken_mount:
+                raise TreeGone(f"{self._engine.worker} has lost the files of a tree of job {job_id}") from error
+            orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
+            return True
+        self._hand_over(job_id, listed)
+        return True
+
+    def _hand_over(self, job_id: str, listed: Mapping[str, Any]) -> None:
+        """Give its secrets to a container that runs: they go into memory, and process 1 waits for them."""
+        values = self._claims.secrets.pop(job_id, None)
+        if not values:
+            return
+        members = [Member(name, text.encode("utf-8", "surrogateescape"), 0o644) for name, text in values.items()]
+        try:
+            self._places.put(listed["Id"], names.SECRETS, [*members, Member(_COMPLETE, b"", 0o644)])
+        except EngineError as error:
+            if not error.is_missing:  # it has been removed meanwhile
+                self._claims.secrets[job_id] = values
+                raise
+
+    # -- slots -------------------------------------------------------------------------------------------------------
+
+    def advance(self, job_ids: Iterable[str], listing: Listing) -> bool:
+        """Let those of the jobs go on that wait for a slot and find one now. True: something has changed."""
+        changed = False
+        for job_id in job_ids:
+            if (names.ADMITTED, job_id) in listing.notes and self._jobs.is_waiting(job_id):
+                self._let_go(job_id, listing)  # whoever has admitted it died before it was told
+            if not slots.waits(listing, job_id):
+                continue
+            if (late := slots.too_late(listing, job_id, self._places.now())) is not None:
+                orders.fail(self._places, self._jobs, job_id, "", **late)
+                changed = True
+            elif slots.has_room(listing, job_id):
+                changed = self._take_slot(job_id) or changed
+        return changed
+
+    def _take_slot(self, job_id: str) -> bool:
+        pool = self._jobs.listing().labels(job_id).get(names.POOL, "")
+        with slots.held(self._engine, self._places, pool, self._places.now()) as is_ours:
+            listing = self._jobs.listing()
+            if not is_ours or not slots.waits(listing, job_id) or not slots.has_room(listing, job_id):
+                return False
+            if listing.containers[job_id]["State"] == "created":
+                self._started(job_id, listing.containers[job_id])
+            else:
+                self._jobs.note(names.ADMITTED, job_id, "go")
+                self._let_go(job_id, listing)
+            self._jobs.forget(job_id)
+            return True
+
+    def _let_go(self, job_id: str, listing: Listing) -> None:
+        listed = listing.containers.get(job_id)
+        if listed is None:
+            return
+        try:
+            self._places.put(listed["Id"], names.REPORT, [Member("go", b"", 0o644)])
+            self._engine.post(f"/containers/{listed['Id']}/kill", signal="SIGUSR1")
+        except EngineError as error:
+            if not (error.is_missing or error.is_conflict):  # it ends just now
+                raise
