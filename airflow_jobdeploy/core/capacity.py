@@ -81,6 +81,10 @@ class Allowance:
         return max(asked or "normal", self.max_priority, key=PRIORITIES.index)
 
 
+#: Of who has no quota and no name.
+UNBOUNDED = Allowance()
+
+
 def allowance(quotas: Mapping[str, Quota], *, owner: str = "", team: str = "") -> Allowance:
     """What `quotas` allow: the owner's own, else the team's (all its owners together), else that of `*` (each)."""
     named = next((name for name in (owner, team) if name and name in quotas), None)

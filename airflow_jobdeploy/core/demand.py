@@ -27,7 +27,7 @@ class Demand:
 
     def __bool__(self) -> bool:
         """Is anything asked for?"""
-        return self != Demand()
+        return self != NOTHING
 
     def __str__(self) -> str:
         """ "2 A100 or 4 T4, 8 cores, 16.0 GiB memory"."""
@@ -61,6 +61,10 @@ class Demand:
         """Of a `to_dict`, of this release or a later one."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         return cls(**{**known, "gpus": gpu_wishes(known.get("gpus"))})
+
+
+#: Asks for nothing.
+NOTHING = Demand()
 
 
 def demand_of(spec: JobSpec, pool: WorkerPool) -> Demand:
