@@ -269,8 +269,8 @@ class Backend(Protocol):
     def release(self, lease_id: str) -> bool:
         """Give back a provisional lease. False: it is void, or a job's by now."""
 
-    def room(self, within: Mapping[str, Any] | None = None) -> Room:
-        """What there is, who holds it, who waits, who uses GPUs without a lease. `within`: the declared capacity."""
+    def room(self) -> Room:
+        """What there is, who holds it, who waits, who uses GPUs without a lease."""
 
     def set_owner(self, job_id: str, owner: str) -> None:
         """ "task" or "none": may the reaper stop the job when its task is over?"""

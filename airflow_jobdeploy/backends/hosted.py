@@ -59,15 +59,16 @@ class _Kind:
     env_mode: str
 
 
+_IS_LINUX = sys.platform.startswith("linux")
 _KINDS = {
     "local": _Kind(
         capabilities=Capabilities(
-            kind="local", reachable_from_anywhere=False, tracks_leftovers=sys.platform.startswith("linux")
+            kind="local", reachable_from_anywhere=False, tracks_leftovers=_IS_LINUX, leases=_IS_LINUX
         ),
         python=sys.executable,
         env_mode="inherit",
     ),
-    "ssh": _Kind(capabilities=Capabilities(kind="ssh"), python="python3", env_mode="login"),
+    "ssh": _Kind(capabilities=Capabilities(kind="ssh", leases=True), python="python3", env_mode="login"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from airflow_jobdeploy.backends.connection import Connection
@@ -41,8 +41,8 @@ class Leasing:
     def release(self, lease_id: str) -> bool:
         return bool(self._connection.control().request("release", lease=lease_id)["released"])
 
-    def room(self, within: Mapping[str, Any] | None = None) -> Room:
-        return Room.from_wire(self._connection.control().request("room", within=dict(within or {})))
+    def room(self) -> Room:
+        return Room.from_wire(self._connection.control().request("room"))
 
     def _take(self, session: Session, timeout_s: float) -> None:
         """Sort the events that come within `timeout_s`."""

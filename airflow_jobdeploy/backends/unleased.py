@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from airflow_jobdeploy.backends.base import Capabilities
 from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket
@@ -34,5 +33,5 @@ class Unleased:
     def release(self, lease_id: str) -> bool:
         self._no()
 
-    def room(self, within: Mapping[str, Any] | None = None) -> Room:
+    def room(self) -> Room:
         self._no()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_jobdeploy.hostside import layout
 from airflow_jobdeploy.hostside.queueing import PRIORITIES as PRIORITIES
 
 #: A ticket is void when it was not renewed for so long, a lease when no job claimed it.
@@ -104,15 +105,21 @@ class SeekAnswer:
         return cls(lease=found, position=int(data.get("position", 0)), ahead=ahead, why=str(data.get("why", "")))
 
 
+def hashed(kind: str, name: str) -> str:
+    """What other accounts are told instead of a name. `kind`: "who" (a job's uid), "deployment" or "owner"."""
+    return layout.short(kind, name) if name else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """A worker at one moment, in one round trip."""
 
     #: As hostside/fitting.py has it: {"cpu", "memory", "disk", "gpus"}.
     capacity: Mapping[str, Any]
-    #: {"id", "job" ("": provisional), "who", "deployment" (hashes), "user", "gpus", "cpu", "memory", "disk", "since_s"}
+    #: {"id", "job" ("": provisional), "who", "deployment", "owner" (`hashed`), "user", "gpus", "cpu", "memory", "disk",
+    #: "since_s"}
     leases: Sequence[Mapping[str, Any]] = ()
-    #: {"who", "deployment" (hashes), "user", "priority", "waited_s", "demand", "reserves", "position", "why"}
+    #: {"who", "deployment", "owner" (hashes), "user", "priority", "waited_s", "demand", "reserves", "position", "why"}
     tickets: Sequence[Mapping[str, Any]] = ()
     #: {"gpu", "pid", "name", "user", "memory_bytes", "job" ("": not ours)}: who uses a GPU without a lease of it
     outsiders: Sequence[Mapping[str, Any]] = ()

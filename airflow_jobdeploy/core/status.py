@@ -319,7 +319,13 @@ def _process_lost(state: JobState) -> str:
 
 
 def _queued(state: JobState) -> str:
-    return "Waiting for a free slot on the worker"
+    line = state.facts.get("line") or {}
+    if not line:
+        return "Waiting for a free slot on the worker"
+    ahead = sorted({str(each.get("user")) for each in line.get("ahead", ())})
+    place = f", place {line['position']}" if line.get("position") else ""
+    behind = f", behind jobs of {', '.join(ahead)}" if ahead else ""
+    return f"Waiting in the worker's line{place}{behind}: {line.get('why') or 'its turn comes'}"
 
 
 def _setup(state: JobState) -> str:

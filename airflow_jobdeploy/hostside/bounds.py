@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from airflow_jobdeploy.hostside import files, house, kernel, lease, life
 from airflow_jobdeploy.hostside.jobdir import Job
@@ -48,11 +48,11 @@ class Bounds:
         lasts = life.bound_s(self._job)
         self._life_until = None if lasts is None else self._started + lasts
 
-    def wait(self, seconds: float, until: Optional[float] = None) -> None:
-        """Wait for a signal, a deadline or `seconds`, whichever is first; does not judge (see `check`)."""
+    def wait(self, seconds: float, until: Optional[float] = None, also: Sequence[int] = ()) -> None:
+        """Wait for a signal, news on `also`, a deadline or `seconds`; does not judge (see `check`)."""
         known = [time for time in (until, self._until, self._life_until) if time is not None]
         left = min(known) - kernel.boottime_s() if known else seconds
-        self._home.wait(min(seconds, left))
+        self._home.wait(min(seconds, left), also)
 
     def check(self, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
         """Cut when an order has come, or the attempt's deadline or `until` (whose name is `limit`) has passed."""

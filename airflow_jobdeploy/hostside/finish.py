@@ -9,13 +9,15 @@ import json
 import os
 import re
 import stat
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from airflow_jobdeploy.hostside import files, resources
 from airflow_jobdeploy.hostside.jobdir import OUTCOME, Job, NewerLayout, enter, stamp
 
 #: The most a result file may hold, in bytes: it travels through XCom.
 RESULT_LIMIT = 48 * 1024
+#: The first and the longest pause between two tries to write down how it ended, in seconds.
+_RETRY_S = (0.5, 5.0)
 _CHUNK = 1024 * 1024
 _TOO_LARGE = "the result file holds more than %d bytes: write large results to JOBDEPLOY_OUTPUT_DIR" % RESULT_LIMIT
 
@@ -46,6 +48,21 @@ def finish(job: Job, state: dict, outcome: dict) -> dict:
     _clear_temporary(job)
     job.write_exit(_bounded(record))
     return record
+
+
+def persist(job: Job, state: dict, outcome: dict, wait: Callable[[float], None]) -> None:
+    """Write the exit record, for as long as that takes: nobody else knows how it ended."""
+    pause_s = _RETRY_S[0]
+    while True:
+        try:
+            finish(job, state, outcome)
+        except OSError:
+            if not job.exists:
+                raise
+            wait(pause_s)  # the disk has become read-only, say: nothing tells when it is mended
+            pause_s = min(_RETRY_S[1], pause_s * 2)
+        else:
+            return
 
 
 def _bounded(record: dict) -> dict:

@@ -42,12 +42,16 @@ class Gpus:
         self._why = ""
 
     def look(self, wait_s: float, fresh_s: float = FRESH_S) -> Tuple[Optional[Seen], str]:
-        """(what was seen, why it is not to be had). Waits at most `wait_s` for a look that is not older than `fresh_s`.
+        """(what was seen, why it is not to be had). Waits for a look that is not older than `fresh_s` seconds.
 
-        Without a tool there are no GPUs, and that is known at once. What is late comes with a later call.
+        That is at most `wait_s` for each run of the tools, however many ask meanwhile; what is late comes with a later
+        call. Without a tool there are no GPUs, and that is known at once.
         """
-        if self._found is not None and time.monotonic() - self._at <= fresh_s:
+        age_s = time.monotonic() - self._at
+        if self._found is not None and age_s <= fresh_s:
             return self._found, ""
+        if self._found is None and self._why and age_s <= min(fresh_s, FRESH_S):
+            return None, self._why  # it has just failed
         if self._running is not None and self._running.is_over and self._running.has_gone(wait_s):
             self._running = None  # what had to be killed has let go
         if self._running is None:
@@ -98,6 +102,7 @@ class _Looking:
 
     def __init__(self, tools: List[Tuple[str, str]]) -> None:
         self._begun = time.monotonic()
+        self._killed_at = 0.0
         self._asked = [_Ask(kind, tool) for kind, tool in tools]
 
     @property
@@ -106,7 +111,7 @@ class _Looking:
 
     def has_gone(self, wait_s: float = 0.0) -> bool:
         """Has the kernel let go of all its processes? Who was killed needs a moment, in a hung driver for ever."""
-        until = time.monotonic() + min(wait_s, 1.0)
+        until = self._killed_at + min(wait_s, 1.0)
         while not all(ask.is_gone for ask in self._asked):
             if time.monotonic() >= until:
                 return False
@@ -117,8 +122,8 @@ class _Looking:
         return [fd for ask in self._asked for fd in ask.fds()]
 
     def wait(self, wait_s: float) -> None:
-        """Take what comes, until all is there or `wait_s` has passed; kill what hangs."""
-        until = time.monotonic() + wait_s
+        """Take what comes, until all is there or `wait_s` have passed since the begin; kill what hangs."""
+        until = self._begun + wait_s
         while not self.is_over:
             left = max(0.0, min(until, self._begun + HUNG_S) - time.monotonic())
             for fd in select.select(self.fds(), [], [], left)[0]:
@@ -130,6 +135,7 @@ class _Looking:
                 return
 
     def kill(self) -> None:
+        self._killed_at = time.monotonic()
         for ask in self._asked:
             ask.kill("it has not answered for %d s: is its driver hung?" % HUNG_S)
 
@@ -237,15 +243,15 @@ def _status(child: subprocess.Popen[bytes]) -> int:
 
 
 def _whose(pid: int) -> Dict[str, Any]:
-    """Its user and start, "" and None where it is not to be seen from here (another PID namespace)."""
+    """Its user and start; "" and None where it is not to be seen from here (another PID namespace)."""
     found = process.look(pid)
     if found is None:
-        return {"user": "", "start": None}
+        return {"user": "", "uid": None, "start": None}
     try:
         uid = os.stat("/proc/%d" % pid).st_uid
     except OSError:
-        return {"user": "", "start": None}
-    return {"user": user_name(uid), "start": found.start}
+        return {"user": "", "uid": None, "start": None}
+    return {"user": user_name(uid), "uid": uid, "start": found.start}
 
 
 def user_name(uid: int) -> str:

@@ -6,7 +6,7 @@ import os
 import resource
 import select
 import signal
-from typing import Any, Dict, List, NoReturn, Set
+from typing import Any, Dict, List, NoReturn, Sequence, Set
 
 from airflow_jobdeploy.hostside import kernel
 
@@ -39,10 +39,10 @@ class House:
     def _note(self, *_: Any) -> None:
         self.terminated = True
 
-    def wait(self, seconds: float) -> None:
-        """Until a signal comes, at most `seconds`; then reap."""
+    def wait(self, seconds: float, also: Sequence[int] = ()) -> None:
+        """Until a signal comes or one of the descriptors `also` has news, at most `seconds`; then reap."""
         try:
-            if select.select([self._bell], [], [], max(0.0, seconds))[0]:
+            if self._bell in select.select([self._bell, *also], [], [], max(0.0, seconds))[0]:
                 while os.read(self._bell, 512):
                     pass
         except BlockingIOError:

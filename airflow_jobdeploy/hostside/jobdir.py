@@ -167,3 +167,17 @@ def retire(host: HostPaths, path: str) -> None:
     except FileNotFoundError:
         return
     files.remove_tree(trash)
+
+
+def replace(host: HostPaths, fresh: str, target: str) -> None:
+    """Give a whole tree its name; of two at once the last stays, whole."""
+    files.private_dir(os.path.dirname(target))
+    for _ in range(10):
+        retire(host, target)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            if not os.path.isdir(target):
+                raise
+            continue
+        return

@@ -82,7 +82,8 @@ class Judge:
             if job.has_ended:
                 return self._ended_view(job)
             state = {**job.state(), "phase": "finishing"}
-        return {**_base(job), **_of_state(job, state), "messages": self._told(job)}
+        seen = _of_state(job, state)
+        return {**_base(job), **seen, "facts": {**seen["facts"], **strayed(job)}, "messages": self._told(job)}
 
     def _told(self, job: Job) -> dict:
         if job.id not in self._messages:
@@ -179,12 +180,21 @@ def _of_record(job: Job, record: dict) -> Dict[str, Any]:
         "reason": record.get("reason") or "",
         "step": record.get("step") or "",
         "usage": record.get("usage") or {},
-        "facts": record.get("facts") or {},
+        "facts": {**(record.get("facts") or {}), **strayed(job)},
         "artifacts": record.get("artifacts") or {},
         "phase": "ended",
         "result": result,
         "messages": _told_at_end(job) if record.get("has_messages") else {},
     }
+
+
+def strayed(job: Job) -> Dict[str, Any]:
+    """{"foreign_gpus": UUIDs} of a job that was seen to use GPUs which it does not hold."""
+    try:
+        gpus = (files.read_json(job.paths.strayed) or {}).get("gpus")
+    except Damaged:
+        gpus = None
+    return {"foreign_gpus": gpus} if gpus else {}
 
 
 def _told_at_end(job: Job) -> dict:

@@ -183,6 +183,8 @@ class JobPaths:
         self.log_cap = join(directory, "log_cap.json")
         #: The supervisor's own complaints.
         self.supervisor_log = join(directory, "supervisor.log")
+        #: {"gpus": [uuid]}: GPUs that it was seen to use without holding them.
+        self.strayed = join(directory, "strayed.json")
         #: {"name"} of its virtual environment, or {"error", "disk"}: why that could not be made.
         self.environment = join(directory, "environment.json")
         #: {"work": name, "dataset": name}: what of the store it was given, before its start.

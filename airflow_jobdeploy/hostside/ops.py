@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional
 
 from airflow_jobdeploy.hostside import (
     collect,
@@ -34,6 +34,9 @@ from airflow_jobdeploy.hostside.layout import HostPaths
 from airflow_jobdeploy.hostside.protocol import OpError, Reply
 from airflow_jobdeploy.hostside.watcher import Watcher
 
+if TYPE_CHECKING:
+    from airflow_jobdeploy.hostside.lineops import LineOps
+
 #: The most bytes of a log that one request gets.
 LOG_LIMIT = 4 * 1024 * 1024
 
@@ -47,6 +50,7 @@ class Ops:
         self.judge: Optional[Judge] = None
         self._host: Optional[HostPaths] = None
         self._trees: Optional[treeops.TreeOps] = None
+        self.line: Optional[LineOps] = None
         #: Tells the client during a long answer that it is being worked on.
         self.pulse: Callable[[], None] = lambda: None
         self._env: Dict[str, str] = {}
@@ -87,6 +91,15 @@ class Ops:
         self.host  # noqa: B018 - hello first
         assert self._trees is not None
         return self._trees
+
+    @property
+    def lines(self) -> LineOps:
+        """Made when first asked for: it is a look at all that is claimed on this host."""
+        if self.line is None:
+            from airflow_jobdeploy.hostside.lineops import LineOps  # not in every session's memory
+
+            self.line = LineOps(self.host, self.gpus)
+        return self.line
 
     def _job(self, ask: dict) -> Job:
         return jobdir.known(self.host, ask["job"])
@@ -152,7 +165,7 @@ class Ops:
         try:
             total = pack.unpack(stream, fresh)
             if self._is_unstarted(job):
-                _replace(self.host, fresh, target)
+                jobdir.replace(self.host, fresh, target)
         except pack.BadArchive as error:
             raise OpError("bad-request", str(error)) from None
         finally:
@@ -334,17 +347,3 @@ class Ops:
 
 def _who(ask: dict) -> str:
     return "process %d on %s, for release %s" % (os.getpid(), os.uname().nodename, ask.get("client") or "unknown")
-
-
-def _replace(host: HostPaths, fresh: str, target: str) -> None:
-    """Give a whole tree its name; of two at once the last stays, whole."""
-    files.private_dir(os.path.dirname(target))
-    for _ in range(10):
-        jobdir.retire(host, target)
-        try:
-            os.rename(fresh, target)
-        except OSError:
-            if not os.path.isdir(target):
-                raise
-            continue
-        return

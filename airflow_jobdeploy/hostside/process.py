@@ -137,11 +137,12 @@ def carriers(name: str, value: str) -> List[Process]:
     """Processes of this user whose environment holds `name=value` (root: of any user), ourselves left out."""
     wanted = ("\0%s=%s\0" % (name, value)).encode()
     mine = {os.getpid()}
-    found = (look(pid) for pid in all_pids() if pid not in mine and wanted in _environment(pid))
+    found = (look(pid) for pid in all_pids() if pid not in mine and wanted in environment(pid))
     return [process for process in found if process is not None and process.is_alive]
 
 
-def _environment(pid: int) -> bytes:
+def environment(pid: int) -> bytes:
+    """NUL before and after each variable; b"" where it is not ours to read."""
     user = os.geteuid()
     try:
         if user != 0 and os.stat("/proc/%d" % pid).st_uid != user:

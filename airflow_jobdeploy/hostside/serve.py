@@ -22,6 +22,10 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     extend    job, seconds, token            state; its life_span is so much longer; the same token counts once
     move      job, job_id, attempt, worker   {}; another attempt has taken the place of `job`
     own       job, owner                     {}
+    seek      ticket (core/leases.py)        lease or null, position, ahead, why; the ticket is in line, or renewed
+    drop      uid                            released: was it granted a lease meanwhile, which is given back?
+    release   lease                          released: false when it is void, or a job's
+    room                                     capacity, leases, tickets, outsiders, driver, enforced, warnings
     log       job, offset, limit             offset, dropped, size, bytes, then the bytes
     jobs      deployment, live_only          jobs: [{"plan", "state"}], newest first
     resource  resource                       record or null
@@ -43,7 +47,7 @@ A state has the fields of core.status.JobState. `message` is empty where the nea
 and facts; a Setup failure and an UNKNOWN bring their own. Facts, each only where there is something to say: last_lines,
 stopped_by, stop_reason, checkpointed, orphaned_s, limit, limit_s, memory_used_bytes, memory_limit_bytes,
 disk_free_bytes, disk_path, swept, leftovers, left_behind, hint, exit_unknown, result_error, manifest_error,
-metrics_error, log_cap_error.
+metrics_error, log_cap_error, gpus (held), line (where it stands: position, ahead, why), foreign_gpus (used, not held).
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ import os
 import select
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Iterator, Optional
+from typing import Any, Callable, Deque, Iterator, Optional, Sequence
 
 from airflow_jobdeploy.hostside import kernel, protocol
 from airflow_jobdeploy.hostside.files import Damaged
@@ -64,9 +68,12 @@ from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError, Reply
 _OPS = (
     *("hello", "claim", "put", "tree", "offer", "fill", "use", "start", "poll", "watch", "stop", "preempt", "renew"),
     *("extend", "move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget", "bye"),
+    *("seek", "drop", "release", "room"),
 )
-#: Those that bytes follow, and those of treeops.py.
+#: Those that bytes follow, those of treeops.py.
 _WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "offer", "fill", "use")
+#: Those of lineops.py.
+_OF_LINES = ("seek", "drop", "release", "room")
 #: How long a transfer may stand still, and how often a long answer gives a sign of life, in seconds.
 _STALL_S, _PULSE_S = 120.0, 5.0
 #: How often children that end dead supervisors' jobs are asked whether they are done, in seconds.
@@ -119,19 +126,27 @@ class Session:
         patience: Optional[float] = None if watcher is None else watcher.patience_s()
         if judge is not None and judge.has_children:
             patience = min(_REAP_S, _REAP_S if patience is None else patience)
+        line = self._ops.line
+        if line is not None:
+            due = line.line.patience_s()
+            patience = patience if due is None else due if patience is None else min(due, patience)
         if self._frames:
             patience = 0.0
-        if self._is_readable(patience):
+        if self._is_readable(patience, () if line is None else line.line.fds()):
             self._read()
 
-    def _is_readable(self, patience: Optional[float]) -> bool:
-        """Has something arrived, within `patience`? EOFError when the client has been silent for too long."""
+    def _is_readable(self, patience: Optional[float], also: Sequence[int] = ()) -> bool:
+        """Has something arrived, within `patience` or until one of `also` has news?
+
+        EOFError when the client has been silent for too long.
+        """
         if self._idle_s is not None:
             left = max(0.0, self._asked + self._idle_s - time.monotonic())
             patience = left if patience is None else min(patience, left)
         watcher = self._ops.watcher
         bell = None if watcher is None else watcher.fd
-        ready = select.select([self._source] if bell is None else [self._source, bell], [], [], patience)[0]
+        ears = [self._source, *also] if bell is None else [self._source, bell, *also]
+        ready = select.select(ears, [], [], patience)[0]
         if ready:
             return self._source in ready
         if self._idle_s is not None and time.monotonic() - self._asked >= self._idle_s:
@@ -205,13 +220,17 @@ class Session:
             raise OpError("bad-request", "no op %r; there are: %s" % (op, ", ".join(_OPS)))
         if op == "hello" and isinstance(request.get("idle_s"), (int, float)):
             self._idle_s = float(request["idle_s"])
-        method: Callable[..., Reply] = getattr(self._ops.trees if op in _OF_TREES else self._ops, op)
+        ops: Any = self._ops.trees if op in _OF_TREES else self._ops.lines if op in _OF_LINES else self._ops
+        method: Callable[..., Reply] = getattr(ops, op)
         return method(request, self._blobs()) if op in _WITH_BYTES else method(request)
 
     def _look(self) -> None:
         judge = self._ops.judge
         if judge is not None:
             judge.reap()
+        if self._ops.line is not None:
+            for event in self._ops.line.turn():
+                self._send(protocol.pack_json(event))
         watcher = self._ops.watcher
         if watcher is None:
             return

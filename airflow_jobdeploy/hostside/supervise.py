@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from airflow_jobdeploy.hostside import (
     environment,
@@ -29,6 +29,7 @@ from airflow_jobdeploy.hostside import (
     volumes,
 )
 from airflow_jobdeploy.hostside.bounds import Bounds, Cut
+from airflow_jobdeploy.hostside.holding import Holding
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, enter, stamp
 from airflow_jobdeploy.hostside.meter import TICK_S, Meter
 from airflow_jobdeploy.hostside.steps import SetupError
@@ -36,12 +37,10 @@ from airflow_jobdeploy.hostside.tree import Tree
 
 #: How long what a command left may take to end by itself before it is signalled: `> >(tee log)` still writes.
 SETTLE_S = 1.0
-_QUEUE_TICK_S = 0.25
 #: The longest pause between two looks at a running job, in seconds; and where it stops when nobody asks for it.
 _SLOWEST_TICK_S, _LEASE_TICK_S = 300.0, 5.0
 #: The next look at a job comes when it is so much older again: 6 looks in its first 5 minutes.
 _SELDOMER = 3.0
-_RETRY_S = 5.0
 
 
 class Supervisor:
@@ -54,7 +53,7 @@ class Supervisor:
         self.home = home
         self.limits: Dict[str, Any] = self.plan.get("limits") or {}
         self.bounds = Bounds(job, home)
-        self.slots = stage.Slots(job)
+        self.holding = Holding(job)
         self.trees = stage.Trees(job)
         self.tree = Tree(job.id, os.getpid())
         self.status: Optional[int] = None
@@ -90,21 +89,7 @@ class Supervisor:
         outcome = self._outcome()
         self.state["outcome"] = outcome
         self._enter("finishing", self.state["status"], self.state["reason"])
-        self._write_down(outcome)
-
-    def _write_down(self, outcome: Dict[str, Any]) -> None:
-        """Write the exit record, for as long as that takes: nobody else knows how it ended."""
-        pause_s = TICK_S
-        while True:
-            try:
-                finish.finish(self.job, self.state, outcome)
-            except OSError:
-                if not self.job.exists:
-                    raise
-                self.home.wait(pause_s)  # the disk has become read-only, say: nothing tells when it is mended
-                pause_s = min(_RETRY_S, pause_s * 2)
-            else:
-                return
+        finish.persist(self.job, self.state, outcome, self.home.wait)
 
     def _attempt(self) -> None:
         nothing = takedown.nothing_to_do(self.job.host, self.plan)
@@ -135,7 +120,7 @@ class Supervisor:
     # -- before the command ---------------------------------------------------------------------------------------
 
     def _queue(self) -> None:
-        """Take one of the pool's slots, or wait for it."""
+        """Take what the job holds while it runs: a lease of the host, one of the pool's slots; or wait for it."""
         delay_s = float(self.plan.get("delay_s") or 0.0)
         if delay_s:
             self._enter("waiting", "PENDING", "Backoff")
@@ -145,10 +130,19 @@ class Supervisor:
         bound = self.limits.get("schedule_timeout_s")
         until = kernel.boottime_s() + bound if bound else None
         self.bounds.check()
-        while not self.slots.take():
-            if self.state["reason"] != "Queued":
-                self._enter("waiting", "PENDING", "Queued")
-            self._pause(_QUEUE_TICK_S, until, {"limit": "schedule_timeout", "limit_s": bound})
+        while not self.holding.take():
+            self._note_place()
+            limit = {"limit": "schedule_timeout", "limit_s": bound}
+            self._pause(self.holding.tick_s(), until, limit, self.holding.fds())
+        self.state["facts"] = self.holding.facts()
+        self.facts.update(self.state["facts"])
+
+    def _note_place(self) -> None:
+        """Where it stands in line, for whoever asks."""
+        facts = self.holding.facts()
+        if self.state["reason"] != "Queued" or self.state.get("facts") != facts:
+            self.state["facts"] = facts
+            self._enter("waiting", "PENDING", "Queued")
 
     def _place(self) -> steps.Place:
         self.secrets = files.read_json(self.job.paths.secrets) or {}
@@ -184,7 +178,7 @@ class Supervisor:
             self.bounds.command_starts()
         self.bounds.check()
         self._save()
-        env = {**place.env, **step.get("env", {}), **environment.own(self.job)}
+        env = {**place.env, **step.get("env", {}), **environment.own(self.job), **self.holding.environment()}
         try:
             pid = self.home.spawn(argv, env, self.workdir, self.job.paths.log)
         except (OSError, ValueError) as error:
@@ -254,10 +248,11 @@ class Supervisor:
 
     # -- meanwhile ------------------------------------------------------------------------------------------------
 
-    def _pause(self, seconds: float, until: Optional[float] = None, limit: Optional[dict] = None) -> None:
-        """Wait for a signal or `seconds`; Cut when an order has come or a deadline has passed."""
-        self.bounds.wait(seconds, until)
+    def _pause(self, seconds: float, until: Any = None, limit: Any = None, also: Sequence[int] = ()) -> None:
+        """Wait for a signal, news on `also`, or `seconds`; Cut when an order has come or a deadline has passed."""
+        self.bounds.wait(seconds, until, also)
         self.meter.look()
+        self.holding.tidy()
         self.bounds.check(until, limit)
 
     def _tick_s(self) -> float:

@@ -1,0 +1,137 @@
+"""What a job holds of its host, for exactly as long as its supervisor lives: claims (abstract.py), and one of its
+pool's slots.
+
+It takes over the provisional lease that its plan names. Where that is void, or there never was one, the supervisor
+stands in the host's line itself, with the job's ticket, until it is granted what the ticket asks for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+from airflow_jobdeploy.hostside import files, stage
+from airflow_jobdeploy.hostside.jobdir import Job
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.hostside.abstract import Lookers
+    from airflow_jobdeploy.hostside.keeper import Claims
+    from airflow_jobdeploy.hostside.line import Line
+
+#: How long a ticket counts that nobody renews: we may be stopped (SIGSTOP) for longer, others shall not wait for us.
+_TTL_S = 60.0
+#: The longest pause between two looks at the line; and between two at the slots, whose end nothing tells.
+_TICK_S, _SLOT_TICK_S = 5.0, 0.25
+
+
+class Holding:
+    """Of one job. Without `lease` in its plan nothing is claimed, nothing is counted."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._plan: Dict[str, Any] = job.plan().get("lease") or {}
+        self._slots = stage.Slots(job)
+        self._claims: Optional[Claims] = None
+        self._line: Optional[Line] = None
+        #: What the line has given us just now.
+        self._won: Optional[Claims] = None
+        self._lookers: Optional[Lookers] = None
+        #: While it stands in line: {"position", "ahead", "why"}.
+        self._place: Dict[str, Any] = {}
+
+    @property
+    def gpus(self) -> List[str]:
+        """UUIDs of what it holds."""
+        return list(self._claims.lease["gpus"]) if self._claims is not None else []
+
+    def take(self) -> bool:
+        """Does it hold what it needs? Else to be called again when `fds` have news, or after `tick_s`."""
+        return self._has_claims() and self._slots.take()
+
+    def _has_claims(self) -> bool:
+        if not self._plan or self._claims is not None:
+            return True
+        first = self._line is None
+        self._claims = (self._taken_over(str(self._plan.get("id") or "")) if first else None) or self._granted()
+        if self._claims is None:
+            return False
+        self._leave_line()
+        return True
+
+    def _taken_over(self, lease: str) -> Optional[Claims]:
+        from airflow_jobdeploy.hostside import abstract, census, keeper  # most jobs hold nothing
+
+        self._lookers = abstract.Lookers()
+        return keeper.take(lease, census.who_is(self._plan["ticket"]["uid"]), self._job.id) if lease else None
+
+    def _granted(self) -> Optional[Claims]:
+        """What comes of standing in line."""
+        if self._line is None:
+            from airflow_jobdeploy.hostside.capacity import Capacity
+            from airflow_jobdeploy.hostside.gpus import Gpus
+            from airflow_jobdeploy.hostside.line import Line
+
+            room = Capacity(self._job.host.root, Gpus(os.environ.get("PATH", os.defpath)))
+            self._line = Line(room, self._given)
+        else:
+            self._line.turn()
+        if self._won is None:  # a ticket of ours is renewed whenever we look
+            answer = self._line.seek({**self._plan["ticket"], "ttl_s": _TTL_S}, 0.5)
+            ahead = [{key: each[key] for key in ("who", "user", "priority")} for each in answer["ahead"]]
+            self._place = {"position": answer["position"], "ahead": ahead, "why": answer["why"]}
+            if answer["lease"] is not None and self._won is None:  # the waiter was granted one meanwhile
+                return self._taken_over(answer["lease"]["id"])
+        return self._won
+
+    def _given(self, _: str, claims: Claims) -> Dict[str, Any]:
+        """Under the mutex: keep what was claimed, and say whose it is now."""
+        from airflow_jobdeploy.hostside import census, line, notices
+
+        lease = {**claims.lease, "job": self._job.id}
+        notice = notices.hold(notices.LEASE, census.tag_of(lease["id"]), notices.lease_values(lease))
+        notices.close(claims.notice)
+        self._won = claims._replace(lease=lease, notice=notice)
+        return line.shown(lease)
+
+    def _leave_line(self) -> None:
+        self._place = {}
+        if self._line is not None:
+            self._line.room.close()
+            self._line.close()
+            self._line = None
+
+    def fds(self) -> List[int]:
+        """To wait for beside others while it stands in line."""
+        return self._line.fds() if self._line is not None else []
+
+    def tick_s(self) -> float:
+        due = self._line.patience_s() if self._line is not None else _SLOT_TICK_S
+        return _TICK_S if due is None else min(due, _TICK_S)
+
+    def facts(self) -> Dict[str, Any]:
+        """For its state: "gpus" that it holds, or "line": where it stands."""
+        told = {"gpus": self.gpus, "line": self._place}
+        return {key: value for key, value in told.items() if value}
+
+    def tidy(self) -> None:
+        """Now and then while the job runs: let those go who have looked at what it holds."""
+        if self._claims is not None and self._lookers is not None:
+            self._lookers.forget_gone([*self._claims.gpus, *self._claims.notice])
+
+    def environment(self) -> Dict[str, str]:
+        """What tells the job, and its libraries, which GPUs are its own: none, when it holds none."""
+        if self._claims is None:
+            return {}
+        gpus = ",".join(self.gpus)
+        if self.gpus and self._vendor() == "amd":
+            return {"JOBDEPLOY_GPUS": gpus, "ROCR_VISIBLE_DEVICES": gpus}
+        hidden = {} if self.gpus else {"ROCR_VISIBLE_DEVICES": ""}
+        return {"JOBDEPLOY_GPUS": gpus, "CUDA_VISIBLE_DEVICES": gpus, **hidden}
+
+    def _vendor(self) -> str:
+        try:
+            known = files.read_json(self._job.host.gpus) or {}
+        except files.Damaged:
+            known = {}
+        mine = [gpu.get("vendor") for gpu in known.get("gpus", ()) if gpu.get("uuid") in self.gpus]
+        return str(mine[0]) if mine and mine[0] else "nvidia"

@@ -1,0 +1,99 @@
+"""The ops of the line and of leases: seek, drop, release, room; and what is told of them meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from airflow_jobdeploy.hostside import abstract, capacity, census, files, keeper, kernel, line, queueing
+from airflow_jobdeploy.hostside.capacity import Capacity
+from airflow_jobdeploy.hostside.gpus import FRESH_S, Gpus, user_name
+from airflow_jobdeploy.hostside.jobdir import Job
+from airflow_jobdeploy.hostside.layout import HostPaths
+from airflow_jobdeploy.hostside.line import Line
+from airflow_jobdeploy.hostside.protocol import OpError, Reply
+
+#: How long a ticket, and a question for all there is, wait for a look at the GPUs.
+_SEEK_WAIT_S, _ROOM_WAIT_S = 0.5, 2.0
+
+
+class LineOps:
+    """For one session; its tickets end with it."""
+
+    def __init__(self, host: HostPaths, seen: Gpus) -> None:
+        if not abstract.are_there():
+            raise OpError("failed", "this system has no abstract sockets: it gives out no leases")
+        self._host = host
+        self._capacity = Capacity(host.root, seen)
+        self.line = Line(self._capacity, _give)
+
+    def seek(self, ask: dict) -> Reply:
+        return Reply(self.line.seek(dict(ask["ticket"]), _SEEK_WAIT_S))
+
+    def drop(self, ask: dict) -> Reply:
+        lease = self.line.drop(str(ask["uid"]))
+        return Reply(released=bool(lease) and keeper.release(lease))
+
+    def release(self, ask: dict) -> Reply:
+        return Reply(released=keeper.release(str(ask["lease"])))
+
+    def room(self, _: dict) -> Reply:
+        found = self._capacity.now(_ROOM_WAIT_S, FRESH_S)
+        picture = self.line.look_around()
+        outside = capacity.outsiders(found["users"], picture.leases)
+        note_strayed(self._host, capacity.strayed(outside, picture.leases))
+        for gpu in found["gpus"]:
+            gpu["outsiders"] = [each for each in outside if each["gpu"] == gpu["uuid"]]
+        verdicts = queueing.decide(found, picture.leases, picture.tickets, capacity.taken(outside))
+        waiting = sorted(zip(picture.tickets, verdicts), key=lambda both: both[1]["position"] or 1 << 30)
+        return Reply(
+            capacity={key: found[key] for key in ("cpu", "memory", "disk", "gpus")},
+            leases=[_lease(lease) for lease in picture.leases],
+            tickets=[_ticket(ticket, verdict) for ticket, verdict in waiting],
+            outsiders=outside,
+            driver=found["driver"],
+            enforced=[],
+            warnings=["GPUs are not known: " + self._capacity.trouble] if self._capacity.trouble else [],
+        )
+
+    def turn(self) -> List[dict]:
+        """What is to be told of tickets by now."""
+        return [{"event": "place", "uid": uid, **answer} for uid, answer in self.line.turn()]
+
+
+def _give(_: str, claims: keeper.Claims) -> Dict[str, Any]:
+    """To a keeper: the lease stands whatever becomes of this session."""
+    name = claims.lease["id"].encode("ascii")
+    door: Optional[Any] = abstract.hold(census.DOOR + name)
+    if door is None:
+        claims.close()
+        raise OSError(0, "somebody sits at the door of a lease that nobody could know")
+    keeper.keep(claims, door)
+    return line.shown(claims.lease)
+
+
+def note_strayed(host: HostPaths, jobs: Dict[str, List[str]]) -> None:
+    """Write down, for who asks for these jobs, that they use GPUs which they do not hold."""
+    for name, gpus in jobs.items():
+        try:
+            job = Job(host, name)
+        except ValueError:  # whatever its environment says
+            continue
+        try:
+            if job.exists and not job.has_ended and (files.read_json(job.paths.strayed) or {}).get("gpus") != gpus:
+                files.write_json(job.paths.strayed, {"gpus": gpus})
+        except (OSError, files.Damaged):  # a full disk: `room` still shows them
+            continue
+
+
+def _lease(lease: dict) -> Dict[str, Any]:
+    kept = ("id", "job", "who", "deployment", "gpus", "cpu", "memory", "disk")
+    since = max(0.0, kernel.boottime_s() - lease["since"])
+    told = {"owner": lease["owner"].partition("@")[0], "user": user_name(lease["uid_number"]), "since_s": since}
+    return {**{key: lease[key] for key in kept}, **told}
+
+
+def _ticket(ticket: dict, verdict: dict) -> Dict[str, Any]:
+    kept = ("who", "deployment", "priority", "waited_s", "demand", "reserves")
+    told = {"owner": ticket["owner"].partition("@")[0], "user": user_name(ticket["uid_number"])}
+    place = {"position": verdict["position"], "why": verdict["why"] or "its turn has come"}
+    return {**{key: ticket[key] for key in kept}, **told, **place}
