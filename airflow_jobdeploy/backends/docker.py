@@ -137,6 +137,9 @@ class DockerBackend(Unleased):
     def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
         parts = self._ready()
         listing = parts.jobs.listing()
+        live = [job_id for job_id in listing.volumes if not _has_surely_ended(listing, job_id)]
+        if parts.starts.advance(live, listing):
+            listing = parts.jobs.listing()
         wanted = [
             job_id
             for job_id in listing.volumes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ import pytest
 
 #: The image of the tests: sh and what busybox has.
 IMAGE = "jobdeploy-test/box:1"
+#: One without a shell, for tests that add it.
+BARE_IMAGE = "jobdeploy-test/bare:1"
 _SBIN = ":/usr/sbin:/usr/local/sbin:/sbin"
 _START_S, _STOP_S = 40.0, 20.0
 
@@ -144,6 +147,15 @@ class Dockerd:
         """A busybox with sh, /tmp and a user `ml` (1000)."""
         repository, _, tag = name.rpartition(":")
         self.client().import_image_from_data(_busybox(), repository=repository, tag=tag)
+
+    def add_bare_image(self, name: str = BARE_IMAGE, command: tuple[str, ...] = ()) -> None:
+        """One program, /busybox, and no shell; `command`: what it runs of itself."""
+        repository, _, tag = name.rpartition(":")
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            tar.add(_program("busybox"), "busybox", recursive=False)
+        changes = [f"CMD {json.dumps(command)}"] if command else []
+        self.client().import_image_from_data(out.getvalue(), repository=repository, tag=tag, changes=changes)
 
 
 def _pids_below(folder: Path) -> list[int]:

@@ -167,6 +167,11 @@ class Claims:
             time.sleep(pause_s)  # there is nothing to wait for: the engine tells of containers, not of their names
         return ""
 
+    def runnable(self, labels: Mapping[str, str], listed: Mapping[str, Any]) -> dict[str, Any]:
+        """What takes the place of a listed container of the attempt of these labels, to be started."""
+        labels = {**labels, names.TREES: listed["Labels"].get(names.TREES, "{}")}
+        return self._runnable(names.plan_of(labels), labels, self._image(labels), trees_of(listed))
+
     def _runnable(self, plan: Mapping[str, Any], labels: Mapping[str, str], image: str, given: Trees) -> dict[str, Any]:
         return config.container(
             plan,
@@ -216,9 +221,7 @@ class Claims:
             if not image:
                 raise StagingError("the job names no docker_image, and its pool no `image`")
             images.bring(self._engine, image, pull=_pull(plan), auth=self._settings.auth(image), say=say)
-            body = self._runnable(
-                plan, dict(labels) | {names.TREES: listed["Labels"].get(names.TREES, "{}")}, image, trees_of(listed)
-            )
+            body = self.runnable(labels, listed)
             if self._places.remove_container(listed["Id"]):
                 self._places.create(job_id, body)
         except StagingError as error:

@@ -173,6 +173,10 @@ class Jobs:
         self.forget(job_id)
         return self._seen(job_id, listing)
 
+    def evidence(self, job_id: str, listing: Listing) -> Seen:
+        """The evidence, of which what does not change is known already."""
+        return self._seen(job_id, listing)
+
     def listen(self, job_id: str, listing: Listing) -> dict[str, Any]:
         """What a running attempt says of itself by now."""
         known, listed = self._known[job_id], listing.containers.get(job_id)

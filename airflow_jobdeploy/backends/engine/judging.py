@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from airflow_jobdeploy.backends.engine import bare
 from airflow_jobdeploy.hostside import verdict
 from airflow_jobdeploy.hostside.finish import RESULT_LIMIT
 from airflow_jobdeploy.hostside.verdict import Evidence
@@ -63,7 +64,18 @@ class Seen:
 
     @property
     def has_begun(self) -> bool:
-        return "history" in (self.report or {})
+        return "history" in (self.report or {}) or self.is_bare
+
+    @property
+    def is_bare(self) -> bool:
+        """Is, or was, the command itself process 1 of its container?"""
+        return bare.MARK in (self.report or {}) and not self.is_unstarted
+
+    @property
+    def orders(self) -> dict[str, dict[str, Any]]:
+        """What is to end it, by its names."""
+        found = {name: _json(self, f"{name}.json") for name in bare.ORDERS}
+        return {name: order for name, order in found.items() if order is not None}
 
     @property
     def has_reported(self) -> bool:
@@ -95,6 +107,9 @@ def _live(seen: Seen) -> dict[str, Any]:
         lines = seen.text("state").split("\n")
         if len(lines) >= 5:
             phase, status, reason, step, left = lines[:5]
+        elif seen.is_bare:
+            phase, status, step = "finishing" if seen.orders else "running", "RUNNING", seen.plan["steps"][0]["name"]
+            reason = "Preempted" if "preempt" in seen.orders else ""
     history = _history(seen)
     started = _started(seen, history)
     return {
@@ -119,6 +134,8 @@ def _history(seen: Seen) -> list[tuple[str, str, float]]:
             entry = (words[1], "" if words[2] == "-" else words[2], float(words[0]))
             if entry[:2] != found[-1][:2]:
                 found.append(entry)
+    if seen.is_bare and (started := seconds(seen.state.get("StartedAt"))) is not None:
+        found.append(("RUNNING", "", started))
     return found
 
 
@@ -169,6 +186,8 @@ def _outcome(seen: Seen) -> dict[str, Any] | None:
         )
     if seen.has_reported and facts_of(seen).get("cause") != "terminated":
         return verdict.judge(_reported(seen))
+    if seen.is_bare and seen.container is not None:
+        return verdict.judge(_by_itself(seen))
     order, room = _json(seen, "stop.json"), _json(seen, "preempt.json")
     if not seen.has_begun and (seen.container is None or seen.is_unstarted):
         if order is None and room is None:
@@ -204,6 +223,12 @@ def _reported(seen: Seen) -> Evidence:
         memory=_memory(seen) if oom else None,
         facts=facts,
     )
+
+
+def _by_itself(seen: Seen) -> Evidence:
+    memory = _memory(seen) if seen.state.get("OOMKilled") else None
+    code, ended = int(seen.state.get("ExitCode") or 0), seconds(seen.state.get("FinishedAt"))
+    return bare.evidence(seen.plan, code, seen.orders, ended, memory, seen.facts)
 
 
 def facts_of(seen: Seen) -> dict[str, str]:

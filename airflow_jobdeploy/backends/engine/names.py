@@ -37,8 +37,8 @@ DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "j
 RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
 IMAGE, TREES, RECORD = "jobdeploy.image", "jobdeploy.trees", "jobdeploy.record"
 TREE_NAME = "jobdeploy.tree"
-#: Values of STAGE: a container that only holds the claim, and one that can be started.
-CLAIM, READY = "claim", "ready"
+#: Values of STAGE: a container that only holds the claim, one that can be started, one without a process of ours.
+CLAIM, READY, BARE = "claim", "ready", "bare"
 
 MACHINE_VOLUME = "jobdeploy-machine"
 LEASES_VOLUME = "jobdeploy-leases"

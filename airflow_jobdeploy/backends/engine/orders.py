@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.backends.engine import enforcing, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places
@@ -27,11 +27,12 @@ class Order:
     grace_s: float | None = None
     signal: str | None = None
 
-    def members(self) -> list[Member]:
+    def members(self, now: float) -> list[Member]:
+        """Its files; `now`: the engine's clock."""
         grace = "" if self.grace_s is None else str(max(0, round(self.grace_s * 100)))
         signal = (self.signal or "").upper().removeprefix("SIG")
         return [
-            Member(f"{self.name}.json", json.dumps(dict(self.facts)).encode(), 0o644),
+            Member(f"{self.name}.json", json.dumps({**self.facts, "at": now}).encode(), 0o644),
             Member(f"{self.name}.order", f"{grace}\n{signal}\n".encode(), 0o644),
         ]
 
@@ -43,16 +44,19 @@ def give(engine: Engine, places: Places, jobs: Jobs, job_id: str, order: Order) 
         try:
             if listed is None:
                 with places.helper({job_id: names.JOB}) as helper:
-                    places.put(helper, names.REPORT, order.members())
+                    places.put(helper, names.REPORT, order.members(places.now()))
                 return
-            places.put(listed["Id"], names.REPORT, order.members())
+            places.put(listed["Id"], names.REPORT, order.members(places.now()))
             if listed["State"] == "created":
                 if places.remove_container(listed["Id"]):
                     return
                 continue  # it was started just now
             if listed["State"] == "paused":
                 engine.post(f"/containers/{listed['Id']}/unpause")
-            engine.post(f"/containers/{listed['Id']}/kill", signal="SIGUSR1")
+            is_bare = listed["Labels"].get(names.STAGE) == names.BARE
+            plan = names.plan_of(listed["Labels"])
+            signal = enforcing.signal_of(plan, order.signal) if is_bare else "SIGUSR1"
+            engine.post(f"/containers/{listed['Id']}/kill", signal=signal)
         except EngineError as error:
             if error.is_conflict:
                 return  # it has ended meanwhile
@@ -86,7 +90,7 @@ def renew(places: Places, listing: Listing, job_ids: Sequence[str]) -> None:
     ]
     if not leased:
         return
-    text = os.urandom(8).hex().encode() + b"\n"
+    text = f"{places.now():.3f} {os.urandom(8).hex()}\n".encode()
     members = [folder(".", 0o777), *(Member(job_id, text, 0o644) for job_id in leased)]
     for job_id in leased:  # through whichever is still there
         with contextlib.suppress(EngineError):

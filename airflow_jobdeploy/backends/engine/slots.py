@@ -66,6 +66,14 @@ def has_room(listing: Listing, job_id: str) -> bool:
     return sum(bound(listing.labels(other)) is not None for other in holders) < limit
 
 
+def is_early(listing: Listing, job_id: str, now: float) -> bool:
+    """Is it to be started later, and nothing in its container can wait for that?"""
+    if listing.containers[job_id]["Labels"].get(names.STAGE) != names.BARE:
+        return False
+    since = seconds(listing.noted_at.get((names.QUEUED, job_id))) or now
+    return now - since < float(names.plan_of(listing.labels(job_id)).get("delay_s") or 0.0)
+
+
 def too_late(listing: Listing, job_id: str, now: float) -> dict[str, Any] | None:
     """The facts of a schedule_timeout that has passed. One that is held sees to it by itself."""
     if listing.containers[job_id]["State"] != "created":

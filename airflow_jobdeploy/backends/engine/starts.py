@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_jobdeploy.backends.base import TreeGone
-from airflow_jobdeploy.backends.engine import images, names, orders, slots
+from airflow_jobdeploy.backends.engine import bare, enforcing, images, names, orders, slots
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.claims import Claims, trees_of
 from airflow_jobdeploy.backends.engine.config import Trees
@@ -16,6 +17,7 @@ from airflow_jobdeploy.backends.engine.tar import Member
 from airflow_jobdeploy.errors import WorkerError
 
 _TURNS = 10
+_PAUSE_S = 0.2
 #: Written last: all secrets are there. No variable has such a name.
 _COMPLETE = ".complete"
 
@@ -43,6 +45,9 @@ class Starts:
             elif listed["State"] != "created":
                 self._hand_over(job_id, listed)  # whoever has started it may have died before that
                 return
+            elif listed["Labels"].get(names.STAGE) == names.BARE:
+                if self._started_bare(job_id, listing, listed):
+                    return
             elif listed["Labels"].get(names.STAGE) == names.CLAIM:
                 self._claims.prepare(job_id, listing, lambda text: None)
             elif self._started_in_turn(job_id, listing, listed):
@@ -71,16 +76,59 @@ class Starts:
     def _started(self, job_id: str, listed: Mapping[str, Any]) -> bool:
         """False: another submitter has replaced the container."""
         try:
+            if listed["Labels"].get(names.STAGE) == names.BARE:
+                self._places.put(listed["Id"], names.REPORT, [Member(bare.MARK, b"", 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/start")
         except EngineError as error:
             if error.is_missing:
                 return False
             if error.is_broken_mount:
                 raise TreeGone(f"{self._engine.worker} has lost the files of a tree of job {job_id}") from error
+            if bare.is_told(error.said) and listed["Labels"].get(names.STAGE) == names.READY:
+                return self._replaced(job_id)
             orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
             return True
         self._hand_over(job_id, listed)
         return True
+
+    # -- images without a shell --------------------------------------------------------------------------------------
+
+    def _replaced(self, job_id: str) -> bool:
+        """Replace the container by one that has nothing of ours. False: to be started; True: it cannot be."""
+        listing = self._jobs.listing()
+        listed, labels = listing.containers.get(job_id), listing.labels(job_id)
+        if listed is None or listed["State"] != "created":
+            return False
+        body = self._claims.runnable(labels, listed)
+        plan = names.plan_of(labels)
+        if found := bare.obstacles(plan, body["Cmd"]):
+            text = f"image {body['Image']!r} has no /bin/sh, which is needed for {', '.join(found)}"
+            orders.fail(self._places, self._jobs, job_id, f"{text}: use an image with a shell")
+            return True
+        if self._places.remove_container(listed["Id"]):
+            try:
+                self._places.create(job_id, bare.container(body, plan))
+            except EngineError as error:
+                if not error.is_conflict:  # somebody else has done the same
+                    raise
+        return False
+
+    def _started_bare(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
+        """Nothing inside sees to it that the command runs once: of two that look at once one starts it."""
+        labels = listing.labels(job_id)
+        if slots.bound(labels) is not None or names.plan_of(labels).get("delay_s"):
+            if not slots.waits(listing, job_id):
+                self._jobs.note(names.QUEUED, job_id, "start")
+            self.advance([job_id], self._jobs.listing())
+            return True
+        with slots.held(self._engine, self._places, f"start-{job_id}", self._places.now()) as is_ours:
+            if not is_ours:
+                time.sleep(_PAUSE_S)  # there is nothing to wait for: the engine tells of containers, not of their names
+                return False
+            now = self._jobs.listing().containers.get(job_id)
+            if now is None or now["Id"] != listed["Id"] or now["State"] != "created":
+                return False
+            return self._started(job_id, listed)
 
     def _hand_over(self, job_id: str, listed: Mapping[str, Any]) -> None:
         """Give its secrets to a container that runs: they go into memory, and process 1 waits for them."""
@@ -103,7 +151,8 @@ class Starts:
         for job_id in job_ids:
             if (names.ADMITTED, job_id) in listing.notes and self._jobs.is_waiting(job_id):
                 self._let_go(job_id, listing)  # whoever has admitted it died before it was told
-            if not slots.waits(listing, job_id):
+            changed = enforcing.enforce(self._engine, self._places, self._jobs, job_id, listing) or changed
+            if not slots.waits(listing, job_id) or slots.is_early(listing, job_id, self._places.now()):
                 continue
             if (late := slots.too_late(listing, job_id, self._places.now())) is not None:
                 orders.fail(self._places, self._jobs, job_id, "", **late)

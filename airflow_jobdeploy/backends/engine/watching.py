@@ -23,6 +23,8 @@ LOOKS_PER_S = 4.0
 _SOON_S, _SLOWER = 0.1, 2.0
 #: Between two looks at a job that changes without the engine's telling, and at everything, in seconds.
 _RESTLESS_S = 0.25
+#: Phases that end without the engine's telling.
+_RESTLESS = ("claimed", "starting", "waiting", "leftovers", "finishing")
 #: An end is told before a listing shows it: so long, and so often, it is looked for.
 _ENDING_S, _ENDING_LOOK_S = 2.0, 0.03
 #: So far back events are asked for at first, in seconds.
@@ -52,7 +54,7 @@ class _Job:
     def is_restless(self) -> bool:
         """Does it change without the engine's telling?"""
         phase, reason = self.state.phase, self.state.reason
-        return phase in ("claimed", "starting", "waiting", "leftovers") or (phase == "running" and bool(reason))
+        return phase in _RESTLESS or (phase == "running" and bool(reason))
 
 
 class EngineWatch:
