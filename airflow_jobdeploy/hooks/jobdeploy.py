@@ -161,6 +161,7 @@ class JobDeployHook(BaseHook):
         owner: str = "none",
         where: Iterable[Path] | None = None,
         dag_bundle: Mapping[str, str] | None = None,
+        user: str = "",
         returning: bool = False,
     ) -> Work:
         """A job spec read and checked; nothing is started. Arguments as of `prepare_up`."""
@@ -184,6 +185,7 @@ class JobDeployHook(BaseHook):
             resolve_secret=resolve_secret,
             given_origin=projects.origin_of(place.project_dir, dag_bundle or {}),
             about=projects.about(dag_bundle or {}),
+            user=user or getpass.getuser(),
             returning=returning,
         )
 

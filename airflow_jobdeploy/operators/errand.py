@@ -1,10 +1,12 @@
 """What a task does for its job: submit it, wait, hand the wait over, take it back, go on after an attempt.
 
     run -> submit (or reattach) -> follow -> the attempt's end -> the end
-                  ^                 |  after defer_after  ^  |
-                  |                 v                     |  | preempted, or a cause worth a retry
-                  |               defer -> trigger -> event  |
-                  +---------- submit_again <-----------------+
+              |   ^                 |  after defer_after  ^  |
+              |   |                 v                     |  | preempted, or a cause worth a retry
+              |   |               defer -> trigger -> event  |
+              |   +---------- submit_again <-----------------+
+              |                   |
+              +-- no worker has room: defer -> trigger in line -> event -> submit, with what was granted
 
 Deferrable or not, the job is followed by `service.follow` in the task and by the same followers in the
 triggerer. What a signal means is judged in interrupts.py; what an earlier submission means, and whether
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -23,16 +26,18 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_jobdeploy.core.policy import NO_SEQUEL, Intent, Sequel, after_end, is_over
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
-from airflow_jobdeploy.errors import JobCancelled, JobDeployError, WorkerError
+from airflow_jobdeploy.errors import JobCancelled, JobDeployError, JobTimedOut, PlacementError, WorkerError
 from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.hooks.reaping import reap_in_passing
 from airflow_jobdeploy.operators import assets, lineage
 from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
 from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
-from airflow_jobdeploy.triggers.events import Followed, JobEvent
+from airflow_jobdeploy.service.line import Granted, StillWaiting
+from airflow_jobdeploy.triggers.events import Followed, JobEvent, LineEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
 from airflow_jobdeploy.triggers.job import CHECKPOINT, DEFERRED_BY, JobTrigger, untold
+from airflow_jobdeploy.triggers.line import LineTrigger
 
 
 class Task(Protocol):
@@ -74,23 +79,23 @@ class Errand:
         """Has an earlier try of this task submitted something?"""
         return self._intents.load() is not None
 
-    def run(self, workers: Workers, work: Work, *, may_defer: bool = True) -> dict[str, Any]:
-        """Submit `work`, or find what an earlier try submitted, and wait for it; the handle at the end."""
-        for warning in work.warnings:
+    def run(
+        self, workers: Workers, work: Work, *, may_defer: bool = True, granted: Granted | None = None
+    ) -> dict[str, Any]:
+        """Submit `work`, or find what an earlier try submitted, and wait for it; the handle at the end.
+
+        `granted`: what a trigger has waited for.
+        """
+        for warning in work.warnings if granted is None else ():
             self._log.warning("%s", warning)
-        submitted = submit(
-            work,
-            workers,
-            intents=self._intents,
-            epoch=runtime.epoch(self._context),
-            say=self._log.info,
-            interrupted=self._told_to_end,
-            on_handle=self._claimed,
-        )
+        with self._in_line(workers, may_defer=may_defer, granted=granted) as line:
+            submitted = submit(work, workers, **line)
         return self._wait(workers, submitted.handle, offset=0, may_defer=may_defer)
 
     def resume(self, event: dict[str, Any]) -> dict[str, Any]:
         """Go on where the trigger left off. Opens no connection when all is told and no attempt follows."""
+        if LineEvent.is_one(event):
+            return self._turn(LineEvent.from_dict(event))
         news = JobEvent.from_dict(event)
         job = self._current(*news.jobs)
         sequel = self._sequel_of(job)
@@ -101,8 +106,24 @@ class Errand:
         with self.at_work(job.handle.worker_pool) as workers:
             handle, offset = job.handle, job.offset
             if sequel is not None and job.state is not None:
-                handle, offset = self._submitted_again(workers, job.state, sequel), 0
+                self._note(job.state)
+                handle, offset = self._submitted_again(workers, sequel, may_defer=not news.elsewhere), 0
             return self._wait(workers, handle, offset=offset, may_defer=not news.elsewhere)
+
+    def _turn(self, news: LineEvent) -> dict[str, Any]:
+        """A worker has granted what the job asks for, or none will."""
+        if news.timed_out:
+            raise JobTimedOut(news.timed_out, status="FAILED", reason="TimedOut")
+        if news.granted is None:
+            raise PlacementError(news.error)
+        self._log.info("Worker %s has %s.", news.granted.worker, news.wait.wanted)
+        with self.at_work(news.wait.worker_pool) as workers:
+            if news.sequel is None:
+                work = self._task.work(self._context, returning=self.is_returning)
+                assert work is not None
+                return self.run(workers, work, granted=news.granted)
+            handle = self._submitted_again(workers, news.sequel, granted=news.granted)
+            return self._wait(workers, handle, offset=0, may_defer=True)
 
     def _current(self, job: Followed) -> Followed:
         """What the trigger saw, if it is of the attempt that the task waits for.
@@ -179,7 +200,8 @@ class Errand:
             sequel = self._sequel(followed.state)
             if not sequel.again:
                 return self._finish(workers, handle, followed.state)
-            handle, offset = self._submitted_again(workers, followed.state, sequel), 0
+            self._note(followed.state)
+            handle, offset = self._submitted_again(workers, sequel, may_defer=may_defer), 0
 
     def _reap(self, workers: Workers, handle: JobHandle) -> None:
         """Now that the worker is at hand: end what lost its task and was not told."""
@@ -251,22 +273,38 @@ class Errand:
             self._log.info("No further attempt: %s.", sequel.why)
         return sequel
 
-    def _submitted_again(self, workers: Workers, state: JobState, sequel: Sequel) -> JobHandle:
+    def _note(self, state: JobState) -> None:
+        """Of an attempt that another one follows."""
         self._log.info("Job %s: %s", state.job_id, state.message)
         assets.keep(self._context, state)
+
+    def _submitted_again(
+        self, workers: Workers, sequel: Sequel, *, may_defer: bool = True, granted: Granted | None = None
+    ) -> JobHandle:
         work = self._task.work(self._context, returning=True)
         assert work is not None
-        submitted = submit_again(
-            work,
-            workers,
-            sequel,
-            intents=self._intents,
-            epoch=runtime.epoch(self._context),
-            say=self._log.info,
-            interrupted=self._told_to_end,
-            on_handle=self._claimed,
-        )
-        return submitted.handle
+        with self._in_line(workers, may_defer=may_defer, granted=granted, sequel=sequel) as line:
+            return submit_again(work, workers, sequel, **line).handle
+
+    @contextmanager
+    def _in_line(
+        self, workers: Workers, *, may_defer: bool, granted: Granted | None, sequel: Sequel | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The arguments of a submission; within, a wait for a worker that takes long goes to the triggerer."""
+        can_defer = may_defer and self._task.deferrable and self._is_reachable(workers)
+        try:
+            yield {
+                "intents": self._intents,
+                "epoch": runtime.epoch(self._context),
+                "say": self._log.info,
+                "interrupted": self._told_to_end,
+                "on_handle": self._claimed,
+                "granted": granted,
+                "line_s": settings.defer_after_s() if can_defer else None,
+            }
+        except StillWaiting as waiting:
+            trigger = LineTrigger(wait=waiting.wait.to_dict(), sequel=asdict(sequel) if sequel else None)
+            self._hand_over(trigger)
 
     # -- handing over to the triggerer -------------------------------------------------------------------------
 
@@ -274,9 +312,7 @@ class Errand:
         """Can a triggerer watch this job?"""
         if not self._task.deferrable:
             return False
-        if workers.backend(handle.worker).capabilities.reachable_from_anywhere:
-            return True
-        if runtime.is_dag_test() or runtime.is_local_executor(self._task):
+        if self._is_reachable(workers, handle.worker):
             return True
         self._log.info(
             "Not deferred: jobs of pool %s run on the machine of their task, and the triggerer may be on another one "
@@ -284,6 +320,13 @@ class Errand:
             handle.worker_pool,
         )
         return False
+
+    def _is_reachable(self, workers: Workers, worker: str = "") -> bool:
+        """Is a worker of the pool (any, where all are alike) the same for a triggerer?"""
+        name = worker or workers.pool.workers[0].name
+        if workers.backend(name).capabilities.reachable_from_anywhere:
+            return True
+        return bool(runtime.is_dag_test() or runtime.is_local_executor(self._task))
 
     def _defer(self, workers: Workers, handle: JobHandle, offset: int) -> NoReturn:
         ti, asked = self._context["ti"], self._task.poll_interval
@@ -297,7 +340,10 @@ class Errand:
             poll_interval=settings.poll_interval_s() if asked is None else float(asked),
             checkpoint_interval=settings.checkpoint_interval_s(),
         )
-        timeout = runtime.time_left(ti, self._task.execution_timeout)
+        self._hand_over(trigger)
+
+    def _hand_over(self, trigger: JobTrigger | LineTrigger) -> NoReturn:
+        timeout = runtime.time_left(self._context["ti"], self._task.execution_timeout)
         self._task.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
 
     # -- told to end -------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ class JobRunOperator(SubmittingOperator):
             owner="task",
             where=self._folders(),
             dag_bundle=self._dag_bundle(context),
+            user=self.owner,
             returning=returning,
         )
 

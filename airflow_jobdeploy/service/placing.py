@@ -1,15 +1,21 @@
-"""On which worker of a pool a job goes: the first that answers and has room, later attempts by what they need."""
+"""On which worker of a pool a job goes: that which grants what it asks for (line.py); for a job that asks for nothing
+the first that answers and has room. Later attempts go by what they need of the one before."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 from airflow_jobdeploy.core import policy
+from airflow_jobdeploy.core.labels import mismatch
+from airflow_jobdeploy.core.leases import Ticket, lease_of
+from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.service.line import Age, Granted, Stand, StillWaiting, Wait
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Work
 from airflow_jobdeploy.service.workers import Workers
@@ -18,29 +24,130 @@ from airflow_jobdeploy.service.workers import Workers
 FIRST_PATIENCE_S = 120.0
 
 
-@dataclass(frozen=True)
 class Placing:
-    """For one piece of work. `check` is called often, and may raise to end it."""
+    """For one submission. `check` is called often, and may raise to end it.
 
-    workers: Workers
-    work: Work
-    say: Callable[[str], None]
-    check: Callable[[], None]
+    `granted`: what another process has waited for; `line_s`: how long to stand in line here (None: without end).
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        work: Work,
+        say: Callable[[str], None],
+        *,
+        check: Callable[[], None] = lambda: None,
+        granted: Granted | None = None,
+        line_s: float | None = None,
+    ) -> None:
+        self.workers = workers
+        self.work = work
+        self.say = say
+        self.check = check
+        self._granted = granted
+        self._line_s = line_s
+        #: Of a job that has none yet: the one that its wait began with.
+        self.uid = granted.uid if granted else new_uid()
+
+    # -- first and later attempts --------------------------------------------------------------------------------------
+
+    def first(self) -> str:
+        """Where a new job goes."""
+        if self.work.worker:
+            return self.work.worker
+        return self._stood(self.uid, self._order()) if self.takes_turns else self.place()
 
     def next(self, last: Intent, sequel: Sequel) -> str:
         """Where its checkpoint is, unless that worker is lost or full; a lost one only when there is no other."""
         if self.work.worker:
             return self.work.worker
         if self.work.stays:
-            return self.stay(last)
+            return self._again(last, [self.stay(last)])
+        if self.takes_turns:
+            return self._again(last, self._order(first=last.worker, last=sequel.elsewhere))
         if not sequel.elsewhere:
             found = self._candidate(last.worker)
             if isinstance(found, Candidate) and found.has_room:
                 return last.worker
+        return self._elsewhere(last)
+
+    def anew(self, last: Intent, *, is_silent: bool) -> str:
+        """Where a new try goes: to the worker of the attempt before, unless that one was given up as silent."""
+        if self.work.stays:
+            return self._again(last, [self.stay(last)])
+        if self.work.worker or not (is_silent or self.takes_turns):
+            return last.worker
+        if self.takes_turns:
+            return self._again(last, self._order(first=last.worker, last=is_silent))
+        return self.place(avoid=last.worker)
+
+    def _elsewhere(self, last: Intent) -> str:
         try:
             return self.place(avoid=last.worker, patience_s=0)
         except PlacementError:
             return last.worker
+
+    # -- in line -------------------------------------------------------------------------------------------------------
+
+    @property
+    def takes_turns(self) -> bool:
+        """Does the job ask for something that its workers give out in turn?"""
+        if not self.work.need.demand:
+            return False
+        return self.workers.backend(self.workers.pool.workers[0].name).capabilities.leases
+
+    def lease(self, uid: str, worker: str) -> dict[str, Any]:
+        """For the plan: what was granted, or nothing, and then the job stands in line on its worker."""
+        if not self.takes_turns:
+            return {}
+        mine = self._granted if self._granted and (self._granted.uid, self._granted.worker) == (uid, worker) else None
+        waited_s = Age(mine.since)() if mine else 0.0
+        ticket = replace(self._ticket(uid, worker, reserves=True), waited_s=waited_s)
+        return lease_of(ticket, mine.lease if mine else None)
+
+    def _again(self, last: Intent, order: list[str]) -> str:
+        return self._stood(last.uid, order) if self.takes_turns else order[0]
+
+    def _order(self, first: str = "", *, last: bool = False) -> list[str]:
+        """The workers to which the job may go, in this order; `first` comes first, or as a `last` resort."""
+        where = self.work.need.where
+        names = [worker.name for worker in self.workers.pool.workers if not mismatch(where, worker.all_labels)]
+        if first in names:
+            names.remove(first)
+            names = [*names, first] if last else [first, *names]
+        return names
+
+    def _stood(self, uid: str, order: list[str]) -> str:
+        """Stand in line until a worker grants a lease. StillWaiting after `line_s`."""
+        if self._granted is not None and self._granted.uid == uid and self._granted.worker in order:
+            return self._granted.worker
+        wait = Wait(
+            uid=uid,
+            worker_pool=self.workers.pool.name,
+            since=time.time(),
+            tickets={worker: self._ticket(uid, worker, reserves=not index) for index, worker in enumerate(order)},
+            wanted=str(self.work.need.demand),
+            schedule_timeout_s=self.work.schedule_timeout_s,
+        )
+        self._granted = Stand(self.workers, wait, say=self.say, check=self.check).until(self._line_s)
+        if self._granted is None:
+            raise StillWaiting(wait)
+        return self._granted.worker
+
+    def _ticket(self, uid: str, name: str, *, reserves: bool) -> Ticket:
+        need, worker = self.work.need, self.workers.pool.worker(name)
+        return Ticket(
+            uid=uid,
+            demand=need.demand.to_wire(),
+            priority=need.priority,
+            reserves=reserves,
+            within=worker.capacity.to_wire() if worker and worker.capacity else {},
+            deployment=self.work.key.deployment,
+            owner=need.owner,
+            max_gpus=need.max_gpus,
+        )
+
+    # -- first come, first served --------------------------------------------------------------------------------------
 
     def stay(self, last: Intent) -> str:
         """Where the attempt before was, since what it needs is only there; says so."""
@@ -70,14 +177,14 @@ class Placing:
         """The workers that answer, up to the first with room; and why others do not."""
         answers: list[Candidate] = []
         refusals: dict[str, WorkerError] = {}
-        for worker in self.workers.pool.workers:
-            if worker.name == avoid:
+        for name in self._order():
+            if name == avoid:
                 continue
             self.check()
-            found = self._candidate(worker.name)
+            found = self._candidate(name)
             if isinstance(found, WorkerError):
-                refusals[worker.name] = found
-                self.workers.drop(worker.name)
+                refusals[name] = found
+                self.workers.drop(name)
                 continue
             answers.append(found)
             if found.has_room:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from airflow_jobdeploy.core.capacity import allowance
+from airflow_jobdeploy.core.demand import demand_of, with_preset
 from airflow_jobdeploy.core.fields import plain
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan
 from airflow_jobdeploy.core.policy import Recovery
@@ -19,12 +21,14 @@ from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.support import storage_fields, storage_notes, unmountable, unsupported
 from airflow_jobdeploy.core.volumes import SCHEME, Volume, storage_path
-from airflow_jobdeploy.errors import SpecError
+from airflow_jobdeploy.errors import Problem, SpecError
 from airflow_jobdeploy.packing.dataset import Dataset
 from airflow_jobdeploy.service.looking import code_of, look_at, misplaced
 from airflow_jobdeploy.service.taking import Takes
 from airflow_jobdeploy.service.work import (
+    NO_NEED,
     Identity,
+    Need,
     ResolveSecret,
     Work,
     limits,
@@ -48,15 +52,19 @@ def prepare_run(
     resolve_secret: ResolveSecret,
     given_origin: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
+    user: str = "",
     returning: bool = False,
 ) -> Work:
     """The work of a job spec. SpecError names each field that `pool` or this release cannot honour.
 
     `dataset`: lists the dataset of the spec, unless that is in the pool's storage. `given_origin`, `about`,
-    `returning`: as in prepare_up. Raises StagingError for code and data that cannot be sent.
+    `returning`: as in prepare_up. `user`: whom the pool's quotas count. Raises StagingError for code and data that
+    cannot be sent.
     """
     problems = unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
     problems += misplaced(spec, project_dir, workdir)
+    need = _need(spec, pool, user, problems)
+    spec = with_preset(spec, pool)
     takes = Takes(code_of(spec, project_dir, given_origin), dataset, partial(look_at, spec, bool(workdir)))
     if not returning:
         problems += takes.problems(beside=problems)
@@ -91,12 +99,30 @@ def prepare_run(
         key=key,
         render=render,
         takes=takes,
+        need=need,
         warnings=(*spec.warnings, *storage_notes(spec, pool)),
         schedule_timeout_s=spec.schedule_timeout_s,
         recovery=recovery,
         orphan_after_s=orphan_after_s(spec, recovery),
         grace_s=spec.grace_s,
         stays=_NOT_SHARED.format(pool=pool.name) if stored and not (pool.storage and pool.storage.shared) else "",
+    )
+
+
+def _need(spec: JobSpec, pool: WorkerPool, user: str, problems: list[Problem]) -> Need:
+    """What the job stands in line for; adds to `problems` what the pool cannot have."""
+    try:
+        demand = demand_of(spec, pool)
+    except SpecError as error:
+        problems += error.problems
+        return NO_NEED
+    allowed = allowance(pool.quotas, owner=user)
+    return Need(
+        demand=demand,
+        where=spec.where,
+        priority=allowed.priority(spec.priority),
+        owner=allowed.owner,
+        max_gpus=allowed.max_gpus,
     )
 
 

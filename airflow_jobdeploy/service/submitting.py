@@ -9,15 +9,16 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from airflow_jobdeploy.backends.base import Backend, Progress, TreeGone
-from airflow_jobdeploy.core.plan import Plan, new_resource_id, new_uid
+from airflow_jobdeploy.core.plan import Plan, new_resource_id
 from airflow_jobdeploy.core.policy import Intent, Sequel, Verb, on_return
 from airflow_jobdeploy.core.status import JobHandle, JobState
 from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
+from airflow_jobdeploy.service.line import Granted
 from airflow_jobdeploy.service.placing import Placing
 from airflow_jobdeploy.service.sending import Sending
 from airflow_jobdeploy.service.staging import Staging
@@ -72,14 +73,19 @@ def submit(
     interrupted: Callable[[], bool] = lambda: False,
     on_handle: Callable[[JobHandle], None] = lambda handle: None,
     progress: Progress | None = None,
+    granted: Granted | None = None,
+    line_s: float | None = None,
 ) -> Submitted:
     """Bring one piece of work to a worker, or back to the attempt that is there already.
 
     `epoch` tells a retry from a clear (see policy.on_return). `on_handle` is called when the claim lies
     on the worker, before anything starts; `progress` is told bytes sent and to send (None:
-    lines say it). Raises PlacementError, StagingError, WorkerError, Interrupted.
+    lines say it). `granted`: what another process waited for; `line_s`: how long to stand in line here before
+    StillWaiting is raised (None: as long as it takes). Raises PlacementError, JobTimedOut, StagingError, WorkerError,
+    Interrupted, StillWaiting.
     """
-    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress).run()
+    placing = Placing(workers, work, say, granted=granted, line_s=line_s)
+    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress, placing).run()
 
 
 def submit_again(
@@ -93,9 +99,13 @@ def submit_again(
     interrupted: Callable[[], bool] = lambda: False,
     on_handle: Callable[[JobHandle], None] = lambda handle: None,
     progress: Progress | None = None,
+    granted: Granted | None = None,
+    line_s: float | None = None,
 ) -> Submitted:
     """Start the attempt that follows the one of the saved intent, as `sequel` has it (policy.after_end)."""
-    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress).go_on(sequel)
+    placing = Placing(workers, work, say, granted=granted, line_s=line_s)
+    last = _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress, placing)
+    return last.go_on(sequel)
 
 
 class _Submission:
@@ -111,6 +121,7 @@ class _Submission:
         interrupted: Callable[[], bool],
         on_handle: Callable[[JobHandle], None],
         progress: Progress | None,
+        placing: Placing,
     ) -> None:
         self.work = work
         self.workers = workers
@@ -121,7 +132,8 @@ class _Submission:
         self.on_handle = on_handle
         self.progress = progress
         self.handle: JobHandle | None = None
-        self._placing = Placing(workers, work, say, self._check)
+        self._placing = placing
+        placing.check = self._check
 
     def run(self) -> Submitted:
         saved = self.intents.load()
@@ -151,10 +163,10 @@ class _Submission:
 
     def _first(self) -> Submitted:
         taken = self._taken(None)
-        worker = self.work.worker or self._placing.place()
+        worker = self._placing.first()
         self._stop_strays(worker)
         intent = Intent(
-            uid=new_uid(),
+            uid=self._placing.uid,
             attempt=1,
             worker=worker,
             worker_pool=self.workers.pool.name,
@@ -186,11 +198,7 @@ class _Submission:
 
     def _next(self, last: Intent, state: JobState | None, taken: Taken) -> Submitted:
         """A new attempt in a new Airflow try, or after a clear: the counts begin anew."""
-        worker = last.worker
-        if self.work.stays:
-            self._placing.stay(last)
-        elif state is None and not self.work.worker:
-            worker = self._placing.place(avoid=last.worker)
+        worker = self._placing.anew(last, is_silent=state is None)
         return self._go(
             last.following(
                 attempt=last.attempt + 1,
@@ -270,7 +278,8 @@ class _Submission:
         slots = next((w.slots for w in self.workers.pool.workers if w.name == intent.worker), None)
         identity = Identity(uid=intent.uid, attempt=intent.attempt, worker=intent.worker, resource=intent.resource)
         left_s = intent.life_left_s
-        return self.work.plan(identity, Taken.of(intent), slots=slots, delay_s=delay_s, life_left_s=left_s)
+        plan = self.work.plan(identity, Taken.of(intent), slots=slots, delay_s=delay_s, life_left_s=left_s)
+        return replace(plan, lease=self._placing.lease(intent.uid, intent.worker))
 
     def _handle(self, intent: Intent, state: JobState) -> JobHandle:
         return intent.handle(str(self.work.key)).with_state(state)

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.service.follower import Follower
+from airflow_jobdeploy.service.seekers import Seeker
 from airflow_jobdeploy.service.watching import Chore, Watch
 
 log = logging.getLogger(__name__)
@@ -80,26 +81,26 @@ class Watcher:
 
     def follow(self, follower: Follower) -> Subscription:
         """Follow a job; `follower`'s `deliver` is called in the watcher's thread."""
-        with self._all_lock:
-            # a thread that was about to end for want of jobs sees this one, or another has taken its place
-            watcher = self if self._all.get(self._key) is self else None
-            if watcher is not None:
-                self._watch.add(follower)
-        if watcher is None:
-            return self._successor().follow(follower)
-        return Subscription(self._watch, follower)
+        watch = self._handed(lambda watch: watch.add(follower))
+        return Subscription(watch, follower)
+
+    def seek(self, seeker: Seeker) -> Place:
+        """Stand in the worker's line; `seeker`'s `deliver` is called in the watcher's thread."""
+        watch = self._handed(lambda watch: watch.seek(seeker))
+        return Place(watch, seeker)
 
     def stop_job(self, job_id: str, *, reason: str, by: str) -> None:
         """Hand a stop to the thread; returns at once."""
-        with self._all_lock:
-            alive = self._all.get(self._key) is self
-            if alive:
-                self._watch.stop_job(job_id, reason=reason, by=by)
-        if not alive:
-            self._successor().stop_job(job_id, reason=reason, by=by)
+        self._handed(lambda watch: watch.stop_job(job_id, reason=reason, by=by))
 
-    def _successor(self) -> Watcher:
-        return Watcher.get(self._key, self._connect, self._chores)
+    def _handed(self, action: Callable[[Watch], None]) -> Watch:
+        """Hand something to the thread; the watch that has it."""
+        with self._all_lock:
+            # a thread that was about to end for want of jobs sees this one, or another has taken its place
+            if self._all.get(self._key) is self:
+                action(self._watch)
+                return self._watch
+        return Watcher.get(self._key, self._connect, self._chores)._handed(action)
 
     def _run(self) -> None:
         while not self._retired():
@@ -137,3 +138,15 @@ class Subscription:
 
     def close(self) -> None:
         self._watch.discard(self.follower)
+
+
+class Place:
+    """One place in a worker's line; `close` leaves it."""
+
+    def __init__(self, watch: Watch, seeker: Seeker) -> None:
+        self._watch = watch
+        self.seeker = seeker
+
+    def close(self, *, taken: bool = False) -> None:
+        """`taken`: what was granted here is going to be used; else it is given back."""
+        self._watch.leave(self.seeker, taken=taken)

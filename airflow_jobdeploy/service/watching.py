@@ -22,6 +22,7 @@ from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason, unknown
 from airflow_jobdeploy.errors import WorkerChanged, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.follower import Follower
+from airflow_jobdeploy.service.seekers import Seeker, Seekers
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Watch:
         self._turn = LOG_TURN_MAX
         self._lock = threading.Lock()
         self._followers: dict[int, Follower] = {}
+        self._seekers = Seekers(clock)
         self._orders: list[tuple[str, str, str]] = []
         self._backend: Backend | None = None
         self._waker = Waker()
@@ -92,6 +94,16 @@ class Watch:
     def discard(self, follower: Follower) -> None:
         with self._lock:
             self._followers.pop(id(follower), None)
+
+    def seek(self, seeker: Seeker) -> None:
+        """Stand in the worker's line for a job."""
+        self._seekers.add(seeker)
+        self.wake()
+
+    def leave(self, seeker: Seeker, *, taken: bool = False) -> None:
+        """Leave the line. `taken`: what was granted here is going to be used; else it is given back."""
+        (self._seekers.settle if taken else self._seekers.discard)(seeker)
+        self.wake()
 
     def stop_job(self, job_id: str, *, reason: str, by: str) -> None:
         """Order the end of a job; carried out in the next pass, again until the worker has heard it."""
@@ -111,8 +123,8 @@ class Watch:
         self._waker.wait(timeout_s)
 
     def is_busy(self) -> bool:
-        """Is there anybody to follow, or an order to carry out?"""
-        return bool(self._followers or self._orders)
+        """Is there anybody to follow, or in line, or an order to carry out?"""
+        return bool(self._followers or self._seekers or self._orders)
 
     def run_pass(self, timeout_s: float) -> None:
         """Ask once for news, wait for them at most `timeout_s`, deliver them."""
@@ -171,11 +183,17 @@ class Watch:
         self._carry_out_orders(backend)
         machine = backend.facts().machine
         followers = [follower for follower in self._all() if follower.is_of(machine)]
+        self._seekers.serve(backend)
         if not followers:
-            self._waker.wait(timeout_s)
+            if self._seekers:
+                self._seekers.tell(backend.granted(timeout_s))
+            else:
+                self._waker.wait(timeout_s)
             return
         self._renew(backend, followers)
         states = backend.watch([f.job_id for f in followers], self._patience_s(followers, timeout_s))
+        if self._seekers:
+            self._seekers.tell(backend.granted())
         for follower in followers:
             if follower.job_id in states:
                 follower.tell(states[follower.job_id])
@@ -257,6 +275,7 @@ class Watch:
                 continue  # an end that is known stays known while its log is being read
             elif silent_s >= self._unknown_after_s or reason is Reason.WORKER_CHANGED:
                 follower.tell(_unknown(follower, error, reason))
+        self._seekers.cut_off(error)
         self._failures += 1
         self._waker.wait(backoff_s(self._failures, random.random()))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from airflow_jobdeploy.core.demand import Demand
 from airflow_jobdeploy.core.plan import JobKey, Limits, Plan, Step
 from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
@@ -18,6 +19,23 @@ WORKER_LOST_AFTER_S = 90.0
 LOST_MARGIN_S = 15.0
 
 NO_RECOVERY = Recovery()
+NOTHING = Demand()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a job asks of its worker, and how it stands in line for that."""
+
+    demand: Demand = NOTHING
+    #: Labels of workers that will do.
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    priority: str = "normal"
+    #: Who is counted, and the most GPUs that he may hold on one worker; None: no bound.
+    owner: str = ""
+    max_gpus: int | None = None
+
+
+NO_NEED = Need()
 
 ResolveSecret = Callable[[str], str]
 
@@ -40,6 +58,7 @@ class Work:
     render: Callable[[Identity], Plan]
     #: Its code and its dataset.
     takes: Takes = TAKES_NOTHING
+    need: Need = NO_NEED
     #: To be told to the author: accepted spellings that mean something else, and the like.
     warnings: tuple[str, ...] = ()
     makes_resource: bool = False

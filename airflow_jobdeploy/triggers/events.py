@@ -1,4 +1,4 @@
-"""The event of a trigger: one plain dict, written and read here only.
+"""The events of triggers: plain dicts, written and read here only.
 
 It carries all that the task needs, so that `execute_complete` opens no connection when the log was
 told whole, and so that it works in `dag.test()`, where the kwargs of `defer` are lost.
@@ -7,10 +7,12 @@ told whole, and so that it works in `dag.test()`, where the kwargs of `defer` ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from airflow_jobdeploy.core.policy import Sequel
 from airflow_jobdeploy.core.status import JobHandle, JobState
+from airflow_jobdeploy.service.line import Granted, Wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +59,43 @@ class JobEvent:
         """Read an event back."""
         jobs = tuple(Followed.from_dict(job) for job in data["jobs"])
         return cls(jobs=jobs, elsewhere=bool(data.get("elsewhere")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineEvent:
+    """How a wait for a worker ended: `granted`, or `timed_out`, or with an `error`."""
+
+    wait: Wait
+    granted: Granted | None = None
+    timed_out: str = ""
+    error: str = ""
+    #: Of the attempt that waits, where it is not the first.
+    sequel: Sequel | None = None
+
+    @staticmethod
+    def is_one(event: Mapping[str, Any]) -> bool:
+        """Is it of a wait for a worker, not for a job?"""
+        return "wait" in event
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "version": 1,
+            "wait": self.wait.to_dict(),
+            "granted": self.granted.to_dict() if self.granted else None,
+            "timed_out": self.timed_out,
+            "error": self.error,
+            "sequel": asdict(self.sequel) if self.sequel else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LineEvent:
+        """Read an event back."""
+        granted, sequel = data.get("granted"), data.get("sequel")
+        return cls(
+            wait=Wait.from_dict(data["wait"]),
+            granted=Granted.from_dict(granted) if granted else None,
+            timed_out=str(data.get("timed_out") or ""),
+            error=str(data.get("error") or ""),
+            sequel=Sequel(**sequel) if sequel else None,
+        )

@@ -1,4 +1,4 @@
-"""The one trigger: it waits for jobs, and tells their log meanwhile.
+"""The trigger that waits for jobs, and tells their log meanwhile. (line.py has the one that waits for workers.)
 
 All triggers of a triggerer share one watcher thread a worker (service/watching.py), which owns the
 connection; here only its news arrive. A trigger keeps nothing but what is in its arguments and two XComs
@@ -10,7 +10,7 @@ It never judges a job: it says what the worker said. It stops one only when a pe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -18,11 +18,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_jobdeploy.core.messages import PROGRESS_EVERY_S, Announcer
 from airflow_jobdeploy.core.status import JobHandle, JobState, Reason
 from airflow_jobdeploy.hooks import runtime
-from airflow_jobdeploy.hooks.connect import endpoint, reconnecting
-from airflow_jobdeploy.hooks.reaping import Reaper
 from airflow_jobdeploy.service import Follower, Subscription, Update, Watcher, narrated
 from airflow_jobdeploy.triggers.events import Followed, JobEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
+from airflow_jobdeploy.triggers.watchers import Watchers
 
 #: XCom: {"job_id", "from", "offset"}: how far the log of a job was told, by triggers that began at "from"; offset
 #: None: none has begun. The task writes that, since a triggerer logs an error for each XCom that it does not find.
@@ -64,8 +63,7 @@ class JobTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.checkpoint_interval = checkpoint_interval
         self._followed: dict[str, Followed] = {}
-        #: (pool, worker) -> where that is: watchers are shared by place, whatever pools and connections call it.
-        self._places: dict[tuple[str, str], Hashable] = {}
+        self._watchers = Watchers()
         self._told: dict[str, tuple[str, str]] = {}
         self._announcer = Announcer()
         self._saved_offset = -1
@@ -83,9 +81,7 @@ class JobTrigger(BaseTrigger):
         handles = [JobHandle.from_dict(job) for job in self.jobs]
         begin = await self._resumed(handles[0]) if self.offset is not None else _NO_LOG
         self._followed = {handle.job_id: Followed(handle=handle, state=None, offset=begin) for handle in handles}
-        for name in {(handle.worker_pool, handle.worker) for handle in handles}:
-            # In a thread: reading connections asks Airflow, and keys may lie on slow disks.
-            self._places[name] = await asyncio.to_thread(endpoint, *name)
+        await self._watchers.locate((handle.worker_pool, handle.worker) for handle in handles)
         news: asyncio.Queue[Update] = asyncio.Queue()
         subscriptions = [self._follow(handle, begin, news) for handle in handles]
         try:
@@ -109,11 +105,7 @@ class JobTrigger(BaseTrigger):
         return self._watcher(handle).follow(follower)
 
     def _watcher(self, handle: JobHandle) -> Watcher:
-        name = (handle.worker_pool, handle.worker)
-        key = (id(asyncio.get_running_loop()), self._places.get(name, name))
-        # In dag.test there is no state of other runs to ask for, nor a deployment to reap for.
-        chores = [] if self.task_instance is None else [Reaper()]
-        return Watcher.get(key, reconnecting(handle.worker_pool, handle.worker), chores)
+        return self._watchers.get(handle.worker_pool, handle.worker, self.task_instance)
 
     async def _outcome(self, news: asyncio.Queue[Update]) -> JobEvent:
         waiting = set(self._followed)

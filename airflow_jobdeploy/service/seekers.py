@@ -1,0 +1,90 @@
+"""Those of a triggerer who stand in one worker's line: their tickets, on the connection that the worker's watch has.
+
+They are added and discarded from any thread; all else belongs to the thread of the watch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.leases import RENEW_S, SeekAnswer, Ticket
+from airflow_jobdeploy.errors import WorkerError
+
+
+class Seeker:
+    """One job's place in this worker's line. `ticket`: as old as the wait is when it is called; `deliver`: told what
+    the worker answers, or why it cannot be asked."""
+
+    def __init__(
+        self, uid: str, *, ticket: Callable[[], Ticket], deliver: Callable[[SeekAnswer | WorkerError], None]
+    ) -> None:
+        self.uid = uid
+        self.ticket = ticket
+        self.deliver = deliver
+        #: When the ticket is to be renewed, by a monotonic clock.
+        self.due = 0.0
+
+
+class Seekers:
+    """All of one worker."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Seeker] = {}
+        self._left: list[str] = []
+
+    def __bool__(self) -> bool:
+        """Is there anything to do?"""
+        return bool(self._waiting or self._left)
+
+    def add(self, seeker: Seeker) -> None:
+        with self._lock:
+            self._waiting[id(seeker)] = seeker
+
+    def discard(self, seeker: Seeker) -> None:
+        """Its ticket is taken back, and a lease that nobody was told of."""
+        with self._lock:
+            if self._waiting.pop(id(seeker), None) is not None:
+                self._left.append(seeker.uid)
+
+    def settle(self, seeker: Seeker) -> None:
+        """It has taken what it was granted here: nothing is to be taken back."""
+        with self._lock:
+            self._waiting.pop(id(seeker), None)
+
+    # -- of the watch -------------------------------------------------------------------------------------------------
+
+    def serve(self, backend: Backend) -> None:
+        """Take back the tickets of those who have left, put and renew those of the others."""
+        while self._left:
+            uid = self._left[0]
+            if all(seeker.uid != uid for seeker in self._all()):  # the same wait goes on, with another trigger
+                backend.drop(uid)
+            with self._lock:
+                self._left.pop(0)
+        for seeker in self._all():
+            if seeker.due <= self._clock():
+                seeker.due = self._clock() + RENEW_S
+                seeker.deliver(backend.seek(seeker.ticket()))
+
+    def tell(self, answers: Mapping[str, SeekAnswer]) -> None:
+        """What the worker has told meanwhile."""
+        for seeker in self._all():
+            if seeker.uid in answers:
+                seeker.deliver(answers[seeker.uid])
+
+    def cut_off(self, error: WorkerError) -> None:
+        """The connection is gone, and all tickets with it: they are put anew as soon as there is another."""
+        with self._lock:
+            self._left.clear()
+        for seeker in self._all():
+            seeker.due = 0.0
+            seeker.deliver(error)
+
+    def _all(self) -> list[Seeker]:
+        with self._lock:
+            return list(self._waiting.values())
