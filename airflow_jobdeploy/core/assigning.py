@@ -33,35 +33,35 @@ def assign(jobs: Sequence[Wanted], workers: Sequence[WorkerView]) -> dict[str, A
     Tickets in the rooms of `workers` count as others that wait: leave out those of these jobs. Quotas are not looked
     at: they are bound at the lease.
     """
-    board = _Board(workers)
+    board = Board(workers)
     found = {}
     for job in sorted(jobs, key=lambda job: line_key(job.priority, job.waited_s, job.uid)):
         found[job.uid] = board.place(job)
     return found
 
 
-class _Board:
-    """The workers while jobs are given out to them."""
+class Board:
+    """The workers of a pool, for many jobs: what one job takes is not there for the next."""
 
     def __init__(self, workers: Sequence[WorkerView]) -> None:
-        self.standings = [Standing(view, view.room) for view in workers if view.room is not None]
-        #: How often something was given of each: what a heap says of it is stale when it was said before that.
+        self._places = {view.name: at for at, view in enumerate(workers)}
+        self.standings = [_standing(view) for view in workers]
+        #: How often each has changed: what a heap says of it is stale when it was said before that.
         self.changes = [0] * len(self.standings)
-        hardware: dict[Any, int] = {}
+        self._numbers: dict[Any, int] = {}
         #: Workers with the same hardware have the same number.
-        self.hardware = [hardware.setdefault(standing.hardware, len(hardware)) for standing in self.standings]
+        self.hardware = [self._number(standing) for standing in self.standings]
         self._kinds: dict[Any, _Kind] = {}
 
     def place(self, job: Wanted) -> Assignment:
-        key = (job.demand, job.avoid, tuple(job.where.items()), tuple(job.trees.items()))
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = _Kind(job, self)
+        """The best worker for `job`, which takes its place there, in the line if need be."""
+        kind = self._kind(job)
         at = kind.best()
-        if at is None:
+        standing = self.standings[at] if at is not None else None
+        if at is None or standing is None:
             return Assignment(uid=job.uid)
-        standing = self.standings[at]
-        starts = standing.look(kind.needs[self.hardware[at]]).fit == NOW
+        needs = kind.needs(at)
+        starts = needs is not None and standing.look(needs).fit == NOW
         gpus = standing.take(kind.demand) if starts else ()
         if not starts:
             standing.line_up(kind.demand)
@@ -70,34 +70,74 @@ class _Board:
         taken = tuple(gpu.uuid for gpu in gpus)
         return Assignment(uid=job.uid, worker=standing.view.name, starts=starts, gpus=taken)
 
+    def best(self, job: Wanted, count: int) -> list[str]:
+        """The `count` best workers for a job, that changes nothing."""
+        kind = self._kind(job)
+        found: list[int] = []
+        while len(found) < count and (at := kind.best()) is not None:
+            found += [at] if at not in found else []
+        for at in found:
+            kind.put(at)
+        return [name for at in found if (name := self._name(at))]
+
+    def update(self, view: WorkerView) -> None:
+        """A worker as it is now. KeyError: it is not one of the pool."""
+        at = self._places[view.name]
+        self.standings[at] = standing = _standing(view)
+        self.changes[at] += 1
+        self.hardware[at] = self._number(standing)
+        for kind in self._kinds.values():
+            kind.changed(at)
+
+    def _name(self, at: int) -> str:
+        standing = self.standings[at]
+        return standing.view.name if standing else ""
+
+    def _number(self, standing: Standing | None) -> int:
+        return self._numbers.setdefault(standing.hardware if standing else None, len(self._numbers))
+
+    def _kind(self, job: Wanted) -> _Kind:
+        key = (job.demand, job.avoid, tuple(job.where.items()), tuple(job.trees.items()))
+        if key not in self._kinds:
+            self._kinds[key] = _Kind(job, self)
+        return self._kinds[key]
+
+
+def _standing(view: WorkerView) -> Standing | None:
+    return Standing(view, view.room) if view.room is not None else None
+
 
 class _Kind:
     """Jobs that ask for the same, and how the workers suit them."""
 
-    def __init__(self, job: Wanted, board: _Board) -> None:
+    def __init__(self, job: Wanted, board: Board) -> None:
         self.demand = wire(job.demand)
-        self.needs: dict[int, Needs] = {}
+        #: By hardware; None: it is too small.
+        self._needs: dict[int, Needs | None] = {}
+        self._job = job
         self._board = board
-        self._lasting = [lasting(job, standing.view) for standing in board.standings]
-        # Of what others were given since, a worker may suit better than it stands here; it is looked at anew when it
-        # comes to the top. It is never promised what is no longer there.
+        self._lasts_of: dict[Any, tuple[int, int, int, int]] = {}
+        self._lasting = [self._lasts(at) for at in range(len(board.standings))]
+        # A worker of which others were given something may suit better than it stands here; it is looked at anew when
+        # it comes to the top. It is never promised what is no longer there.
         self._heap: list[tuple[tuple[float, ...], int, int]] = []
-        unfit = set()
-        for at, standing in enumerate(board.standings):
-            number = board.hardware[at]
-            if number not in self.needs and number not in unfit:
-                needs = standing.needs(self.demand)
-                if needs is None:
-                    unfit.add(number)
-                else:
-                    self.needs[number] = needs
-            if number in self.needs and refusal(job, standing.view) is None:
-                self._heap.append((self._merit(at), at, board.changes[at]))
-        heapq.heapify(self._heap)
+        #: What the newest entry of each worker was made of (`Board.changes`); older ones count for nothing.
+        self._newest: dict[int, int] = {}
+        self._refill()
 
     def put(self, at: int) -> None:
-        """Back into the heap, as it is now."""
-        heapq.heappush(self._heap, (self._merit(at), at, self._board.changes[at]))
+        """Into the heap, as it is now."""
+        self._newest[at] = self._board.changes[at]
+        entry = self._entry(at)
+        if entry is not None:
+            heapq.heappush(self._heap, entry)
+        if len(self._heap) > 4 * len(self._lasting) + 64:
+            self._refill()
+
+    def changed(self, at: int) -> None:
+        """Another worker than it was, which may be better than what the heap says of it."""
+        self._lasting[at] = self._lasts(at)
+        self.put(at)
 
     def best(self) -> int | None:
         """The best worker, taken out of the heap."""
@@ -105,10 +145,37 @@ class _Kind:
             _, at, changes = heapq.heappop(self._heap)
             if changes == self._board.changes[at]:
                 return at
-            self.put(at)
+            if changes == self._newest[at]:
+                self.put(at)
         return None
 
-    def _merit(self, at: int) -> tuple[float, ...]:
+    def _refill(self) -> None:
+        entries = {at: self._entry(at) for at in range(len(self._lasting))}
+        self._newest = {at: self._board.changes[at] for at in entries}
+        self._heap = [entry for entry in entries.values() if entry is not None]
+        heapq.heapify(self._heap)
+
+    def needs(self, at: int) -> Needs | None:
+        """What a job of this kind takes of a worker; None: it can never go there."""
+        number, standing = self._board.hardware[at], self._board.standings[at]
+        if number not in self._needs:
+            self._needs[number] = standing.needs(self.demand) if standing else None
+        return self._needs[number]
+
+    def _lasts(self, at: int) -> tuple[int, int, int, int] | None:
         standing = self._board.standings[at]
-        look = standing.look(self.needs[self._board.hardware[at]])
-        return (look.fit != NOW, *weighed(self._lasting[at], look))
+        if standing is None or refusal(self._job, standing.view) is not None:
+            return None
+        if self._job.avoid:
+            return lasting(self._job, standing.view)
+        key = (standing.view.holds, self._board.hardware[at])
+        if key not in self._lasts_of:
+            self._lasts_of[key] = lasting(self._job, standing.view)
+        return self._lasts_of[key]
+
+    def _entry(self, at: int) -> tuple[tuple[float, ...], int, int] | None:
+        standing, fixed, needs = self._board.standings[at], self._lasting[at], self.needs(at)
+        if standing is None or fixed is None or needs is None:
+            return None
+        look = standing.look(needs)
+        return (look.fit != NOW, *weighed(fixed, look)), at, self._board.changes[at]

@@ -124,21 +124,52 @@ class _Room:
         self.used = Sums()
         self._all: List[Held] = []
         self.head: Optional[_Head] = None
+        # Many wait for the same: what is found for one holds for all, until something is taken.
+        self._never: Dict[Any, str] = {}
+        self._now: Dict[Any, Tuple[str, Optional[Tuple[Gpu, ...]]]] = {}
         for each in held:
             self.take(each)
 
     def take(self, held: Held) -> None:
         self._all.append(held)
         self.used.add(held)
+        self._now.clear()
         if self.head is not None and held.past == self.head.ticket.uid:
             self.head.add(held)
 
-    def reserve(self, ticket: Ticket, usable: Sequence[Gpu]) -> None:
+    def reserve(self, ticket: Ticket) -> None:
         """From here on whoever passes must leave room for `ticket`."""
-        self.head = _Head(ticket, usable, self.used.gpus)
+        self.head = _Head(ticket, self.usable(ticket.limits), self.used.gpus)
         for held in self._all:
             if held.past == ticket.uid:
                 self.head.add(held)
+
+    def usable(self, limits: Limits) -> Tuple[Gpu, ...]:
+        """The GPUs that no outsider uses."""
+        return fitting.without(limits.gpus, self.foreign)
+
+    def free(self, limits: Limits) -> Tuple[Gpu, ...]:
+        """Those of them that nobody holds."""
+        return fitting.without(self.usable(limits), self.used.gpus)
+
+    def never(self, ticket: Ticket) -> str:
+        """Why this host cannot hold the job even when all who run have ended; "" when it can."""
+        key = (ticket.demand, id(ticket.limits))
+        if key not in self._never:
+            self._never[key] = _never(ticket.demand, ticket.limits, self.usable(ticket.limits))
+        return self._never[key]
+
+    def now(self, ticket: Ticket) -> Tuple[str, Optional[Tuple[Gpu, ...]]]:
+        """What is too little now, in words; or "" and GPUs that would do."""
+        key = (ticket.demand, id(ticket.limits))
+        found = self._now.get(key)
+        if found is None:
+            lack, free = self.used.lack(ticket.demand, ticket.limits), self.free(ticket.limits)
+            gpus = None if lack else fitting.choose(ticket.demand.wishes, free)
+            if gpus is None:
+                lack = lack or gpus_lack(ticket.demand, free, self.usable(ticket.limits))
+            found = self._now[key] = (lack, gpus)
+        return found
 
     def owned(self, owner: Tuple[str, str]) -> int:
         """GPUs that an owner holds here."""
@@ -153,12 +184,23 @@ class _Head:
         self._usable = usable
         self._busy = frozenset(busy)
         self._fillers = Sums()
+        #: Demands (and the limits of who asks) that would delay it: fillers that come only make that truer.
+        self._refused: Set[Tuple[Demand, int]] = set()
 
     def add(self, filler: Held) -> None:
         self._fillers.add(filler)
 
-    def spare(self, demand: Demand, free: Sequence[Gpu]) -> Optional[Tuple[Gpu, ...]]:
-        """GPUs out of `free` for a filler that asks for `demand`; None: the first would wait longer for it."""
+    def spare(self, ticket: Ticket, free: Sequence[Gpu]) -> Optional[Tuple[Gpu, ...]]:
+        """GPUs out of `free` for a filler; None: the first would wait longer for it."""
+        key = (ticket.demand, id(ticket.limits))
+        if key in self._refused:
+            return None
+        found = self._spare(ticket.demand, free)
+        if found is None:
+            self._refused.add(key)
+        return found
+
+    def _spare(self, demand: Demand, free: Sequence[Gpu]) -> Optional[Tuple[Gpu, ...]]:
         ours = self.ticket.demand
         together = Demand(ours.cpu + demand.cpu, ours.memory + demand.memory, ours.disk + demand.disk)
         limits = self.ticket.limits
@@ -180,27 +222,24 @@ class _Head:
 
 
 def _verdict(ticket: Ticket, room: _Room, passed: int) -> Dict[str, Any]:
-    usable = fitting.without(ticket.limits.gpus, room.foreign)
-    never = _never(ticket, usable, room)
-    if never:
-        return _waits(ticket.uid, 0, never)
     if ticket.max_gpus is not None and ticket.demand.wishes:
         held = room.owned(ticket.owner)
         wishes = tuple(wish for wish in ticket.demand.wishes if held + wish.many <= ticket.max_gpus)
         if not wishes:
             return _waits(ticket.uid, 0, _over(ticket.owner[1], held, ticket.max_gpus))
         ticket = ticket._replace(demand=ticket.demand._replace(wishes=wishes))
-    free = fitting.without(usable, room.used.gpus)
-    lack = room.used.lack(ticket.demand, ticket.limits)
-    gpus = None if lack else fitting.choose(ticket.demand.wishes, free)
+    never = room.never(ticket)
+    if never:
+        return _waits(ticket.uid, 0, never)
+    lack, gpus = room.now(ticket)
     if gpus is None:
         if ticket.reserves and room.head is None:
-            room.reserve(ticket, usable)
-        return _waits(ticket.uid, passed + 1, lack or gpus_lack(ticket.demand, free, usable))
+            room.reserve(ticket)
+        return _waits(ticket.uid, passed + 1, lack)
     past = ""
     if room.head is not None:
         past = room.head.ticket.uid
-        gpus = room.head.spare(ticket.demand, free)
+        gpus = room.head.spare(ticket, room.free(ticket.limits))
         if gpus is None:
             return _waits(ticket.uid, passed + 1, "would delay %s, which is first in line" % past)
     demand = ticket.demand
@@ -209,17 +248,16 @@ def _verdict(ticket: Ticket, room: _Room, passed: int) -> Dict[str, Any]:
     return {**_waits(ticket.uid, 0, ""), "granted": True, "gpus": list(chosen), "past": past}
 
 
-def _never(ticket: Ticket, usable: Sequence[Gpu], room: _Room) -> str:
-    """Why this host cannot hold the job even when all who run have ended; "" when it can."""
-    lack = Sums().lack(ticket.demand, ticket.limits)
+def _never(demand: Demand, limits: Limits, usable: Sequence[Gpu]) -> str:
+    lack = Sums().lack(demand, limits)
     if lack:
         return "more than is here: " + lack
-    if fitting.choose(ticket.demand.wishes, usable) is not None:
+    if fitting.choose(demand.wishes, usable) is not None:
         return ""
-    if fitting.choose(ticket.demand.wishes, ticket.limits.gpus) is not None:
-        taken = [str(gpu.number) for gpu in ticket.limits.gpus if gpu.uuid in room.foreign]
-        return "needs %s; processes without a lease use GPU %s" % (gpus_text(ticket.demand), ", ".join(taken))
-    return "more than is here: needs %s, has %s" % (gpus_text(ticket.demand), models_text(ticket.limits.gpus))
+    if fitting.choose(demand.wishes, limits.gpus) is not None:
+        taken = [str(gpu.number) for gpu in limits.gpus if gpu not in usable]
+        return "needs %s; processes without a lease use GPU %s" % (gpus_text(demand), ", ".join(taken))
+    return "more than is here: needs %s, has %s" % (gpus_text(demand), models_text(limits.gpus))
 
 
 def _over(owner: str, held: int, most: int) -> str:

@@ -132,6 +132,9 @@ def test_an_owner_over_its_quota_waits_outside_of_the_line() -> None:
     assert (found[0]["position"], found[0]["why"]) == (0, "its owner ada holds 1 of the 2 GPUs that it may")
     assert found[1]["granted"]
     assert granted(capacity, running, ticket("j", ("", 2), ("", 1), **mine)) == {"j": ["GPU-1"]}
+    # What the quota leaves of it this host does not have: it must not keep anything free here.
+    (found,) = decide(capacity, [], [ticket("j", ("T4", 3), ("A100", 1), **mine)])
+    assert (found["position"], found["why"]) == (0, "more than is here: needs 1 GPU A100, has 4 Tesla T4")
     both = [ticket("a", ("", 1), **mine), ticket("b", ("", 1), **mine)]
     assert len(granted(capacity, running, *both)) == 1
 
