@@ -60,7 +60,7 @@ case ${1:-} in
     up)
         make_env
         compose up --build --detach
-        echo "Airflow comes up at http://localhost:${AIRFLOW_PORT:-8080}: user admin, password ADMIN_PASSWORD of .env"
+        echo "Airflow comes up at http://$(compose port api-server 8080): user admin, password ADMIN_PASSWORD of .env"
         ;;
     *) echo "usage: $0 env|check|up, not '${1:-}'" >&2; exit 2 ;;
 esac
