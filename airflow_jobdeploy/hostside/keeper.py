@@ -2,7 +2,8 @@
 
 serve     decides under the mutex, binds the claims, forks the keeper, and may die then: the lease stands
 keeper    answers at jobdeploy/lease/<id>, to its own account only: `take` by the supervisor of the job that the
-          lease was granted to, `release` by whoever waits no more
+          lease was granted to, `release` by whoever waits no more, `stay` by the session that has claimed the job:
+          while that is open the two minutes do not run, however long code and data take to come
 take      the keeper sends the GPUs' claims themselves (SCM_RIGHTS): there is no moment in which nobody holds them.
           The supervisor publishes its own notice and says "ok"; only then the keeper ends. Killed before that,
           it has taken nothing.
@@ -11,6 +12,7 @@ take      the keeper sends the GPUs' claims themselves (SCM_RIGHTS): there is no
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import select
@@ -113,20 +115,28 @@ class _Keeper:
         self._door = door
         self._lookers = Lookers()
         self._until = kernel.boottime_s() + PROVISIONAL_S
+        #: Connections of sessions that bring what the job needs, by descriptor.
+        self._staying: Dict[int, socket.socket] = {}
+        self._poll = select.poll()
 
     def run(self) -> None:
         for each in (self._door, *self._claims.gpus, *self._claims.notice):
             abstract.answer_for(each)
-        poll = select.poll()
-        poll.register(self._door, select.POLLIN)
+        self._poll.register(self._door, select.POLLIN)
         while True:
-            left = self._until - kernel.boottime_s()
+            left = _TIDY_S if self._staying else self._until - kernel.boottime_s()
             if left <= 0:
                 return
-            if poll.poll(min(left, _TIDY_S) * 1000):
-                if self._answer():
-                    return
-            else:
+            ready = self._poll.poll(min(left, _TIDY_S) * 1000)
+            for fd, _ in ready:
+                if fd == self._door.fileno():
+                    if self._answer():
+                        return
+                else:  # nothing is said there: it has gone
+                    self._poll.unregister(fd)
+                    self._staying.pop(fd).close()
+                    self._until = kernel.boottime_s() + PROVISIONAL_S
+            if not ready:
                 self._lookers.forget_gone([*self._claims.gpus, *self._claims.notice])
 
     def _answer(self) -> bool:
@@ -135,12 +145,19 @@ class _Keeper:
             caller, _ = self._door.accept()
         except OSError:
             return False
-        with caller:
+        with contextlib.ExitStack() as stack:
+            stack.callback(caller.close)
             try:
                 if abstract.user_of(caller) != os.geteuid():
                     return False
                 caller.settimeout(_WORD_S)
                 order = _read(caller)
+                if order.get("do") == "stay":
+                    caller.sendall(b'{"ok": true}\n')
+                    self._staying[caller.fileno()] = caller
+                    self._poll.register(caller, select.POLLIN)
+                    stack.pop_all()
+                    return False
                 if order.get("do") == "release":
                     self._claims.close()
                     self._door.close()
@@ -207,6 +224,22 @@ def release(lease: str) -> bool:
             return bool(_read(door).get("released"))
         except (OSError, ValueError):
             return False
+
+
+def stay(lease: str) -> Optional[socket.socket]:
+    """A connection that keeps a provisional lease from becoming void for as long as it is open; None: it is void, or a
+    job's by now."""
+    door = _at_the_door(lease)
+    if door is None:
+        return None
+    try:
+        door.sendall(_line({"do": "stay"}))
+        if _read(door).get("ok"):
+            return door
+    except (OSError, ValueError):
+        pass  # it has ended in this moment
+    door.close()
+    return None
 
 
 def take(lease: str, who: str, job: str) -> Optional[Claims]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Dict, List, Optional
 
 from airflow_jobdeploy.hostside import abstract, capacity, census, files, keeper, kernel, line, queueing
@@ -25,6 +26,20 @@ class LineOps:
         self._host = host
         self._capacity = Capacity(host.root, seen)
         self.line = Line(self._capacity, _give)
+        #: Of jobs that were claimed with a lease here and have not started: what keeps that from becoming void.
+        self._staying: Dict[str, socket.socket] = {}
+
+    def stay(self, job: str, lease: str) -> None:
+        """Code and data of the job are coming: its lease stays until it starts, or this session ends."""
+        connection = None if job in self._staying else keeper.stay(lease)
+        if connection is not None:
+            self._staying[job] = connection
+
+    def settled(self, job: str) -> None:
+        """It has started, or will not."""
+        connection = self._staying.pop(job, None)
+        if connection is not None:
+            connection.close()
 
     def seek(self, ask: dict) -> Reply:
         return Reply(self.line.seek(dict(ask["ticket"]), _SEEK_WAIT_S))

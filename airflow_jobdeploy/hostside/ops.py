@@ -126,6 +126,8 @@ class Ops:
             new = jobdir.publish(self.host, job.id, directory)
         moves.supersede(self.host, plan)
         lease.renew(job)
+        if (plan.get("lease") or {}).get("id"):
+            self.lines.stay(job.id, plan["lease"]["id"])
         return Reply(new=new, state=self._view(job))
 
     def _make_resource(self, plan: dict, directory: str) -> None:
@@ -198,6 +200,8 @@ class Ops:
             state = self._view(job)
             if trouble and state.get("phase") == "claimed":
                 raise OpError("failed", trouble)
+        if self.line is not None:
+            self.line.settled(job.id)
         return Reply(state=state)
 
     def stop(self, ask: dict) -> Reply:
@@ -210,9 +214,18 @@ class Ops:
             if state.get("reason") == "NewerLayout":
                 raise OpError("newer-layout", state["message"])
             return Reply(state=state)
-        if state["phase"] != "claimed" or not recover.end_unstarted(job, recover.cancelled(order)):
+        if state["phase"] == "claimed" and recover.end_unstarted(job, recover.cancelled(order)):
+            self._give_back(job)
+        else:
             takedown.send_order(job, order)
         return Reply(state=self._view(job))
+
+    def _give_back(self, job: Job) -> None:
+        """The lease of a job that will never start."""
+        held = (job.plan().get("lease") or {}).get("id")
+        if held:
+            self.lines.settled(job.id)
+            self.lines.release({"lease": held})
 
     def preempt(self, ask: dict) -> Reply:
         job = self._job(ask)
