@@ -24,6 +24,7 @@ from airflow_jobdeploy.commands.sources import (
     recognised,
 )
 from airflow_jobdeploy.commands.values import UsageError
+from airflow_jobdeploy.core.containers import container_problems
 from airflow_jobdeploy.core.pool import WorkerPool, load_pool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
 from airflow_jobdeploy.core.spec import JobSpec, load_spec
@@ -132,6 +133,7 @@ def _check_spec(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]
     spec = load_spec(path, base=Path(), search_path=folders())
     pool, warnings = _pool(pool_name, spec.worker_pool)
     problems = unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
+    problems += container_problems(spec, pool, has_project=bool(spec.project_dir or spec.repo))
     if problems:
         raise SpecError(problems)
     return spec.job_name or "", (*spec.warnings, *storage_notes(spec, pool), *warnings)

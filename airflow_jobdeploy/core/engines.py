@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from airflow_jobdeploy.core.fields import Record, declared
-from airflow_jobdeploy.core.kinds import Flag, Many, Problems, Schema, Text
-from airflow_jobdeploy.core.source import Item, described
+from airflow_jobdeploy.core.kinds import Flag, Many, Problems, Schema, Text, expected
+from airflow_jobdeploy.core.source import Item, described, shortened
 
 SCHEMES = ("unix", "tcp", "ssh")
 _FORMS = "Write unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host:22."
@@ -80,6 +80,58 @@ def wrong_image(text: str) -> tuple[str, str] | None:
     if text.partition("@")[0].rpartition("/")[2].count(":") > 1:
         return f"{shown} has more than one tag.", form
     return f"{shown} is not the name of an image.", form
+
+
+#: Names of images that dl_jobs knows; which images they are is the pool's to say.
+ALIASES = ("py27", "py27_gpu", "py36", "py36_gpu", "py37", "py37_gpu")
+_ALIAS = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A pool's short names for images. Read as a dict."""
+
+    def read(self, item: Item, problems: Problems) -> dict[str, str] | None:
+        if not isinstance(item.value, dict):
+            expected(item, "a mapping of short names to images", problems)
+            return None
+        before = len(problems)
+        found = {}
+        for name, image in item.fields():
+            if not _ALIAS.fullmatch(name):
+                problems.append(image.problem(f"{described(name)} is not a short name.", "Write one such as py37_gpu."))
+            found[name] = ImageName().read(image, problems) or ""
+        return found if len(problems) == before else None
+
+    def schema(self) -> Schema:
+        return {"type": "object", "additionalProperties": {"type": "string"}}
+
+
+#: Debian Policy 5.6.1; with an architecture, and a version or release, as apt-get takes them.
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+|/[a-z0-9.-]+)?")
+
+
+@dataclass(frozen=True)
+class AptPackage:
+    """The name of a Debian package, as apt-get install takes it."""
+
+    def read(self, item: Item, problems: Problems) -> str | None:
+        text = Text().read(item, problems)
+        if text is not None and not _PACKAGE.fullmatch(text):
+            hint = "Names look like libgl1, g++ or curl=7.88.1-10."
+            problems.append(item.problem(f"{shortened(repr(text))} is not the name of a Debian package.", hint))
+            return None
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^(?:{_PACKAGE.pattern})$"}
+
+
+#: A device file, and where the container finds it if that is elsewhere.
+_DEVICE = r"/dev/[\w-][\w/.-]*(?::/dev/[\w-][\w/.-]*)?"
+#: The name of a volume (Docker's RestrictedNameChars).
+_VOLUME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
+DEVICES, VOLUME_NAME = Many(Text(pattern=_DEVICE)), Text(pattern=_VOLUME)
 
 
 @dataclass(frozen=True, kw_only=True)

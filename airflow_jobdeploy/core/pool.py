@@ -24,10 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy.core.capacity import CAPACITY, QUOTA, Capacity, Quota
-from airflow_jobdeploy.core.engines import CONTAINERS, TLS, Containers, EngineUrl, ImageName, Tls
+from airflow_jobdeploy.core.engines import (
+    CONTAINERS,
+    DEVICES,
+    TLS,
+    VOLUME_NAME,
+    Containers,
+    EngineUrl,
+    ImageName,
+    Images,
+    Tls,
+)
 from airflow_jobdeploy.core.fields import Named, Record, declared, plain, read_record
 from airflow_jobdeploy.core.files import read_source
-from airflow_jobdeploy.core.gpus import GB
+from airflow_jobdeploy.core.gpus import GB, GPUS, GpuWish
 from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
 from airflow_jobdeploy.core.kinds import Flag, Many, Number, Problems, Schema, Size, Text, expected
 from airflow_jobdeploy.core.labels import WORKER, Labels
@@ -86,6 +96,10 @@ class Worker:
     registry: str | None = declared(Text(), "The Airflow connection (type docker) of the registry to pull from.")
     labels: Mapping[str, str] = declared(Labels(), "Words that tell it from others, for `where` of job specs.", {})
     capacity: Capacity | None = declared(CAPACITY, "The most of it that jobs may hold; all by default.")  # noqa: RUF009
+    gpu_types: tuple[GpuWish, ...] = declared(GPUS, "The GPUs of a Docker engine: a list of {type, count, memory}.", ())
+    devices: tuple[str, ...] = declared(
+        DEVICES, "Device files of an engine's GPUs (/dev/nvidia0), where it has no NVIDIA runtime.", ()
+    )
 
     @property
     def name(self) -> str:
@@ -109,7 +123,8 @@ class _Entry(Worker):
 class Storage:
     """A folder on the workers for datasets and volumes."""
 
-    root: str = declared(RootPath(), "The folder.", "", required=True)
+    root: str = declared(RootPath(), "The folder; on the engines' machines, for a docker pool.", "")
+    volume: str | None = declared(VOLUME_NAME, "Of a docker pool: a named volume instead of a folder.")
     shared: bool = declared(Flag(), "All workers see the same one.", False)
 
 
@@ -178,6 +193,7 @@ class WorkerPool:
         _QUOTAS, "The most that an owner or a team may have: {max_gpus, max_priority}; `*`: each other owner.", {}
     )
     image: str | None = declared(ImageName(), "The image of jobs that name none, of a docker pool.")
+    images: Mapping[str, str] = declared(Images(), "Short names for images: {py37: registry.example/py37:4}.", {})
     containers: Containers | None = declared(CONTAINERS, "How jobs of a docker pool are shut in.")  # noqa: RUF009
     #: Where it is defined.
     where: str = field(default="", compare=False, repr=False)
@@ -251,7 +267,7 @@ def _checked_workers(attributes: Mapping[str, Any], root: Item, problems: Proble
 
 
 #: Fields that pools of some kinds do not have.
-_OF_DOCKER, _NOT_OF_DOCKER = ("image", "containers"), ("root", "login_path", "storage")
+_OF_DOCKER, _NOT_OF_DOCKER = ("image", "images", "containers"), ("root", "login_path")
 
 
 def _check_kind(kind: str, root: Item, problems: Problems) -> None:
@@ -259,10 +275,24 @@ def _check_kind(kind: str, root: Item, problems: Problems) -> None:
         if root.value.get(name) is not None:
             which = "a docker pool has no" if kind == "docker" else "only a docker pool has"
             problems.append(root.child(name).problem(f"{which} {name!r}."))
+    if isinstance(root.value.get("storage"), dict):
+        _check_storage(kind, root.child("storage"), problems)
+
+
+def _check_storage(kind: str, item: Item, problems: Problems) -> None:
+    root, volume = (item.value.get(name) for name in ("root", "volume"))
+    if kind != "docker" and volume is not None:
+        problems.append(item.child("volume").problem("only a docker pool has volumes.", "Give root: /a/folder."))
+    elif root is None and volume is None:
+        problems.append(item.problem("a pool's storage needs 'root'.", "root: the folder."))
+    elif root is not None and volume is not None:
+        problems.append(item.child("volume").problem("root and volume are both given.", "Keep one."))
+    elif kind == "docker" and isinstance(root, str) and root.startswith("~"):
+        problems.append(item.child("root").problem("an engine has no home folder.", "Give an absolute path."))
 
 
 _ARTICLES = {"ssh": "an ssh", "docker": "a docker"}
-_OF_ENGINES, _OF_HOSTS = ("url", "tls", "registry"), ("conn_id", "host", "hosts")
+_OF_ENGINES, _OF_HOSTS = ("url", "tls", "registry", "gpu_types", "devices"), ("conn_id", "host", "hosts")
 
 
 def _check_worker(kind: str, element: Item, problems: Problems) -> None:

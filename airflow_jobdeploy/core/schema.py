@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_jobdeploy.core import ddl
+from airflow_jobdeploy.core import ddl, dl_jobs
 from airflow_jobdeploy.core.builds import NEEDED, Build
 from airflow_jobdeploy.core.credentials import CREDENTIALS
 from airflow_jobdeploy.core.fields import fields_of, record_schema
@@ -46,6 +46,8 @@ def spec_schema() -> Schema:
         schema["properties"][older] = _deprecated(f"Older spelling of {present}.", JobSpec, present)
     for name in GPU_PAIR:
         schema["properties"][name] = {"description": "Older spelling of gpu_types.", "deprecated": True}
+    for name, text in dl_jobs.WORDS.items():
+        schema["properties"][name] = {"description": text}
     for name in CREDENTIALS:
         schema["properties"][name] = {"description": "Accepted and not kept.", "deprecated": True}
     properties = schema["properties"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from airflow_jobdeploy.core import ddl
+from airflow_jobdeploy.core import ddl, dl_jobs
 from airflow_jobdeploy.core.credentials import without_credentials
 from airflow_jobdeploy.core.fields import read_fields
 from airflow_jobdeploy.core.files import read_source
@@ -84,6 +84,7 @@ def read_spec(layers: Sequence[Item], problems: Problems) -> JobSpec:
         if len(warnings) > before and layer.document.path is not None:
             with_credentials.append(layer.document.path)
         merged.update(_current(layer, problems, warnings))
+    dl_jobs.translate(merged, problems, warnings)
     given = {name: item.where for name, item in merged.items() if item.value is not None}
     of_ddl = ddl.is_ddl(layers[0])
     if of_ddl:

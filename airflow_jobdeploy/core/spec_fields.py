@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from airflow_jobdeploy.core.engines import ImageName
+from airflow_jobdeploy.core.engines import AptPackage, ImageName
 from airflow_jobdeploy.core.fields import declared, fields_of, plain
 from airflow_jobdeploy.core.git_names import Dirty, Ref, Repository
 from airflow_jobdeploy.core.gpus import GB, GPUS, GpuWish, gpu_wishes
@@ -37,9 +37,8 @@ from airflow_jobdeploy.core.volumes import VOLUMES, DatasetLocation, Volume
 from airflow_jobdeploy.errors import Problem, SpecError
 
 _DOCKER = "a docker pool"
-_BUILT = "images that are built for jobs (a later release)"
 _CONTAINERS = ("docker",)
-_CONTAINER = "a container: a docker pool (a later release). A host's packages are for its owner to install, once"
+_CONTAINER = "a container: a docker pool. A host's packages are for its owner to install, once"
 _PLACEMENT = "a pool that places jobs by what they need (a later release)"
 _SERVICES = "services (a later release)"
 
@@ -165,31 +164,57 @@ class JobSpec:
     )
 
     # With what.
-    docker_image: str | None = declared(ImageName(), "The image to run in.", needs=_DOCKER, honoured_by=_CONTAINERS)
-    pull: str | None = declared(
-        Text(("always", "missing", "never")), "When to pull the image.", needs=_DOCKER, honoured_by=_CONTAINERS
+    docker_image: str | None = declared(
+        ImageName(),
+        "The image to run in: a name as registries have it, or a short one of the pool's `images`.",
+        needs=_DOCKER,
+        honoured_by=_CONTAINERS,
+        option=True,
     )
-    dockerfile: str | None = declared(RelativePath(), "Build the image from this file.", needs=_BUILT)
+    pull: str | None = declared(
+        Text(("always", "missing", "never")),
+        "When to pull the image.",
+        needs=_DOCKER,
+        honoured_by=_CONTAINERS,
+        option=True,
+    )
+    dockerfile: str | None = declared(
+        RelativePath(),
+        "Build the image from this file of the project, with the project as its context.",
+        needs=_DOCKER,
+        honoured_by=_CONTAINERS,
+        option=True,
+    )
     shm_size_bytes: int | None = declared(
-        Size(), "/dev/shm of the container; a number is bytes.", needs=_DOCKER, honoured_by=_CONTAINERS
+        Size(), "/dev/shm of the container; a number is bytes.", needs=_DOCKER, honoured_by=_CONTAINERS, option=True
     )
     pids_limit: int | None = declared(
-        Number(whole=True, minimum=1), "Processes in the container.", needs=_DOCKER, honoured_by=_CONTAINERS
+        Number(whole=True, minimum=1),
+        "Processes in the container.",
+        needs=_DOCKER,
+        honoured_by=_CONTAINERS,
+        option=True,
     )
     requirements: tuple[str, ...] | str | None = declared(
         Requirements(),
         "Python packages to install: a list, or the path of a requirements file in the project.",
-        missing_on=_CONTAINERS,
     )
-    apt_packages: tuple[str, ...] = declared(Many(), "System packages to install.", (), needs=_CONTAINER)
+    apt_packages: tuple[str, ...] = declared(
+        Many(AptPackage()),
+        "Debian packages to install into the image.",
+        (),
+        needs=_CONTAINER,
+        honoured_by=_CONTAINERS,
+        option=True,
+    )
     memory_bytes: int | None = declared(
-        Size(GB), "Memory; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS
+        Size(GB), "Memory; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS, option=True
     )
     disk_space_bytes: int | None = declared(
-        Size(GB), "Disk space; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS
+        Size(GB), "Disk space; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS, option=True
     )
     cpu_count: float | None = declared(
-        Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT, honoured_by=_CONTAINERS
+        Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT, honoured_by=_CONTAINERS, option=True
     )
     gpu_types: tuple[GpuWish, ...] = declared(
         GPUS,
@@ -197,8 +222,10 @@ class JobSpec:
         "memory is each one's: the least, or a range (`24GB..`, `..40GB`, `16GB..24GB`).",
         (),
         needs=_PLACEMENT,
+        honoured_by=_CONTAINERS,
+        option=True,
     )
-    preset: str | None = declared(Text(), "A preset of the pool.", needs=_PLACEMENT)
+    preset: str | None = declared(Text(), "A preset of the pool.", needs=_PLACEMENT, honoured_by=_CONTAINERS)
     priority: str | None = declared(
         Text(("low", "normal", "high")), "Before which others it starts.", needs=_PLACEMENT, same=("normal",)
     )
@@ -216,7 +243,7 @@ class JobSpec:
         needs="jobs over several workers (a later release)",
     )
     volumes: tuple[Volume, ...] = declared(
-        VOLUMES, "Folders of the pool's storage: a list of `storage:dir:/mnt/data[:ro|rw]`.", (), missing_on=_CONTAINERS
+        VOLUMES, "Folders of the pool's storage: a list of `storage:dir:/mnt/data[:ro|rw]`.", ()
     )
     dataset_location: str | None = declared(
         DatasetLocation(),
@@ -287,6 +314,16 @@ class TemplateOptions:
     bundle_limit_bytes: int = 2 * GB
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, str] = field(default_factory=dict)
+    docker_image: str | None = None
+    pull: str | None = None
+    dockerfile: str | None = None
+    apt_packages: tuple[str, ...] = ()
+    cpu_count: float | None = None
+    memory_bytes: int | None = None
+    disk_space_bytes: int | None = None
+    shm_size_bytes: int | None = None
+    pids_limit: int | None = None
+    gpu_types: tuple[GpuWish, ...] = ()
 
     #: As in JobSpec.
     given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -12,6 +12,7 @@ from typing import Any
 from airflow_jobdeploy.backends.docker import DockerBackend, Settings
 from airflow_jobdeploy.backends.engine.api import Http
 from airflow_jobdeploy.backends.engine.config import Security
+from airflow_jobdeploy.core.containers import image_of
 from airflow_jobdeploy.core.engines import Containers, Tls
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerUnreachable
@@ -34,7 +35,7 @@ def backend(pool: WorkerPool, worker: Worker) -> DockerBackend:
         cap_add=shut_in.cap_add,
         no_new_privileges=shut_in.no_new_privileges,
     )
-    settings = Settings(image=pool.image or "", security=security, auth=_login(worker))
+    settings = Settings(image=image_of(pool.image or "", pool), security=security, auth=_login(worker))
     return DockerBackend(
         worker=worker.name,
         connect=lambda: client(worker),
@@ -122,25 +123,30 @@ def _tls(tls: Tls | None) -> Any:
     return TLSConfig(client_cert=ours, ca_cert=tls.ca_cert, verify=tls.verify)
 
 
-def _login(worker: Worker) -> Callable[[str], Mapping[str, Any] | None]:
-    """Image name -> the login of its registry, of those that the worker's connection holds."""
+def _login(worker: Worker) -> Callable[[str | None], Mapping[str, Any] | None]:
+    """Image name (None: any) -> the login of its registry, of those that the worker's connection holds."""
     if not worker.registry:
         return lambda image: None
     conn_id = worker.registry
 
-    def login(image: str) -> Mapping[str, Any] | None:
+    def login(image: str | None) -> Mapping[str, Any] | None:
         try:
             connection = get_connection(conn_id, f"registry of worker {worker.name}")
         except JobDeployError as error:
             raise StagingError(str(error)) from error
         address = str(connection.host or "").removeprefix("https://").removeprefix("http://").split("/")[0]
         registry = f"{address}:{connection.port}" if connection.port else address
-        if registry != registry_of(image) and not (registry in _DOCKER_HUB and registry_of(image) in _DOCKER_HUB):
+        if image is not None and not _is_of(image, registry):
             return None
         server = _HUB_ADDRESS if registry in _DOCKER_HUB else registry
         return {"username": connection.login, "password": connection.password, "serveraddress": server}
 
     return login
+
+
+def _is_of(image: str, registry: str) -> bool:
+    named = registry_of(image)
+    return registry == named or (registry in _DOCKER_HUB and named in _DOCKER_HUB)
 
 
 def registry_of(image: str) -> str:

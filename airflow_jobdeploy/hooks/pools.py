@@ -45,7 +45,8 @@ def _single_host(name: str, connection: Any) -> WorkerPool:
 
 
 #: Of a docker connection's extra: what a worker, and what a pool, may be told.
-_OF_WORKER, _OF_POOL = ("tls", "registry", "slots"), ("image", "containers", "presets", "cache_limit")
+_OF_WORKER = ("tls", "registry", "slots", "gpu_types", "devices")
+_OF_POOL = ("image", "images", "containers", "presets", "cache_limit", "storage")
 
 
 def _single_engine(name: str, connection: Any) -> WorkerPool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy.core.capacity import allowance
+from airflow_jobdeploy.core.containers import container_of, container_problems
 from airflow_jobdeploy.core.demand import demand_of, with_preset
 from airflow_jobdeploy.core.fields import plain
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan
@@ -64,6 +65,7 @@ def prepare_run(
     problems = unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
     problems += misplaced(spec, project_dir, workdir)
     need = _need(spec, pool, user, problems)
+    problems += container_problems(spec, pool, has_project=project_dir is not None or bool(spec.repo))
     spec = with_preset(spec, pool)
     takes = Takes(code_of(spec, project_dir, given_origin), dataset, partial(look_at, spec, bool(workdir)))
     if not returning:
@@ -91,7 +93,7 @@ def prepare_run(
             storage=plain(pool.storage) if stored else {},
             volumes=tuple(_mounted(volume) for volume in spec.volumes),
             dataset=_stored(spec.dataset_location or ""),
-            container=_container(spec),
+            container=container_of(spec, pool) if pool.kind == "docker" else {},
             description={"spec": spec.to_dict(), **(about or {})},
         )
 
@@ -124,20 +126,6 @@ def _need(spec: JobSpec, pool: WorkerPool, user: str, problems: list[Problem]) -
         owner=allowed.owner,
         max_gpus=allowed.max_gpus,
     )
-
-
-#: Attributes of a spec -> what a plan calls them, for workers that run jobs in containers.
-_CONTAINER = {
-    "docker_image": "image",
-    **{name: name for name in ("pull", "cpu_count", "memory_bytes", "disk_space_bytes")},
-    **{name: name for name in ("shm_size_bytes", "pids_limit")},
-}
-
-
-def _container(spec: JobSpec) -> dict[str, Any]:
-    """What was asked for."""
-    wanted = {name: getattr(spec, attribute) for attribute, name in _CONTAINER.items()}
-    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _name(spec: JobSpec, project_dir: Path | None) -> str:

@@ -297,6 +297,8 @@ class _Submission:
         try:
             self._ask(plan.worker, lambda backend: backend.prepare(plan.job_id, self._heard))
             staged = Staging(self.work.takes, sending, self.say, self._ask).stage(intent, plan)
+            if plan.container.get("dockerfile"):  # the image is made of the code, which is there only now
+                self._ask(plan.worker, lambda backend: backend.prepare(plan.job_id, self._heard))
         except (StagingError, WorkerUnreachable) as error:
             self._give_up(plan, str(error))
             raise

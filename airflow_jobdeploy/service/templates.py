@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from airflow_jobdeploy.core.containers import container_of, container_problems
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan, ResourcePlan, Step
 from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
@@ -35,7 +36,6 @@ _TRIAL = "00000000"
 
 _OPTION = "Write it under `options:` of the template."
 _OPERATOR = "All builds of a resource run in one place: give it to the operator."
-_POOL = "All builds of a resource run alike: set `image` of the pool."
 _ALONE = "Run it as a job spec, with JobRunOperator."
 #: Fields of a job spec that a `job` build shares with the rest of its resource.
 _OF_THE_RESOURCE = {
@@ -43,12 +43,11 @@ _OF_THE_RESOURCE = {
     **dict.fromkeys(("setup_timeout", "schedule_timeout", "grace", "log_limit"), _OPTION),
     **dict.fromkeys(("leftovers", "keep_for", "secret_env", "signal"), _OPTION),
     **dict.fromkeys(("ref", "dirty", "bundle_limit"), _OPTION),
-    **dict.fromkeys(("docker_image", "pull", "cpu_count", "memory", "disk_space", "shm_size", "pids_limit"), _POOL),
+    **dict.fromkeys(("docker_image", "pull", "dockerfile", "apt_packages", "shm_size", "pids_limit"), _OPTION),
+    **dict.fromkeys(("cpu_count", "memory", "disk_space", "gpu_types", "preset"), _OPTION),
     "repo": "Give a folder here to the operator, as project_dir.",
     "requirements": "Install them in a script build, as the example template venv.yaml does, or run a job spec.",
-    **dict.fromkeys(
-        ("volumes", "dataset_location", "life_span", "restart_policy"), "Run it as a job spec, with JobRunOperator."
-    ),
+    **dict.fromkeys(("volumes", "dataset_location", "life_span", "restart_policy"), _ALONE),
 }
 
 
@@ -76,6 +75,7 @@ def prepare_up(
     maker = _UpMaker(template, dict(given), pool, project_dir, workdir or "", key, owner, user, commit, about or {})
     rendered = maker.rendered(_TRIAL, None)  # everything that needs no secret is checked before one is read
     problems = unsupported(rendered.options, kind=pool.kind)
+    problems += container_problems(rendered.options, pool, has_project=project_dir is not None)
     problems += [problem for build in rendered.builds.values() for problem in _job_problems(build, pool)]
     if problems:
         raise TemplateError(problems)
@@ -156,6 +156,7 @@ class _UpMaker:
             secret_env=resolved(rendered.options.secret_env, resolve_secret),
             limits=limits(rendered.options),
             leftovers=rendered.options.leftovers,
+            container=container_of(rendered.options, self.pool) if self.pool.kind == "docker" else {},
             description={"template": self.template.name, "params": rendered.params, **self.about},
         )
 

@@ -97,5 +97,5 @@ def test_the_hook_and_what_is_not_honoured(engine: str) -> None:
     handle = hook.start(job_spec={"command": "echo hi; exec sleep 300", "grace": 1})
     assert handle["job_id"] in [row["plan"]["job_id"] for row in hook.list(live_only=True)]
     assert hook.stop(handle, reason="test")["status"] == "CANCELLED"
-    with pytest.raises(SpecError, match=r"a pool of kind docker cannot honour 'requirements'"):
-        hook.start(job_spec={"command": "x", "requirements": ["numpy"]})
+    with pytest.raises(SpecError, match=r"a pool of kind docker cannot honour 'port'"):
+        hook.start(job_spec={"command": "x", "port": 80})

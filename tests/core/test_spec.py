@@ -327,7 +327,7 @@ def test_retry_and_restart_policy_are_two_answers_to_one_question() -> None:
     ("field", "value"),
     [
         ("docker_image", "x"),
-        ("apt_packages", ["x"]),
+        ("apt_packages", ["jq"]),
         ("memory", 1),
         ("disk_space", 1),
         ("gpu_types", [{"type": "A100", "count": 1}]),

@@ -185,6 +185,10 @@ class Engine:
                 f"{self.worker} cannot be asked: {said.rstrip('.')}. What runs there goes on."
             ) from error
 
+    def another(self) -> Engine:
+        """A connection of its own to the same engine, for another thread."""
+        return Engine(worker=self.worker, connect=self._connect)
+
     def interrupt(self) -> None:
         """From another thread: end the answer that is being read."""
         connection: Any = getattr(getattr(self._reading, "raw", None), "connection", None)

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airflow_jobdeploy.backends.base import DATASET, WORK, TreeGone
+from airflow_jobdeploy.backends.base import DATASET, WORK, TreeBusy, TreeGone
 from airflow_jobdeploy.backends.engine import config, images, names, orders, script, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.config import Security, Trees
+from airflow_jobdeploy.backends.engine.derived import Derived, Image
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.recipe import Recipe, recipe_of
 from airflow_jobdeploy.backends.engine.resources import Resources
 from airflow_jobdeploy.core.plan import Plan, Step
 from airflow_jobdeploy.errors import StagingError, WorkerError
@@ -40,8 +42,7 @@ class Settings:
     security: Security = field(default_factory=Security)
     #: A folder of the engines' machines that jobs see at the same place; "": none.
     storage: str = ""
-    #: Image name -> login of its registry, as the engine wants it; None: nobody is logged in.
-    auth: Callable[[str], Mapping[str, Any] | None] = lambda image: None
+    auth: images.Auth = lambda image: None
 
 
 class Claims:
@@ -61,6 +62,7 @@ class Claims:
         self._jobs = jobs
         self._resources = resources
         self._settings = settings
+        self._derived = Derived(engine, places, settings.auth)
         #: Job id -> secrets that a start will hand over; they outlive a connection, and are written down nowhere.
         self.secrets = secrets
         #: Of the jobs that were claimed here, the latest first, and of the pool: they may be on the engine.
@@ -77,19 +79,19 @@ class Claims:
     def _claim(self, plan: Plan) -> None:
         if self._places.volume_labels(plan.job_id) is not None and self._is_recorded(plan.job_id):
             return
-        steps, nothing, image = self._todo(plan)
-        image = image or self._settings.image
+        steps, nothing, container = self._todo(plan)
+        image = str(container.get("image") or "") or ("" if container.get("dockerfile") else self._settings.image)
         self.images.insert(0, image)
-        plan = replace(plan, container={**plan.container, "image": image})
+        plan = replace(plan, container={**container, "image": image})
         files = script.members(plan, steps, nothing=nothing)
         labels = {**names.labels(plan), names.IMAGE: image}
         self._make_volumes(plan, labels)
-        container = self.create(plan.job_id, labels, Trees())
-        if self._engine.exists(f"/containers/{container}/archive", path=f"{names.JOB}/conf"):
+        made = self.create(plan.job_id, labels, Trees())
+        if self._engine.exists(f"/containers/{made}/archive", path=f"{names.JOB}/conf"):
             return  # another submitter was here
-        self._places.put(container, names.JOB, files)
+        self._places.put(made, names.JOB, files)
         if plan.resource is not None:
-            self._places.put(container, names.RESOURCE_DIR, self._resources.members(plan.resource))
+            self._places.put(made, names.RESOURCE_DIR, self._resources.members(plan.resource))
 
     def _is_recorded(self, job_id: str) -> bool:
         """Is the record complete? Else whoever made it was cut off, and it is made again."""
@@ -101,11 +103,13 @@ class Claims:
         path = f"/containers/{listed['Id']}/archive"
         return listed["State"] != "created" or self._engine.exists(path, path=f"{names.JOB}/conf")
 
-    def _todo(self, plan: Plan) -> tuple[Sequence[Step], str, str]:
-        """The steps; why there is nothing to do; the image."""
-        image = str(plan.container.get("image") or "")
+    def _todo(self, plan: Plan) -> tuple[Sequence[Step], str, Mapping[str, Any]]:
+        """The steps; why there is nothing to do; in what container."""
+        container = dict(plan.container)
+        if container.get("dockerfile"):
+            container["context"] = plan.bundle
         if not plan.resource_id:
-            return plan.steps, "", image
+            return plan.steps, "", container
         if plan.resource is not None:
             builds: Mapping[str, Sequence[Step]] = plan.resource.builds
         else:
@@ -113,22 +117,23 @@ class Claims:
             if plan.build in _ENDS and (record is None or (plan.build == "down" and record["stopped"])):
                 why = "knows no resource %s (its up never claimed anything, or it was purged)"
                 told = why % plan.resource_id if record is None else f"resource {plan.resource_id} was taken down"
-                return (), f"Nothing to do: this worker {told}" if record is None else f"Nothing to do: {told}", image
+                told = f"this worker {told}" if record is None else told
+                return (), f"Nothing to do: {told}", container
             if record is None:
                 raise WorkerError(f"{self._engine.worker} knows no resource {plan.resource_id}: was it purged?")
-            image = image or str(record.get("image") or "")
+            container = {**self._resources.container(record, self._jobs.listing()), **container}
             builds = self._resources.builds(plan.resource_id)
         if plan.build not in builds:
             known = ", ".join(sorted(builds)) or "none"
             raise WorkerError(
                 f"{self._engine.worker}: resource {plan.resource_id} has no build {plan.build!r}; it has: {known}"
             )
-        return builds[plan.build], "", image
+        return builds[plan.build], "", container
 
     def _make_volumes(self, plan: Plan, labels: Mapping[str, str]) -> None:
         self._places.make_volume(names.uid_volume(plan.uid), {names.KIND: names.UID_KIND, names.UID: plan.uid})
         if plan.resource is not None:
-            self._resources.make(plan.resource, plan, labels.get(names.IMAGE, ""))
+            self._resources.make(plan.resource, plan)
         if plan.orphan_after_s is not None:
             self._places.make_volume(names.LEASES_VOLUME, {names.KIND: names.OTHER_KIND})
         self._places.make_volume(plan.job_id, labels)
@@ -139,9 +144,9 @@ class Claims:
         """The container of an attempt: with its image where that is there; the id of whoever was first."""
         plan = names.plan_of(labels)
         labels = {**labels, names.TREES: json.dumps({"work": given.work, "dataset": given.dataset})}
-        image = self._image(labels)
         body = config.claim(plan, labels)
-        if image and _pull(plan) != "always" and images.has(self._engine, image):
+        recipe = self._recipe(labels)
+        if recipe.pull != "always" and (image := self._derived.ready(recipe)) is not None:
             body = self._runnable(plan, labels, image, given)
         for _ in range(_TURNS):
             try:
@@ -168,23 +173,29 @@ class Claims:
         return ""
 
     def runnable(self, labels: Mapping[str, str], listed: Mapping[str, Any]) -> dict[str, Any]:
-        """What takes the place of a listed container of the attempt of these labels, to be started."""
+        """What takes the place of a listed container of the attempt of these labels, to be started. StagingError."""
+        image = self._derived.ready(self._recipe(labels))
+        if image is None:
+            raise StagingError(f"the image of the job was removed from {self._engine.worker} just now")
         labels = {**labels, names.TREES: listed["Labels"].get(names.TREES, "{}")}
-        return self._runnable(names.plan_of(labels), labels, self._image(labels), trees_of(listed))
+        return self._runnable(names.plan_of(labels), labels, image, trees_of(listed))
 
-    def _runnable(self, plan: Mapping[str, Any], labels: Mapping[str, str], image: str, given: Trees) -> dict[str, Any]:
+    def _runnable(
+        self, plan: Mapping[str, Any], labels: Mapping[str, str], image: Image, given: Trees
+    ) -> dict[str, Any]:
+        name, described = image
         return config.container(
             plan,
-            image=image,
+            image=name,
             labels=labels,
             trees=given,
             security=self._settings.security,
-            command=images.command(self._engine, image),
+            command=images.command(described),
             storage=self._settings.storage,
         )
 
-    def _image(self, labels: Mapping[str, str]) -> str:
-        return labels.get(names.IMAGE) or self._settings.image
+    def _recipe(self, labels: Mapping[str, str]) -> Recipe:
+        return recipe_of(names.plan_of(labels), labels.get(names.IMAGE) or self._settings.image)
 
     def use_tree(self, job_id: str, listing: Listing, role: str, name: str) -> None:
         """Give a claimed attempt a tree."""
@@ -211,16 +222,19 @@ class Claims:
     # -- its image ---------------------------------------------------------------------------------------------------
 
     def prepare(self, job_id: str, listing: Listing, say: Say) -> None:
-        """Bring the image. What is for ever in the way ends the job: FAILED, with the cause."""
+        """Bring the image, or make it. What is for ever in the way ends the job: FAILED, with the cause.
+
+        An image that is made of the job's code needs that first: until it is there, nothing happens.
+        """
         listed = listing.containers.get(job_id)
         if listed is None or listed["State"] != "created" or listed["Labels"].get(names.STAGE) != names.CLAIM:
             return
         labels = listing.labels(job_id)
-        plan, image = names.plan_of(labels), self._image(labels)
+        plan, recipe = names.plan_of(labels), self._recipe(labels)
+        if recipe.context and not self._has_tree(recipe.context):
+            return
         try:
-            if not image:
-                raise StagingError("the job names no docker_image, and its pool no `image`")
-            images.bring(self._engine, image, pull=_pull(plan), auth=self._settings.auth(image), say=say)
+            self._bring(job_id, plan, recipe, say)
             body = self.runnable(labels, listed)
             if self._places.remove_container(listed["Id"]):
                 self._places.create(job_id, body)
@@ -228,7 +242,27 @@ class Claims:
             orders.fail(self._places, self._jobs, job_id, str(error))
         except EngineError as error:
             if not error.is_conflict:
-                orders.fail(self._places, self._jobs, job_id, error.said)
+                orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
+
+    def _has_tree(self, name: str) -> bool:
+        try:
+            return trees.has(self._places, name)
+        except TreeBusy:
+            return False
+
+    def _bring(self, job_id: str, plan: Mapping[str, Any], recipe: Recipe, say: Say) -> None:
+        """See that the image of a recipe is there. StagingError."""
+        if recipe.image:
+            auth = self._settings.auth(recipe.image)
+            images.bring(self._engine, recipe.image, pull=recipe.pull, auth=auth, say=say)
+        elif not recipe.context:
+            raise StagingError("the job names no docker_image, and its pool no `image`")
+        secrets = self.secrets.get(job_id, {})
+        image = self._derived.make(
+            recipe, secrets=secrets, say=say, begin=lambda: self._jobs.note(names.SETUP, job_id, "setup")
+        )
+        if plan.get("resource") and not recipe.is_plain:
+            self._jobs.note(names.PINNED, str(plan["resource_id"]), image[0])
 
 
 def trees_of(listed: Mapping[str, Any] | None) -> Trees:
@@ -236,7 +270,3 @@ def trees_of(listed: Mapping[str, Any] | None) -> Trees:
         return Trees()
     given = json.loads((listed.get("Labels") or {}).get(names.TREES) or "{}")
     return Trees(work=given.get("work", ""), dataset=given.get("dataset", ""))
-
-
-def _pull(plan: Mapping[str, Any]) -> str:
-    return str((plan.get("container") or {}).get("pull") or "missing")

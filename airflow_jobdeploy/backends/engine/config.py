@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.backends.engine.recipe import ENVIRONMENT
 
 #: The engine's log keeps the bytes as they are (json-file replaces what is no UTF-8), and rotates nothing of itself.
 _LOG = {"Type": "local", "Config": {"max-size": "1000g", "max-file": "1", "compress": "false"}}
@@ -127,6 +128,25 @@ def _secrets(plan: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     return [{"Type": "volume", "Target": names.SECRETS, "VolumeOptions": options}]
 
 
+def builder(image: str, place: str, labels: Mapping[str, str], limit_s: int) -> dict[str, Any]:
+    """A container that makes a derived image, as root of the image, with the engine's usual capabilities: installers
+    give files away. `place`: a folder that does not become part of the image."""
+    return {
+        "Image": image,
+        "User": "0:0",
+        "WorkingDir": "/",
+        "Entrypoint": ["/bin/sh", f"{place}/build.sh", "await", str(limit_s)],
+        "Cmd": [],
+        "Labels": {names.KIND: names.HELPER_KIND, **labels},
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            "Mounts": [{"Type": "volume", "Target": place}],
+            "LogConfig": _LOG,
+            "SecurityOpt": ["no-new-privileges:true"],
+        },
+    }
+
+
 def _storage(root: str) -> Sequence[dict[str, Any]]:
     """A folder of the engine's machine, at the same place."""
     return [{"Type": "bind", "Source": root, "Target": root}] if root else []
@@ -148,7 +168,10 @@ def _environment(plan: Mapping[str, Any], trees: Trees) -> dict[str, str]:
     }
     if trees.dataset:
         ours["JOBDEPLOY_DATASET_DIR"] = f"{names.DATASET}/{names.TREE}"
-    return {"LANG": "C.UTF-8", **plan.get("env", {}), **ours}
+    given = dict(plan.get("env", {}))
+    if plan.get("environment") and given.get("PATH"):
+        given["PATH"] = f"{ENVIRONMENT}/bin:{given['PATH']}"
+    return {"LANG": "C.UTF-8", **given, **ours}
 
 
 def _log(plan: Mapping[str, Any]) -> dict[str, Any]:

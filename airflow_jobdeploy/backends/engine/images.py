@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from airflow_jobdeploy.backends.engine import names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.core.words import size
 from airflow_jobdeploy.errors import StagingError
@@ -18,33 +19,32 @@ _SILENCE_S, _TELL_S = 300.0, 5.0
 
 _GPU = "could not select device driver"
 
+#: Image name (None: any) -> the login of its registry, as the engine wants it; None: nobody is logged in.
+Auth = Callable[[str | None], Mapping[str, Any] | None]
 
-def has(engine: Engine, image: str) -> bool:
-    """Is the image on the engine?"""
+
+def found(engine: Engine, image: str) -> dict[str, Any] | None:
+    """An image as the engine describes it; None: it is not there."""
     try:
-        engine.get(f"/images/{quote(image, safe='/:@')}/json")
+        return dict(engine.get(f"/images/{quote(image, safe='/:@')}/json"))
     except EngineError as error:
         if error.is_missing or error.status == 400:
-            return False
+            return None
         raise
-    return True
 
 
-def command(engine: Engine, image: str) -> list[str]:
-    """What the image itself would run; [] where that is nothing, or there is no such image."""
-    try:
-        found = engine.get(f"/images/{quote(image, safe='/:@')}/json")["Config"] or {}
-    except EngineError as error:
-        if error.is_missing:
-            return []
-        raise
-    return [*(found.get("Entrypoint") or ()), *(found.get("Cmd") or ())]
+def command(described: Mapping[str, Any]) -> list[str]:
+    """What an image itself would run; of a derived one, what the image does that it was made of."""
+    config = described.get("Config") or {}
+    kept = (config.get("Labels") or {}).get(names.COMMAND)
+    if kept:
+        return [str(word) for word in json.loads(kept)]
+    return [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
 
 
 def bring(engine: Engine, image: str, *, pull: str, auth: Mapping[str, Any] | None, say: Callable[[str], None]) -> None:
     """Have the image on the engine, as `pull` says: missing, always, never. StagingError says why it cannot be."""
-    there = pull != "always" and has(engine, image)
-    if there:
+    if pull != "always" and found(engine, image) is not None:
         return
     if pull == "never":
         raise StagingError(
@@ -79,7 +79,7 @@ def _encoded(auth: Mapping[str, Any]) -> str:
 def _follow(pieces: Iterator[bytes], image: str, say: Callable[[str], None]) -> None:
     layers: dict[str, tuple[int, int]] = {}
     told = time.monotonic()
-    for line in _lines(pieces):
+    for line in json_lines(pieces):
         say("")
         if line.get("error"):
             raise StagingError(_failed(image, str(line["error"]), None))
@@ -94,7 +94,8 @@ def _follow(pieces: Iterator[bytes], image: str, say: Callable[[str], None]) -> 
             say(f"Pulling image {image}: {size(done)} of {size(total)} in {len(layers)} layers.")
 
 
-def _lines(pieces: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+def json_lines(pieces: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+    """What an engine tells of long work, a JSON object a line."""
     held = b""
     for piece in pieces:
         *lines, held = (held + piece).split(b"\n")

@@ -230,6 +230,7 @@ class Jobs:
             now=self._places.now(),
             facts=known.facts,
             queued=listing.noted_at.get((names.QUEUED, job_id), ""),
+            setup=listing.noted_at.get((names.SETUP, job_id), ""),
         )
 
     def _fresh(self, job_id: str, listed: Mapping[str, Any] | None) -> _Known:

@@ -45,6 +45,8 @@ class Seen:
     facts: Mapping[str, Any] = field(default_factory=dict)
     #: Since when it waits for a slot of its pool; "": it does not, or did not.
     queued: str = ""
+    #: Since when its image was made; "": it needed none of its own.
+    setup: str = ""
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -100,6 +102,8 @@ def wire(seen: Seen) -> dict[str, Any]:
 
 def _live(seen: Seen) -> dict[str, Any]:
     phase, status, reason, step, left = "claimed", "PENDING", "Staging", "", ""
+    if seen.setup:
+        reason = "Setup"
     if seen.queued:
         phase, reason = "waiting", "Queued"
     if seen.is_running:
@@ -126,6 +130,8 @@ def _live(seen: Seen) -> dict[str, Any]:
 def _history(seen: Seen) -> list[tuple[str, str, float]]:
     """(status, reason, engine's time) in order."""
     found = [("PENDING", "Staging", seconds(seen.claimed) or seen.now)]
+    if seen.setup and (setup := seconds(seen.setup)) is not None:
+        found.append(("PENDING", "Setup", setup))
     if seen.queued and (queued := seconds(seen.queued)) is not None:
         found.append(("PENDING", "Queued", queued))
     for line in seen.text("history").splitlines():

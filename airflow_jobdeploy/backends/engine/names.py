@@ -12,6 +12,7 @@ volume jobdeploy-<note>-<job id>   empty; its labels say something about a job t
 volume jobdeploy-machine           its label is the engine's identity
 container jobdeploy-x-<random>     never started: through it the volumes are read and written
 a volume without a name            of a job with secrets: memory, gone with its container, emptied when it has read them
+container jobdeploy-build-<key>    makes the image jobdeploy/built:<key>, or holds its name meanwhile
 """
 
 from __future__ import annotations
@@ -26,17 +27,22 @@ from airflow_jobdeploy.hostside import layout
 #: Label of everything that is ours; its value says what it is.
 KIND = "jobdeploy.kind"
 JOB_KIND, TREE_KIND, UID_KIND, RESOURCE_KIND = "job", "tree", "checkpoint", "resource"
-HELPER_KIND, NOTE_KIND, OTHER_KIND, SECRETS_KIND = "helper", "note", "other", "secrets"
+HELPER_KIND, NOTE_KIND, OTHER_KIND, SECRETS_KIND, IMAGE_KIND = "helper", "note", "other", "secrets", "image"
 #: Of a note: what it is, about which job, and its text.
 NOTE, NOTED, TEXT = "jobdeploy.note", "jobdeploy.noted", "jobdeploy.text"
 #: Notes about jobs: who owns it; which attempt has taken its place; that it was to
-#: start, and waits for a slot; that it has got one, though it runs already.
-OWNER, MOVED, QUEUED, ADMITTED = "owner", "moved", "queued", "admitted"
+#: start, and waits for a slot; that it has got one, though it runs already; that its image is being made.
+OWNER, MOVED, QUEUED, ADMITTED, SETUP = "owner", "moved", "queued", "admitted", "setup"
+JOB_NOTES = (OWNER, MOVED, QUEUED, ADMITTED, SETUP)
+#: About a resource: the image of its `up`, where that was made for it.
+PINNED = "pinned"
 UID, ATTEMPT, KEY, POOL = "jobdeploy.uid", "jobdeploy.attempt", "jobdeploy.key", "jobdeploy.pool"
 DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "jobdeploy.plan", "jobdeploy.stage"
 RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
 IMAGE, TREES, RECORD = "jobdeploy.image", "jobdeploy.trees", "jobdeploy.record"
 TREE_NAME = "jobdeploy.tree"
+#: Of a derived image: what it is, for people; what the image that it was made of runs, as JSON.
+ABOUT, COMMAND = "jobdeploy.about", "jobdeploy.command"
 #: Values of STAGE: a container that only holds the claim, one that can be started, one without a process of ours.
 CLAIM, READY, BARE = "claim", "ready", "bare"
 
@@ -45,6 +51,8 @@ LEASES_VOLUME = "jobdeploy-leases"
 STORE_VOLUME = "jobdeploy-store"
 #: An image without a file, for containers that are never started. Imported by us: no registry is asked.
 NOTHING_IMAGE = "jobdeploy/nothing:1"
+#: Derived images: tagged by their content (recipe.py).
+BUILT_IMAGE = "jobdeploy/built"
 
 TOP = "/jobdeploy"
 JOB = f"{TOP}/job"
@@ -73,6 +81,11 @@ def resource_volume(resource: str) -> str:
 
 def tree_volume(name: str) -> str:
     return f"jobdeploy-{layout.checked_name(name)}"
+
+
+def build_holder(image: str) -> str:
+    """The container whose name is held while a derived image is made."""
+    return f"jobdeploy-build-{image.rpartition(':')[2]}"
 
 
 def slots_name(pool: str) -> str:

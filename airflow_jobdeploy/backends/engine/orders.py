@@ -105,7 +105,7 @@ def remove(places: Places, jobs: Jobs, job_id: str, listing: Listing) -> None:
     if listed is not None:
         places.remove_container(listed["Id"])
     places.remove_volume(job_id)
-    for kind in (names.OWNER, names.MOVED, names.QUEUED, names.ADMITTED):
+    for kind in names.JOB_NOTES:
         if (kind, job_id) in listing.notes:
             places.remove_volume(f"jobdeploy-{kind}-{job_id}")
     others = [other for other in listing.volumes if other != job_id and listing.labels(other).get(names.UID) == uid]

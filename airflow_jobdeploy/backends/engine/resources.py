@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.backends.engine.jobs import Listing
 from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.tar import Member, folder
@@ -21,10 +22,15 @@ class Resources:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    def make(self, resource: ResourcePlan, plan: Plan, image: str) -> None:
+    def make(self, resource: ResourcePlan, plan: Plan) -> None:
         """The volume, unless it is there."""
         record = {key: value for key, value in resource.to_dict().items() if key != "builds"}
-        record.update(build_names=sorted(resource.builds), workdir=plan.workdir, jobs=[plan.job_id], image=image)
+        record.update(
+            build_names=sorted(resource.builds),
+            workdir=plan.workdir,
+            jobs=[plan.job_id],
+            container=dict(plan.container),
+        )
         labels = {names.KIND: names.RESOURCE_KIND, names.RESOURCE: resource.id, names.RECORD: json.dumps(record)}
         self._places.make_volume(names.resource_volume(resource.id), labels)
 
@@ -48,6 +54,15 @@ class Resources:
         record: dict[str, Any] = json.loads((found.get("Labels") or {}).get(names.RECORD) or "{}")
         ago = {"created_ago_s": max(0.0, now - made), "stopped_ago_s": 0.0 if stopped else None}
         return {**record, "created": found.get("CreatedAt"), "stopped": stopped, **ago}
+
+    def container(self, record: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
+        """What a later build runs in: as its `up`, in the very image that was made for that, and without its GPUs."""
+        found = {key: value for key, value in (record.get("container") or {}).items() if key != "gpus"}
+        pinned = listing.notes.get((names.PINNED, str(record["id"])))
+        if pinned:
+            found = {key: value for key, value in found.items() if key not in ("dockerfile", "context", "apt_packages")}
+            found.update(image=pinned, pull="never")
+        return found
 
     def builds(self, resource_id: str) -> Mapping[str, tuple[Step, ...]]:
         """Build name -> its steps, as stored at `up`."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from airflow_jobdeploy.backends.engine import names, slots
+from airflow_jobdeploy.backends.engine.recipe import ENVIRONMENT
 from airflow_jobdeploy.backends.engine.tar import Member, folder
 from airflow_jobdeploy.core.plan import Plan, Step
 from airflow_jobdeploy.errors import StagingError
@@ -54,6 +56,8 @@ def members(plan: Plan, steps: Sequence[Step], *, nothing: str = "") -> list[Mem
     found += [Member("init", init(), 0o755), Member("conf", _conf(plan, len(steps), nothing), 0o644)]
     if any(step.kind == "main" for step in steps):
         found += [Member("call_main.py", Path(call_main.__file__).read_bytes(), 0o644), folder("no_dataset", 0o777)]
+    if plan.environment is not None:
+        steps = [replace(step, python=f"{ENVIRONMENT}/bin/python") for step in steps]
     for number, step in enumerate(steps):
         found += _step(f"steps/{number}", step)
     return found

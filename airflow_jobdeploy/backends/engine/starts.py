@@ -49,6 +49,7 @@ class Starts:
                 if self._started_bare(job_id, listing, listed):
                     return
             elif listed["Labels"].get(names.STAGE) == names.CLAIM:
+                self._check_complete(job_id, names.plan_of(listing.labels(job_id)), listed)
                 self._claims.prepare(job_id, listing, lambda text: None)
             elif self._started_in_turn(job_id, listing, listed):
                 return
