@@ -85,13 +85,13 @@ class Holding:
 
     def _given(self, _: str, claims: Claims) -> Dict[str, Any]:
         """Under the mutex: keep what was claimed, and say whose it is now."""
-        from airflow_jobdeploy.hostside import census, line, notices
+        from airflow_jobdeploy.hostside import census, notices, tickets
 
         lease = {**claims.lease, "job": self._job.id}
         notice = notices.hold(notices.LEASE, census.tag_of(lease["id"]), notices.lease_values(lease))
         notices.close(claims.notice)
         self._won = claims._replace(lease=lease, notice=notice)
-        return line.shown(lease)
+        return tickets.shown(lease)
 
     def _leave_line(self) -> None:
         self._place = {}

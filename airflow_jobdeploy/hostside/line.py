@@ -13,11 +13,11 @@ import select
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from airflow_jobdeploy.hostside import abstract, capacity, census, fitting, kernel, layout, notices, queueing
+from airflow_jobdeploy.hostside import abstract, capacity, census, kernel, notices, queueing, tickets
 from airflow_jobdeploy.hostside.capacity import Capacity
 from airflow_jobdeploy.hostside.census import Census, Picture
 from airflow_jobdeploy.hostside.gpus import FRESH_S, user_name
-from airflow_jobdeploy.hostside.keeper import PROVISIONAL_S, Claims, claim
+from airflow_jobdeploy.hostside.keeper import Claims, claim
 
 #: How many of our tickets others are told of, and how long each notice counts.
 _TOLD, _NOTICE_S = 16, 60.0
@@ -33,24 +33,6 @@ _STALLED_S = 5.0
 Give = Callable[[str, Claims], Dict[str, Any]]
 
 
-class _Entry:
-    """One ticket of ours."""
-
-    def __init__(self, ticket: Dict[str, Any], until: float, owner: str) -> None:
-        self.ticket = ticket
-        self.until = until
-        #: The owner's name, for people: the ticket has a hash of it.
-        self.owner = owner
-        self.tag = os.urandom(4).hex()
-        self.notice: List[Any] = []
-        self.told_until = 0.0
-        self.answer = _answer(0, "it has just come")
-
-    def withdraw(self) -> None:
-        notices.close(self.notice)
-        self.told_until = 0.0
-
-
 class Line:
     """`room`: what the host has; `give`: takes over what is claimed. Used by one thread; `close` withdraws all."""
 
@@ -58,7 +40,7 @@ class Line:
         self.room = room
         self.census = Census()
         self._give = give
-        self._entries: Dict[str, _Entry] = {}
+        self._entries: Dict[str, tickets.Entry] = {}
         self._granted_since: Dict[str, float] = {}
         self._due, self._looked, self._cost_s = 0.0, 0.0, 0.0
         self._has_news = False
@@ -79,10 +61,10 @@ class Line:
         uid = str(ask["uid"])
         entry = self._put(uid, ask)
         if entry is not None:
-            held = _provisional(self.census.look(self._tags()), entry.ticket["who"])
+            held = tickets.provisional(self.census.look(self._tags()), entry.ticket["who"])
             if held is not None:
                 self._remove(uid)
-                return {**_answer(0, "granted"), "lease": held}
+                return {**tickets.answer(0, "granted"), "lease": held}
             if self._may_look():
                 if entry.ticket["demand"].get("gpus"):
                     self.room.now(wait_s, FRESH_S)
@@ -94,26 +76,25 @@ class Line:
                 self._due = min(self._due, self._next_look())
         return self._entries[uid].answer
 
-    def _put(self, uid: str, ask: Dict[str, Any]) -> Optional[_Entry]:
+    def _put(self, uid: str, ask: Dict[str, Any]) -> Optional[tickets.Entry]:
         """The entry when it is new, None when it was renewed."""
         now = kernel.boottime_s()
         ttl_s = min(float(ask.get("ttl_s") or _NOTICE_S), census.LONGEST_S)
-        ticket = _ticket(uid, ask, now)
+        ticket = tickets.read(uid, ask, now)
         entry = self._entries.get(uid)
-        if entry is not None and _asks(entry.ticket) == _asks(ticket):
+        if entry is not None and tickets.asks(entry.ticket) == tickets.asks(ticket):
             entry.until = now + ttl_s
             entry.ticket["since"] = min(entry.ticket["since"], ticket["since"])
             return None
-        notices.pieces_of(notices.ticket_values(ticket, now))  # TooLong
         if entry is not None:
             entry.withdraw()
-        self._entries[uid] = _Entry(ticket, now + ttl_s, str(ask.get("owner") or ""))
+        self._entries[uid] = tickets.Entry(ticket, now + ttl_s, str(ask.get("owner") or ""))
         return self._entries[uid]
 
     def drop(self, uid: str) -> str:
         """Take a ticket back; the id of the provisional lease that it was granted meanwhile, or ""."""
         self._remove(uid)
-        held = _provisional(self.census.look(self._tags()), census.who_is(uid))
+        held = tickets.provisional(self.census.look(self._tags()), census.who_is(uid))
         return str(held["id"]) if held else ""
 
     def _remove(self, uid: str) -> None:
@@ -166,7 +147,8 @@ class Line:
         self._has_news = False
         done = self._expired()
         if self._entries:
-            self._due = begun + _SELDOM_S
+            first_void = min(entry.until for entry in self._entries.values())
+            self._due = begun + min(_SELDOM_S, max(0.0, first_void - kernel.boottime_s()))
             self._publish()
             if self._judge(self.census.look(self._tags()), self.room.now()):
                 done += self._claim()
@@ -180,7 +162,7 @@ class Line:
         late = [uid for uid, entry in self._entries.items() if entry.until <= now]
         for uid in late:
             self._remove(uid)
-        return [(uid, _answer(0, "nobody has asked for it for too long")) for uid in late]
+        return [(uid, tickets.answer(0, "nobody has asked for it for too long")) for uid in late]
 
     def _tags(self) -> List[str]:
         return [entry.tag for entry in self._entries.values() if entry.notice]
@@ -188,7 +170,7 @@ class Line:
     def _publish(self) -> None:
         """Tell the others of our first few; each notice counts for a minute, and is renewed in time."""
         now = kernel.boottime_s()
-        ranked = sorted(self._entries.values(), key=_rank)
+        ranked = sorted(self._entries.values(), key=tickets.rank)
         for entry in ranked[_TOLD:]:
             entry.withdraw()
         for entry in ranked[:_TOLD]:
@@ -202,7 +184,7 @@ class Line:
             except OSError:  # no descriptors left: at the next look
                 entry.told_until = 0.0
 
-    def _judge(self, picture: Picture, room: Dict[str, Any]) -> List[Tuple[_Entry, dict]]:
+    def _judge(self, picture: Picture, room: Dict[str, Any]) -> List[Tuple[tickets.Entry, dict]]:
         """Note for each of our tickets where it stands; those that get something now."""
         now = kernel.boottime_s()
         mine = [census.ranked(entry.ticket, os.geteuid(), now) for entry in self._entries.values()]
@@ -211,10 +193,10 @@ class Line:
             since = self._granted_since.get(other["uid"])
             other["stalled"] = since is not None and time.monotonic() - since > _STALLED_S
         outside = capacity.outsiders(room["users"], picture.leases)
-        tickets = [*mine, *others]
-        verdicts = queueing.decide(room, picture.leases, tickets, capacity.taken(outside))
+        line = [*mine, *others]
+        verdicts = queueing.decide(room, picture.leases, line, capacity.taken(outside))
         self._note_stalled(list(zip(others, verdicts[len(mine) :])))
-        names = {ticket["uid"]: ticket for ticket in tickets}
+        names = {ticket["uid"]: ticket for ticket in line}
         granted = []
         for entry, verdict in zip(self._entries.values(), verdicts):
             entry.answer = self._told(entry, verdict, names)
@@ -229,14 +211,14 @@ class Line:
         kept.update({other["uid"]: before[other["uid"]] for other, _ in others if other["stalled"]})
         self._granted_since = kept
 
-    def _told(self, entry: _Entry, verdict: dict, names: Dict[str, dict]) -> Dict[str, Any]:
+    def _told(self, entry: tickets.Entry, verdict: dict, names: Dict[str, dict]) -> Dict[str, Any]:
         why = verdict["why"] or "its turn has come"
         if self.room.trouble and entry.ticket["demand"].get("gpus"):
             why = self.room.trouble
         for uid, ticket in names.items():
             why = why.replace(uid, "a job of %s" % user_name(ticket["uid_number"]))
         why = why.replace(census.owned_by(entry.ticket["owner"], os.geteuid()), entry.owner or "(none)")
-        ahead = [_ahead(names[uid]) for uid in verdict["ahead"] if uid in names]
+        ahead = [tickets.ahead(names[uid]) for uid in verdict["ahead"] if uid in names]
         return {"lease": None, "position": verdict["position"], "ahead": ahead, "why": why}
 
     # -- claims -------------------------------------------------------------------------------------------------------
@@ -256,23 +238,23 @@ class Line:
             picture = self.census.look(self._tags())
             for entry, verdict in self._judge(picture, self.room.now()):
                 uid = next(uid for uid, each in self._entries.items() if each is entry)
-                lease = _provisional(picture, entry.ticket["who"]) or self._claim_one(uid, entry, verdict)
+                lease = tickets.provisional(picture, entry.ticket["who"]) or self._claim_one(uid, entry, verdict)
                 if lease is not None:
                     self._remove(uid)
-                    done.append((uid, {**_answer(0, "granted"), "lease": lease}))
+                    done.append((uid, {**tickets.answer(0, "granted"), "lease": lease}))
         finally:
             mutex.release()
         return done
 
-    def _claim_one(self, uid: str, entry: _Entry, verdict: dict) -> Optional[Dict[str, Any]]:
+    def _claim_one(self, uid: str, entry: tickets.Entry, verdict: dict) -> Optional[Dict[str, Any]]:
         why = "a GPU is held meanwhile by who does not wait in this line"
         try:
-            claims = claim(_lease(entry.ticket, verdict))
+            claims = claim(tickets.lease_for(entry.ticket, verdict))
             if claims is not None:
                 return self._give(uid, claims)
         except OSError as error:
             why = "it cannot be claimed: %s" % error
-        entry.answer = _answer(1, why)
+        entry.answer = tickets.answer(1, why)
         self._due = time.monotonic() + _SOON_S
         return None
 
@@ -281,67 +263,3 @@ class Line:
         who = "process %d of %s" % (holder.pid, user_name(holder.uid)) if holder and holder.pid else "somebody"
         for entry in self._entries.values():
             entry.answer = {**entry.answer, "why": "%s does not let go of this host's line" % who}
-
-
-def _provisional(picture: Picture, who: str) -> Optional[Dict[str, Any]]:
-    """The lease that this account's job was granted, whoever asked for it, and has not claimed yet."""
-    for lease in picture.leases:
-        mine = lease["uid_number"] == os.geteuid() and lease["who"] == who and not lease["job"]
-        if mine and lease["tag"] in picture.doors:
-            return shown({**lease, "id": picture.doors[lease["tag"]]})
-    return None
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-
-def _ticket(uid: str, ask: Dict[str, Any], now: float) -> Dict[str, Any]:
-    """A ticket of ours from the wire. ValueError says what is wrong with it."""
-    fields = ("demand", "priority", "waited_s", "reserves", "within", "max_gpus")
-    given = {key: ask[key] for key in fields if ask.get(key) is not None}
-    if queueing.read_ticket(fitting.Limits(), {"uid": uid[:100], **given}) is None or not uid:
-        raise ValueError("the ticket of %r cannot be read: %r" % (uid[:40], given))
-    hashes = {key: layout.short(key, str(ask[key])) if ask.get(key) else "" for key in ("deployment", "owner")}
-    return {
-        "who": census.who_is(uid),
-        **hashes,
-        "demand": given["demand"],
-        "priority": given.get("priority", "normal"),
-        "since": now - given.get("waited_s", 0.0),
-        "reserves": given.get("reserves", False),
-        "within": given.get("within") or None,
-        "max_gpus": given.get("max_gpus"),
-    }
-
-
-def _asks(ticket: Dict[str, Any]) -> Dict[str, Any]:
-    return {key: value for key, value in ticket.items() if key != "since"}
-
-
-def _rank(entry: _Entry) -> Tuple[int, float, str]:
-    ticket = entry.ticket
-    return queueing.PRIORITIES.index(ticket["priority"]), ticket["since"], ticket["who"]
-
-
-def _answer(position: int, why: str) -> Dict[str, Any]:
-    return {"lease": None, "position": position, "ahead": [], "why": why}
-
-
-def _ahead(ticket: dict) -> Dict[str, Any]:
-    kept = {key: ticket[key] for key in ("who", "priority", "waited_s")}
-    return {**kept, "user": user_name(ticket["uid_number"])}
-
-
-def _lease(ticket: Dict[str, Any], verdict: dict) -> Dict[str, Any]:
-    """What is to be held, with a new id: random, of 128 bits."""
-    amounts = {key: ticket["demand"].get(key) or 0 for key in ("cpu", "memory", "disk")}
-    names = {key: ticket[key] for key in ("who", "deployment", "owner")}
-    held = {"gpus": verdict["gpus"], "past": verdict["past"], "since": kernel.boottime_s(), "job": ""}
-    return {"id": os.urandom(16).hex(), **names, **amounts, **held}
-
-
-def shown(lease: Dict[str, Any]) -> Dict[str, Any]:
-    """A provisional lease as core.leases.Lease has it."""
-    left = lease["since"] + PROVISIONAL_S - kernel.boottime_s()
-    amounts = {"cpu_count": lease["cpu"], "memory_bytes": lease["memory"]}
-    return {"id": lease["id"], "gpus": lease["gpus"], **amounts, "void_after_s": max(0.0, left)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Dict, List, Optional
 
-from airflow_jobdeploy.hostside import abstract, capacity, census, files, keeper, kernel, line, queueing
+from airflow_jobdeploy.hostside import abstract, capacity, census, files, keeper, kernel, queueing, tickets
 from airflow_jobdeploy.hostside.capacity import Capacity
 from airflow_jobdeploy.hostside.gpus import FRESH_S, Gpus, user_name
 from airflow_jobdeploy.hostside.jobdir import Job
@@ -83,7 +83,7 @@ def _give(_: str, claims: keeper.Claims) -> Dict[str, Any]:
         claims.close()
         raise OSError(0, "somebody sits at the door of a lease that nobody could know")
     keeper.keep(claims, door)
-    return line.shown(claims.lease)
+    return tickets.shown(claims.lease)
 
 
 def note_strayed(host: HostPaths, jobs: Dict[str, List[str]]) -> None:

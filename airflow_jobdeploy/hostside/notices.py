@@ -123,7 +123,7 @@ def ticket_values(ticket: Dict[str, Any], until: float) -> List[Any]:
     ]
     amounts = [demand.get("cpu") or 0, _mib(demand.get("memory")), _mib(demand.get("disk"))]
     names = [ticket["who"], ticket["deployment"], ticket["owner"]]
-    rank = [_PRIORITIES.index(ticket["priority"]), int(ticket["since"]), math.ceil(until), int(ticket["reserves"])]
+    rank = [_PRIORITIES.index(ticket["priority"]), round(ticket["since"], 2), math.ceil(until), int(ticket["reserves"])]
     return [*names, *rank, *amounts, ticket.get("max_gpus"), wishes, within or 0]
 
 

@@ -14,6 +14,7 @@ from airflow_jobdeploy.core.status import JobStatus, Reason
 from airflow_jobdeploy.errors import StagingError, WorkerError
 from airflow_jobdeploy.testing.clock import Clock, RealClock
 from airflow_jobdeploy.testing.job import MemoryJob
+from airflow_jobdeploy.testing.line import MemoryLine
 from airflow_jobdeploy.testing.run import Program
 from airflow_jobdeploy.testing.trees import MemoryStore
 
@@ -26,11 +27,17 @@ class MemoryHost:
 
     `programs`: what steps do, by the text of a script, the path or command line of an entry, or the step's
     name, looked up in this order. A step that has none fails as a missing command does. All waiting is
-    done on `clock`.
+    done on `clock`. `capacity`: {"cpu", "memory", "disk", "gpus": [{"index", "uuid", "model", "memory_bytes"}]}, what
+    leases are given of; what is not said has no bound, and there are no GPUs.
     """
 
     def __init__(
-        self, *, name: str = "memory", programs: Mapping[str, Program] | None = None, clock: Clock | None = None
+        self,
+        *,
+        name: str = "memory",
+        programs: Mapping[str, Program] | None = None,
+        clock: Clock | None = None,
+        capacity: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.programs: dict[str, Program] = dict(programs or {})
@@ -45,6 +52,7 @@ class MemoryHost:
         self.jobs: dict[str, MemoryJob] = {}
         self.resources: dict[str, dict[str, Any]] = {}
         self.store = MemoryStore(name)
+        self.line = MemoryLine(self, {"gpus": [], **(capacity or {})})
         self._checkpoints: dict[str, dict[str, bytes]] = {}
 
     def backend(self, *, machine: str | None = None) -> MemoryBackend:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_jobdeploy.core.leases import Lease, SeekAnswer, Ticket
 from airflow_jobdeploy.core.plan import Plan, Step
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerError, nearest
@@ -62,6 +63,9 @@ class MemoryJob:
         #: Token of a request -> seconds that it has added to the job's life.
         self._added: dict[str, float] = {}
         self._killed = False
+        self._lease: Lease | None = None
+        #: Where it stands in the host's line.
+        self._place: dict[str, Any] = {}
         #: Threads of the command and of what it left; and how the command ended.
         self._busy = 0
         self._seen: Evidence | None = None
@@ -98,10 +102,16 @@ class MemoryJob:
             "machine": self._host.machine,
             "moved_to": self.moved_to,
             "grace_s": self.plan.limits.grace_s,
+            "facts": self._held_facts(),
             "life_span_s": self._life_span_s(),
             **self._end,
         }
         return JobState.from_wire(json.loads(json.dumps(data)))
+
+    def _held_facts(self) -> dict[str, Any]:
+        if self._lease is None:
+            return {"line": self._place} if self._place else {}
+        return {"gpus": list(self._lease.gpus)} if self._lease.gpus else {}
 
     # -- orders ------------------------------------------------------------------------------------------------
 
@@ -166,7 +176,7 @@ class MemoryJob:
             except WorkerError as error:
                 self._finish(Evidence(setup=str(error)))
                 return
-            if not self._has_slot() or not self._is_set_up():
+            if not self._has_lease() or not self._has_slot() or not self._is_set_up():
                 return
             self._began = self._host.clock.now()
             self._enter("running", "RUNNING", "")
@@ -190,6 +200,33 @@ class MemoryJob:
         if missing:
             self._finish(Evidence(setup=f"the environment could not be made: {missing} was not found"))
         return not missing
+
+    def _has_lease(self) -> bool:
+        """Does it hold what its plan says? It claims that, or waits in the host's line."""
+        if not self.plan.lease:
+            return True
+        line, ticket = self._host.line, Ticket.from_wire(self.plan.lease["ticket"])
+        self._lease = line.claim(self.plan.lease.get("id", ""), ticket.uid, self.job_id)
+        if self._lease is None:
+            self._take(line.seek(ticket, self, lasting=True))
+            self._enter("waiting", "PENDING", Reason.QUEUED.value)
+        limit_s = self.plan.limits.schedule_timeout_s
+
+        def done() -> bool:
+            for answer in line.news(self).values():
+                self._take(answer)
+            return self._lease is not None or self._stop is not None or self.has_ended
+
+        if not self._host.clock.wait(self._host.changed, done, limit_s):
+            self._finish(Evidence(limit={"limit": "schedule_timeout", "limit_s": limit_s}))
+        elif self._stop is not None and not self.has_ended:
+            self._finish(self._ordered(Evidence()))
+        return not self.has_ended
+
+    def _take(self, answer: SeekAnswer) -> None:
+        if answer.lease is not None:
+            self._lease = self._host.line.claim(answer.lease.id, self.plan.lease["ticket"]["uid"], self.job_id)
+        self._place = {"position": answer.position, "why": answer.why}
 
     def _has_slot(self) -> bool:
         slots = self.plan.slots
@@ -325,6 +362,9 @@ class MemoryJob:
 
     def _environment(self, step: Step) -> dict[str, str]:
         ours = {"JOBDEPLOY_JOB_ID": self.job_id, "JOBDEPLOY_ATTEMPT": str(self.plan.attempt)}
+        if self._lease is not None:
+            gpus = ",".join(self._lease.gpus)
+            ours.update(JOBDEPLOY_GPUS=gpus, CUDA_VISIBLE_DEVICES=gpus)
         return {**self.plan.env, **step.env, **self.plan.secret_env, **ours}
 
     def _last_lines(self) -> str:
@@ -389,6 +429,7 @@ class MemoryJob:
 
     def _close(self, judged: Mapping[str, Any]) -> None:
         self._killed = True
+        self._host.line.leave(self)
         self._ended_at = self._host.clock.now()
         self._enter("ended", judged["status"], judged["reason"])
         wall_s = self._ended_at - self._began if self._began is not None else 0.0
@@ -397,6 +438,7 @@ class MemoryJob:
         size = sum(len(data) for data in self.outputs.values())
         self._end = {
             **judged,
+            "facts": {**self._held_facts(), **(judged.get("facts") or {})},
             "step": judged.get("step") or self._step,
             "usage": {"wall_s": wall_s, "cpu_s": 0.0, "peak_memory_bytes": 0},
             "artifacts": {"files": len(self.outputs), "bytes": size},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from airflow_jobdeploy.backends.base import (
     UploadNews,
     WorkerFacts,
 )
-from airflow_jobdeploy.backends.unleased import Unleased
+from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
@@ -33,10 +34,10 @@ from airflow_jobdeploy.testing.job import MemoryJob
 from airflow_jobdeploy.testing.trees import Arrival
 
 
-class MemoryBackend(Unleased):
+class MemoryBackend:
     """One connection to a MemoryHost; see `MemoryHost.backend`."""
 
-    capabilities = Capabilities(kind="memory")
+    capabilities = Capabilities(kind="memory", leases=True)
 
     def __init__(self, host: MemoryHost, *, machine: str | None = None) -> None:
         self._host = host
@@ -45,6 +46,7 @@ class MemoryBackend(Unleased):
         self._closed = False
         self._seen: dict[str, tuple[object, ...]] = {}
         self._woken = False
+        self._answers: dict[str, SeekAnswer] = {}
 
     def _ask(self) -> MemoryHost:
         """The host, if it can be asked and is the same as ever."""
@@ -65,8 +67,15 @@ class MemoryBackend(Unleased):
         with self._host.changed:
             host = self._ask()
             boot, live = str(host.boot), len(host.running())
+        gpus = tuple(host.line.capacity["gpus"])
         return WorkerFacts(
-            worker=host.name, machine=host.machine, boot=boot, hostname=host.name, cpu_count=1, live_jobs=live
+            worker=host.name,
+            machine=host.machine,
+            boot=boot,
+            hostname=host.name,
+            cpu_count=1,
+            live_jobs=live,
+            gpus=gpus,
         )
 
     # -- the life of a job -------------------------------------------------------------------------------------
@@ -159,7 +168,7 @@ class MemoryBackend(Unleased):
 
         def look() -> bool:
             news.update(self._news(job_ids))
-            return bool(news) or self._woken or self._closed
+            return bool(news) or self._has_answers() or self._woken or self._closed
 
         with self._host.changed:
             # In real time, whatever the host's clock: who waits here is not on the host.
@@ -178,6 +187,39 @@ class MemoryBackend(Unleased):
         with self._host.changed:
             self._woken = True
             self._host.changed.notify_all()
+
+    # -- the line ----------------------------------------------------------------------------------------------
+
+    def seek(self, ticket: Ticket) -> SeekAnswer:
+        with self._host.changed:
+            sent = Ticket.from_wire(json.loads(json.dumps(ticket.to_wire())))
+            answer = self._ask().line.seek(sent, self)
+            self._answers.pop(ticket.uid, None)
+            return answer
+
+    def _has_answers(self) -> bool:
+        self._answers.update(self._ask().line.news(self))
+        return bool(self._answers)
+
+    def granted(self, timeout_s: float = 0.0) -> dict[str, SeekAnswer]:
+        with self._host.changed:
+            self._host.changed.wait_for(lambda: self._has_answers() or self._woken or self._closed, timeout_s)
+            self._woken = False
+            answers, self._answers = self._answers, {}
+            return answers
+
+    def drop(self, uid: str) -> None:
+        with self._host.changed:
+            self._ask().line.drop(uid)
+            self._answers.pop(uid, None)
+
+    def release(self, lease_id: str) -> bool:
+        with self._host.changed:
+            return self._ask().line.release(lease_id)
+
+    def room(self) -> Room:
+        with self._host.changed:
+            return self._ask().line.room()
 
     # -- what is there -----------------------------------------------------------------------------------------
 
@@ -286,6 +328,7 @@ class MemoryBackend(Unleased):
     def close(self) -> None:
         with self._host.changed:
             self._closed = True
+            self._host.line.leave(self)
             self._host.changed.notify_all()
 
 

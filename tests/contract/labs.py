@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from airflow_jobdeploy.testing.trees import MemoryStore
 from tests.contract.steps import wait_until as wait_until
 from tests.servers import dockerd as engines
 from tests.servers import sshd as servers
+from tests.servers.gpus import FakeGpus
 
 
 class Vocabulary(Protocol):
@@ -232,6 +235,10 @@ class Lab:
         """Nothing was ever sent."""
         raise NotImplementedError
 
+    def with_gpus(self, count: int) -> str:
+        """From now on the worker has so many GPUs, of a type that no other worker has; backends made later see them."""
+        raise NotImplementedError
+
     def backend(self, machine: str | None = None) -> Backend:
         backend = self.connect(machine)
         self._backends.append(backend)
@@ -266,6 +273,14 @@ class MemoryLab(Lab):
     def forget_trees(self) -> None:
         self.host.store = MemoryStore(self.host.name)
 
+    def with_gpus(self, count: int) -> str:
+        model, (size, names) = _model(), (80 << 30, [f"GPU-{secrets.token_hex(8)}" for _ in range(count)])
+        self.host.line.capacity["gpus"] = [
+            {"index": index, "uuid": uuid, "model": model, "memory_bytes": size, "mig": False}
+            for index, uuid in enumerate(names)
+        ]
+        return model
+
     def unreachable(self) -> Backend:
         other = MemoryHost()
         other.unplug()
@@ -279,14 +294,27 @@ class HostedLab(Lab):
         super().__init__()
         self.kind, self.root, self.server = kind, root, server
         self.words = ShellWords()
+        #: The PATH of jobs; None: that of a login.
+        self.path: str | None = None
 
     def client(self) -> Client:
         return self.server.client() if self.server else LocalClient()
 
     def connect(self, machine: str | None = None) -> Backend:
         return HostedBackend(
-            worker=self.kind, kind=self.kind, connect=self.client, root=str(self.root), machine=machine
+            worker=self.kind,
+            kind=self.kind,
+            connect=self.client,
+            root=str(self.root),
+            path=self.path,
+            machine=machine,
         )
+
+    def with_gpus(self, count: int) -> str:
+        # All tests of this machine share its line: only those ask for this type.
+        fake = FakeGpus(self.root.parent / "tools", count=count, model=_model())
+        self.path = f"{fake.folder}:{os.environ['PATH']}"
+        return fake.model
 
     def forget_trees(self) -> None:
         files.remove_tree(str(self.root / "store"))
@@ -320,6 +348,9 @@ class DockerLab(Lab):
     def forget_trees(self) -> None:
         self.engine.wipe()
 
+    def with_gpus(self, count: int) -> str:
+        return _model()  # not yet: see Capabilities.leases
+
     def close(self) -> None:
         super().close()
         self.engine.wipe()
@@ -330,6 +361,10 @@ class WithoutPython(LocalClient):
 
     def open(self, argv: Sequence[str]) -> LocalChannel:
         return super().open(["/nonexistent/python3", *argv[1:]])
+
+
+def _model() -> str:
+    return f"Fake {secrets.token_hex(4)}"
 
 
 @contextmanager

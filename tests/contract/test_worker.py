@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.leases import Ticket
+from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerChanged, WorkerUnreachable
 from tests.contract.labs import Lab
@@ -47,6 +51,18 @@ ASKING = {
     "upload": lambda backend, plan: list(backend.upload(plan.job_id, [])),
     "forget": lambda backend, plan: backend.forget(plan.job_id),
 }
+TICKET = Ticket(uid="x", demand={"cpu": 0.01})
+ASKING_FOR_LEASES = {
+    "seek": lambda backend, plan: backend.seek(TICKET),
+    "granted": lambda backend, plan: backend.granted(),
+    "drop": lambda backend, plan: backend.drop("x"),
+    "release": lambda backend, plan: backend.release("x"),
+    "room": lambda backend, plan: backend.room(),
+}
+
+
+def asked_of(backend: Backend) -> dict[str, Callable[[Backend, Plan], object]]:
+    return {**ASKING, **ASKING_FOR_LEASES} if backend.capabilities.leases else ASKING
 
 
 def methods() -> set[str]:
@@ -54,13 +70,13 @@ def methods() -> set[str]:
 
 
 def test_7_every_method_is_tried_below() -> None:
-    assert set(ASKING) == methods()
+    assert set(ASKING) | set(ASKING_FOR_LEASES) == methods()
 
 
 def test_7_who_cannot_be_asked_says_nothing_about_jobs(lab: Lab) -> None:
     backend = lab.unreachable()
     plan = lab.plan(lab.words.say("x"))
-    for name, ask in ASKING.items():
+    for name, ask in asked_of(backend).items():
         with pytest.raises(WorkerUnreachable):
             pytest.fail(f"{name} answered {ask(backend, plan)}")
     backend.close()
@@ -70,7 +86,7 @@ def test_7_another_machine_is_told_apart(lab: Lab) -> None:
     plan = lab.plan(lab.words.say("x"))
     lab.backend().claim(plan)
     here = lab.backend().facts().machine
-    for name, ask in ASKING.items():
+    for name, ask in asked_of(lab.backend()).items():
         backend = lab.backend(machine="another-machine")
         with pytest.raises(WorkerChanged, match=f"{here}.*another-machine"):
             pytest.fail(f"{name} answered {ask(backend, plan)}")
