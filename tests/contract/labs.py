@@ -223,6 +223,8 @@ class Lab:
     def __init__(self) -> None:
         self._backends: list[Backend] = []
         self._claimed: list[str] = []
+        #: Ids of provisional leases, given back at the end: all tests of this machine share its cores.
+        self.leases: list[str] = []
 
     def connect(self, machine: str | None = None) -> Backend:
         raise NotImplementedError
@@ -251,6 +253,8 @@ class Lab:
 
     def close(self) -> None:
         last = self.connect(None)
+        for lease in self.leases:
+            last.release(lease)
         live = [job["state"]["job_id"] for job in last.jobs(live_only=True)]
         for job_id in live:
             last.stop(job_id, reason="the test is over", grace_s=0.1)

@@ -31,7 +31,7 @@ class Pool:
                     ask()
 
     def ticket(self, count: int = 1, **options: Any) -> Ticket:
-        demand = {"cpu": 0.01, "gpus": [{"type": self.type, "count": count}]}
+        demand = {"cpu": 0.001, "gpus": [{"type": self.type, "count": count}]}
         return Ticket(**{"uid": new_uid(), "demand": demand, **options})
 
     def plan(self, ticket: Ticket, lease: Lease | None, *steps: Any, **options: Any) -> Plan:
@@ -45,14 +45,16 @@ class Pool:
             answer = backend.granted(until - time.monotonic()).get(ticket.uid)
             if answer is not None:
                 assert answer.lease, answer
+                self.lab.leases.append(answer.lease.id)
                 return answer
         raise AssertionError(f"not granted within {timeout_s} s: {backend.room()}")
 
-
-def _lease(backend: Backend, ticket: Ticket) -> Lease:
-    answer = backend.seek(ticket)
-    assert answer.lease, answer
-    return answer.lease
+    def lease(self, ticket: Ticket | None = None, backend: Backend | None = None) -> Lease:
+        """What is free at once."""
+        answer = (backend or self.backend).seek(ticket or self.ticket())
+        assert answer.lease, answer
+        self.lab.leases.append(answer.lease.id)
+        return answer.lease
 
 
 # -- 14: leases ------------------------------------------------------------------------------------------------------
@@ -67,6 +69,7 @@ def test_14_of_many_who_ask_at_once_each_gpu_has_one(lab: Lab) -> None:
     at_once(*[lambda b=b: answers.append(b.seek(pool.ticket())) for b in backends])
     for backend in backends:
         answers += backend.granted(0.3).values()
+    lab.leases += [answer.lease.id for answer in answers if answer.lease]
     gpus = [gpu for answer in answers if answer.lease for gpu in answer.lease.gpus]
     assert len(gpus) == len(set(gpus)) == 3
     room = lab.backend().room()
@@ -78,7 +81,7 @@ def test_14_a_job_sees_its_gpus_and_holds_them_until_its_end(lab: Lab) -> None:
     if not pool.is_leasing:
         return
     ticket = pool.ticket()
-    lease = _lease(pool.backend, ticket)
+    lease = pool.lease(ticket)
     step = lab.words.env("CUDA_VISIBLE_DEVICES", "JOBDEPLOY_GPUS")
     state = outcome(pool.backend, launch(pool.backend, pool.plan(ticket, lease, step)))
     assert state.status is JobStatus.SUCCEEDED, state.message
@@ -103,14 +106,14 @@ def test_14_a_running_job_is_shown_as_the_holder(lab: Lab) -> None:
     if not pool.is_leasing:
         return
     ticket = pool.ticket(deployment="prod", owner="vision")
-    lease = _lease(pool.backend, ticket)
+    lease = pool.lease(ticket)
     job_id = launch(pool.backend, pool.plan(ticket, lease))
     wait_ready(pool.backend, job_id)
     [held] = [each for each in lab.backend().room().leases if each["gpus"] == list(lease.gpus)]
     assert (held["job"], held["user"] != "") == (job_id, True)
     assert held["who"] == hashed("who", ticket.uid)
     assert (held["deployment"], held["owner"]) == (hashed("deployment", "prod"), hashed("owner", "vision"))
-    assert held["cpu"] == pytest.approx(0.01)
+    assert held["cpu"] == pytest.approx(0.001)
     assert not pool.backend.release(lease.id)  # it is the job's
 
 
@@ -118,7 +121,7 @@ def test_14_what_is_given_back_is_another_s_at_once(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    lease = _lease(pool.backend, pool.ticket())
+    lease = pool.lease()
     other, waiting = lab.backend(), pool.ticket()
     answer = other.seek(waiting)
     assert (answer.lease, answer.position) == (None, 1)
@@ -135,7 +138,7 @@ def test_14_the_end_of_a_job_is_another_s_begin(lab: Lab) -> None:
     if not pool.is_leasing:
         return
     ticket = pool.ticket()
-    job_id = launch(pool.backend, pool.plan(ticket, _lease(pool.backend, ticket)))
+    job_id = launch(pool.backend, pool.plan(ticket, pool.lease(ticket)))
     wait_ready(pool.backend, job_id)
     other, waiting = lab.backend(), pool.ticket()
     assert other.seek(waiting).lease is None
@@ -150,7 +153,7 @@ def test_14_a_watch_ends_early_for_a_grant(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    lease, waiting = _lease(pool.backend, pool.ticket()), pool.ticket()
+    lease, waiting = pool.lease(), pool.ticket()
     other = lab.backend()
     assert other.seek(waiting).lease is None
     other.watch([], 0.1)
@@ -166,9 +169,9 @@ def test_14_the_same_ticket_again_is_answered_with_the_same_lease(lab: Lab) -> N
     if not pool.is_leasing:
         return
     ticket = pool.ticket()
-    lease = _lease(pool.backend, ticket)
+    lease = pool.lease(ticket)
     pool.backend.close()
-    again = _lease(lab.backend(), ticket)
+    again = pool.lease(ticket, lab.backend())
     assert (again.id, again.gpus) == (lease.id, lease.gpus)
     assert 0 < again.void_after_s <= lease.void_after_s
 
@@ -177,7 +180,7 @@ def test_14_a_lease_is_of_one_job_only(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    lease = _lease(pool.backend, pool.ticket())
+    lease = pool.lease()
     thief = pool.ticket()
     job_id = launch(pool.backend, pool.plan(thief, lease))
     wait_until(pool.backend, [job_id], lambda s: s[job_id].reason == "Queued")
@@ -189,7 +192,7 @@ def test_14_a_job_without_a_lease_waits_in_line_by_itself(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    lease = _lease(pool.backend, pool.ticket())
+    lease = pool.lease()
     job_id = launch(pool.backend, pool.plan(pool.ticket(), None))
     states = wait_until(pool.backend, [job_id], lambda s: s[job_id].reason == "Queued")
     assert states[job_id].status is JobStatus.PENDING
@@ -203,7 +206,7 @@ def test_14_a_waiting_job_can_be_stopped_and_runs_out_of_time(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    _lease(pool.backend, pool.ticket())
+    pool.lease()
     stopped = launch(pool.backend, pool.plan(pool.ticket(), None))
     late = launch(pool.backend, pool.plan(pool.ticket(), None, limits=Limits(schedule_timeout_s=0.5)))
     wait_until(pool.backend, [stopped], lambda s: s[stopped].reason == "Queued")
@@ -216,9 +219,9 @@ def test_14_a_job_with_cores_only_sees_no_gpu(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    ticket = replace(pool.ticket(), demand={"cpu": 0.01})
+    ticket = replace(pool.ticket(), demand={"cpu": 0.001})
     step = lab.words.env("CUDA_VISIBLE_DEVICES", "JOBDEPLOY_GPUS")
-    plan = replace(pool.plan(ticket, _lease(pool.backend, ticket), step), env={"CUDA_VISIBLE_DEVICES": "0"})
+    plan = replace(pool.plan(ticket, pool.lease(ticket), step), env={"CUDA_VISIBLE_DEVICES": "0"})
     state = outcome(pool.backend, launch(pool.backend, plan))
     assert log(pool.backend, state.job_id) == b"\n\n"
 
@@ -230,20 +233,30 @@ def test_15_a_ticket_ends_with_its_session(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    lease, first, second = _lease(pool.backend, pool.ticket()), lab.backend(), lab.backend()
-    first.seek(pool.ticket(waited_s=60, reserves=True))
+    lease, first, second = pool.lease(), lab.backend(), lab.backend()
+    gone = pool.ticket(waited_s=60.0, reserves=True)
+    first.seek(gone)
     later = pool.ticket()
     assert second.seek(later).position == 2
     first.close()
+    _await_gone(second, gone)
     pool.backend.release(lease.id)
     assert pool.granted(second, later).lease
+
+
+def _await_gone(backend: Backend, ticket: Ticket) -> None:
+    """A cut connection is noticed by the other side in its own time."""
+    until = time.monotonic() + 10
+    while hashed("who", ticket.uid) in [each["who"] for each in backend.room().tickets]:
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_15_a_ticket_ends_when_nobody_renews_it(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    _lease(pool.backend, pool.ticket())
+    pool.lease()
     ticket = pool.ticket(ttl_s=0.3)
     other = lab.backend()
     other.seek(ticket)
@@ -259,7 +272,7 @@ def test_15_a_dropped_ticket_is_out_of_the_line_and_its_lease_is_given_back(lab:
     if not pool.is_leasing:
         return
     granted, waiting = pool.ticket(), pool.ticket()
-    lease = _lease(pool.backend, granted)
+    lease = pool.lease(granted)
     pool.backend.seek(waiting)
     pool.backend.drop(waiting.uid)
     assert hashed("who", waiting.uid) not in [each["who"] for each in pool.backend.room().tickets]
@@ -272,7 +285,7 @@ def test_15_the_line_is_by_priority_then_by_age(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    lease = _lease(pool.backend, pool.ticket())
+    lease = pool.lease()
     tickets = [
         pool.ticket(priority="low", waited_s=500.0),
         pool.ticket(waited_s=10.0),
@@ -296,7 +309,7 @@ def test_15_who_is_ahead_is_told(lab: Lab) -> None:
     pool = Pool(lab, 1)
     if not pool.is_leasing:
         return
-    _lease(pool.backend, pool.ticket())
+    pool.lease()
     first = pool.ticket(waited_s=3600.0, priority="high")
     pool.backend.seek(first)
     answer = lab.backend().seek(pool.ticket())
@@ -311,11 +324,10 @@ def test_15_a_small_one_passes_only_where_it_does_no_harm(lab: Lab) -> None:
     pool = Pool(lab, 4)
     if not pool.is_leasing:
         return
-    _lease(pool.backend, pool.ticket(2))
+    pool.lease(pool.ticket(2))
     big = pool.ticket(3, waited_s=60.0, reserves=True)
     assert pool.backend.seek(big).position == 1
-    harmless = lab.backend().seek(pool.ticket())
-    assert harmless.lease  # three of four are still there for the first
+    assert pool.lease(backend=lab.backend())  # three of four are still there for the first
     harmful = lab.backend().seek(pool.ticket())
     assert harmful.lease is None
     assert "which is first in line" in harmful.why
@@ -325,9 +337,9 @@ def test_15_who_reserves_elsewhere_holds_nobody_up_here(lab: Lab) -> None:
     pool = Pool(lab, 2)
     if not pool.is_leasing:
         return
-    _lease(pool.backend, pool.ticket())
+    pool.lease()
     assert pool.backend.seek(pool.ticket(2, waited_s=60.0)).position == 1
-    assert lab.backend().seek(pool.ticket()).lease
+    assert pool.lease(backend=lab.backend())
 
 
 def test_15_what_can_never_be_had_is_said(lab: Lab) -> None:
@@ -360,4 +372,4 @@ def test_15_nonsense_is_no_ticket(lab: Lab, change: dict[str, Any]) -> None:
     bad = replace(good, **change)
     with pytest.raises(WorkerError, match=r"cannot be read|bad-request"):
         pool.backend.seek(bad)
-    assert pool.backend.seek(good).lease
+    assert pool.lease(good)
