@@ -59,10 +59,13 @@ ASKING_FOR_LEASES = {
     "release": lambda backend, plan: backend.release("x"),
     "room": lambda backend, plan: backend.room(),
 }
+ASKING_FOR_TIME = {"extend": lambda backend, plan: backend.extend(plan.job_id, 60.0, "token")}
 
 
 def asked_of(backend: Backend) -> dict[str, Callable[[Backend, Plan], object]]:
-    return {**ASKING, **ASKING_FOR_LEASES} if backend.capabilities.leases else ASKING
+    leases = ASKING_FOR_LEASES if backend.capabilities.leases else {}
+    time = ASKING_FOR_TIME if backend.capabilities.life_span else {}
+    return {**ASKING, **leases, **time}
 
 
 def methods() -> set[str]:
@@ -70,7 +73,7 @@ def methods() -> set[str]:
 
 
 def test_7_every_method_is_tried_below() -> None:
-    assert set(ASKING) | set(ASKING_FOR_LEASES) == methods()
+    assert {*ASKING, *ASKING_FOR_LEASES, *ASKING_FOR_TIME} == methods()
 
 
 def test_7_who_cannot_be_asked_says_nothing_about_jobs(lab: Lab) -> None:
