@@ -186,7 +186,7 @@ def members(path: Path, name: str) -> list[tuple[str, str]]:
 
 
 def status_page() -> str:
-    path = PACKAGE / "core" / "status.py"
+    path = PACKAGE / "core" / "statuses.py"
     parts = [
         "# Statuses and reasons",
         "What the sensor waits for (`target_status`), what a handle holds (`status`, `reason`).",

@@ -6,23 +6,21 @@ A resource id stands for the `up` job that made it; commands that are about the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.screen import complain
-from airflow_jobdeploy.core.plan import JobKey, Limits
-from airflow_jobdeploy.core.pool import Worker, WorkerPool
-from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
+from airflow_jobdeploy.core.plan import Limits
+from airflow_jobdeploy.core.pool import WorkerPool
+from airflow_jobdeploy.core.records import age_s, handle_of
+from airflow_jobdeploy.core.status import JobHandle, JobStatus, Reason
 from airflow_jobdeploy.errors import PoolError, WorkerError
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.service import Workers
 
 #: The shortest beginning of an id that is looked for.
 LEAST = 4
-#: Workers asked at once.
-_AT_ONCE = 16
 
 Row = Mapping[str, Any]
 
@@ -89,25 +87,9 @@ def open_pool(pool: WorkerPool | str) -> Workers:
 
 def listing(workers: Workers) -> Listing:
     """The records of all workers of a pool, which are asked at the same time."""
-    pool = workers.pool
-    if len(pool.workers) == 1:
-        answers = [service.jobs(workers)]
-    else:
-        with ThreadPoolExecutor(_AT_ONCE) as executor:
-            answers = list(executor.map(lambda worker: _of_one(pool, worker), pool.workers))
-    rows = [row for answer in answers for row in answer]
+    rows = service.jobs(workers)
     silent = {row["worker"]: row["error"] for row in rows if "error" in row}
     return Listing(rows=tuple(sorted((row for row in rows if "plan" in row), key=age_s)), silent=silent)
-
-
-def _of_one(pool: WorkerPool, worker: Worker) -> list[dict[str, Any]]:
-    with open_pool(replace(pool, workers=(worker,))) as workers:
-        return service.jobs(workers)
-
-
-def age_s(row: Row) -> float:
-    """Seconds since the job was accepted."""
-    return max((float(entry.get("ago_s") or 0) for entry in row["state"].get("history", ())), default=0.0)
 
 
 def job_id(row: Row) -> str:
@@ -117,21 +99,6 @@ def job_id(row: Row) -> str:
 def resource_id(row: Row) -> str:
     """The resource that a job belongs to, or ""."""
     return str(row["plan"].get("resource_id") or "")
-
-
-def handle_of(row: Row, pool: str) -> JobHandle:
-    """The handle of a listed job."""
-    state = JobState.from_wire(row["state"])
-    handle = JobHandle(
-        uid=state.uid,
-        job_id=job_id(row),
-        attempt=state.attempt,
-        key=str(JobKey(**row["plan"].get("key", {}))),
-        worker_pool=pool,
-        worker=row["worker"],
-        resource=resource_id(row),
-    )
-    return handle.with_state(state)
 
 
 # -- ids ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from airflow_jobdeploy.commands.lookup import (
     Found,
     Listing,
     Row,
-    age_s,
     job_id,
     listing,
     locate,
@@ -34,6 +33,7 @@ from airflow_jobdeploy.commands.screen import (
 )
 from airflow_jobdeploy.core.messages import metrics_text
 from airflow_jobdeploy.core.plan import JobKey
+from airflow_jobdeploy.core.records import age_s
 from airflow_jobdeploy.core.status import JobState, JobStatus, duration, size
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.packing import origin

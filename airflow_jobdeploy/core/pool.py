@@ -194,6 +194,9 @@ class WorkerPool:
     )
     image: str | None = declared(ImageName(), "The image of jobs that name none, of a docker pool.")
     images: Mapping[str, str] = declared(Images(), "Short names for images: {py37: registry.example/py37:4}.", {})
+    host_images: tuple[str, ...] = declared(
+        Many(), "Images that its hosts stand in for (`ubuntu:*`): jobs that name one run on the host itself.", ()
+    )
     containers: Containers | None = declared(CONTAINERS, "How jobs of a docker pool are shut in.")  # noqa: RUF009
     #: Where it is defined.
     where: str = field(default="", compare=False, repr=False)
@@ -267,7 +270,7 @@ def _checked_workers(attributes: Mapping[str, Any], root: Item, problems: Proble
 
 
 #: Fields that pools of some kinds do not have.
-_OF_DOCKER, _NOT_OF_DOCKER = ("image", "images", "containers"), ("root", "login_path")
+_OF_DOCKER, _NOT_OF_DOCKER = ("image", "images", "containers"), ("root", "login_path", "host_images")
 
 
 def _check_kind(kind: str, root: Item, problems: Problems) -> None:

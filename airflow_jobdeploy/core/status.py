@@ -1,7 +1,7 @@
 """What can be said about a job: its status, why, since when, and the sentence for people.
 
 The host decides status and reason from evidence (hostside/verdict.py) and sends them with the facts
-behind them; this module gives them types and words. Words of the statuses: Apolo's.
+behind them; this module gives them types and words (statuses.py has the enums).
 """
 
 from __future__ import annotations
@@ -9,58 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any
 
 from airflow_jobdeploy.core.messages import progress_text
+from airflow_jobdeploy.core.statuses import JobStatus as JobStatus
+from airflow_jobdeploy.core.statuses import Reason as Reason
 from airflow_jobdeploy.core.words import duration, size
-
-
-class JobStatus(str, Enum):
-    """Where a job stands."""
-
-    PENDING = "PENDING"  #: accepted, not running yet
-    SUSPENDED = "SUSPENDED"  #: preempted, will resume
-    RUNNING = "RUNNING"  #: its command runs, or what that left behind
-    SUCCEEDED = "SUCCEEDED"  #: exit code 0, or one of the whitelist
-    FAILED = "FAILED"  #: the reason says how
-    CANCELLED = "CANCELLED"  #: somebody stopped it, or took it down
-    UNKNOWN = "UNKNOWN"  #: the worker cannot be asked, or does not know; not an end
-
-    @property
-    def is_finished(self) -> bool:
-        """Will this never change again?"""
-        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
-
-    def __str__(self) -> str:
-        return self.value
-
-
-class Reason(str, Enum):
-    """Why a job has its status: for programs. The sentence for people is `JobState.message`."""
-
-    NONE = ""
-    BACKOFF = "Backoff"  #: waiting before it is tried again
-    QUEUED = "Queued"  #: no free slot on the worker
-    STAGING = "Staging"  #: code or data is on its way
-    SETUP = "Setup"  #: staging or setting up failed
-    EXIT_CODE = "ExitCode"  #: the command ended with a code that is no success
-    SIGNAL = "Signal"  #: a signal that we did not send ended the command
-    OUT_OF_MEMORY = "OutOfMemory"  #: the kernel killed the command for want of memory
-    TIMED_OUT = "TimedOut"  #: `timeout`, `setup_timeout` or `schedule_timeout` passed
-    DISK_FULL = "DiskFull"  #: a disk of the job was full when it failed
-    CANCELLED = "Cancelled"  #: stopped or taken down; the message says by whom and why
-    PREEMPTED = "Preempted"  #: it had to make room
-    WORKER_LOST = "WorkerLost"  #: the host rebooted under the job
-    PROCESS_LOST = "ProcessLost"  #: the supervisor was killed; its processes were swept
-    WORKER_CHANGED = "WorkerChanged"  #: another machine answers under the worker's name
-    UNREACHABLE = "Unreachable"  #: the worker does not answer; what runs there goes on
-    RECORD_MISSING = "RecordMissing"  #: the worker answers, and knows no such job
-    NEWER_LAYOUT = "NewerLayout"  #: a newer release made the record: this one does not judge it
-    LEFTOVERS = "Leftovers"  #: RUNNING: the build ended, what it left is still alive
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, kw_only=True)

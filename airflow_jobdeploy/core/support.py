@@ -6,6 +6,9 @@ those of the kinds that it names.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
 from airflow_jobdeploy.core.fields import Field, fields_of
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.source import in_order
@@ -38,6 +41,28 @@ def _problem(field: Field, spec: JobSpec | TemplateOptions, kind: str) -> Proble
     needs = f"It needs {field.needs}." if field.needs else "It comes in a later release."
     yet = "" if field.honoured_by else " yet"
     return Problem(where, field.name, f"a pool of kind {kind} cannot honour {shown!r}{yet}.", needs)
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+def on_host(spec: JobSpec, pool: WorkerPool) -> tuple[JobSpec, list[Problem]]:
+    """`spec` without its image, where the hosts of `pool` stand in for that; and what they cannot stand in for."""
+    image = spec.docker_image
+    if image is None or not any(fnmatchcase(image, pattern) for pattern in pool.host_images):
+        return spec, []
+    if spec.command is None and spec.args is None and spec.entry_script is None and not spec.call_main:
+        hint = "Give a command: a host does not know what the image would run."
+        return spec, [_at("docker_image", spec, f"nothing to run on a host that stands in for {image}.", hint)]
+    return replace(spec, docker_image=None), []
+
+
+def image_notes(spec: JobSpec, pool: WorkerPool) -> list[str]:
+    """What its author should know who names an image."""
+    if on_host(spec, pool)[0].docker_image == spec.docker_image:
+        return []
+    where = spec.given.get("docker_image", "<job_spec>")
+    return [f"{where}: {spec.docker_image} is not used: the hosts of pool {pool.name!r} stand in for it (host_images)."]
 
 
 # -- storage -------------------------------------------------------------------------------------------------------

@@ -17,14 +17,14 @@ from airflow.sdk import BaseHook
 from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.words import counted, size
-from airflow_jobdeploy.errors import JobDeployError, SpecError, TemplateError, WorkerError
+from airflow_jobdeploy.errors import JobDeployError, SpecError, TemplateError
 from airflow_jobdeploy.hooks import files, projects
 from airflow_jobdeploy.hooks.jobs import read_jobs
 from airflow_jobdeploy.hooks.references import resolve_secret
 
 if TYPE_CHECKING:
-    from airflow_jobdeploy.backends.base import WorkerFacts
     from airflow_jobdeploy.core.pool import WorkerPool
+    from airflow_jobdeploy.hooks.apolo import Jobs, Parser
     from airflow_jobdeploy.service import Wanted, Work, Workers
 
 Job = Mapping[str, Any] | str
@@ -60,13 +60,29 @@ class JobDeployHook(BaseHook):
 
         return Workers(self.pool, lambda worker: backend(self.pool, worker))
 
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The pool's jobs as Apolo's SDK has them (hooks.apolo): start, run, status, list, kill, bump_life_span."""
+        from airflow_jobdeploy.hooks.apolo import Jobs
+
+        return Jobs(self)
+
+    @property
+    def parse(self) -> Parser:
+        """Apolo's texts for images and volumes, read."""
+        from airflow_jobdeploy.hooks.apolo import Parser
+
+        return Parser()
+
     # -- the Test button ---------------------------------------------------------------------------------------
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask every worker who it is: (do all answer?, a line for each)."""
+        from airflow_jobdeploy.hooks.greeting import greeted
+
         try:
             with self.get_conn() as workers:
-                lines = [_greeted(workers, worker.name) for worker in self.pool.workers]
+                lines = [greeted(workers, worker.name) for worker in self.pool.workers]
         except JobDeployError as error:
             return False, str(error)
         return all(well for well, _ in lines), "; ".join(line for _, line in lines)
@@ -146,7 +162,7 @@ class JobDeployHook(BaseHook):
             user=user or getpass.getuser(),
             commit=files.commit_of(folder) or (dag_bundle or {}).get("version", ""),
             given_origin=projects.origin_of(folder, dag_bundle or {}),
-            about=projects.about(dag_bundle or {}),
+            about=projects.about(dag_bundle or {}, user),
             returning=returning,
         )
 
@@ -160,8 +176,8 @@ class JobDeployHook(BaseHook):
         key: JobKey | None = None,
         owner: str = "none",
         where: Iterable[Path] | None = None,
-        dag_bundle: Mapping[str, str] | None = None,
         user: str = "",
+        dag_bundle: Mapping[str, str] | None = None,
         returning: bool = False,
     ) -> Work:
         """A job spec read and checked; nothing is started. Arguments as of `prepare_up`."""
@@ -184,7 +200,7 @@ class JobDeployHook(BaseHook):
             owner=owner,
             resolve_secret=resolve_secret,
             given_origin=projects.origin_of(place.project_dir, dag_bundle or {}),
-            about=projects.about(dag_bundle or {}),
+            about=projects.about(dag_bundle or {}, user),
             user=user or getpass.getuser(),
             returning=returning,
         )
@@ -333,19 +349,3 @@ def load_job(
 
 def _source(given: Any, where: tuple[Path, ...], argument: str, error: Any) -> Any:
     return given if isinstance(given, Mapping) else files.find(given, where, argument=argument, error=error)
-
-
-def _greeted(workers: Workers, name: str) -> tuple[bool, str]:
-    try:
-        facts = workers.backend(name).facts()
-    except WorkerError as error:
-        return False, f"{name}: {error}"
-    return True, f"{name}: {_described(facts)}"
-
-
-def _described(facts: WorkerFacts) -> str:
-    said = (
-        f"{facts.user}@{facts.hostname}, Python {facts.python}, {facts.cpu_count:g} CPUs, "
-        f"{size(facts.memory_bytes)} memory, {size(facts.disk_free_bytes)} free in {facts.root}"
-    )
-    return said + "".join(f" (note: {warning})" for warning in facts.warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -66,8 +67,9 @@ def origin_of(folder: Path | None, dag_bundle: Mapping[str, str]) -> dict[str, A
     return {**about, "url": forges.without_secrets(url), "link": forges.page(url, version)}
 
 
-def about(dag_bundle: Mapping[str, str]) -> dict[str, Any]:
-    """For a job's record."""
+def about(dag_bundle: Mapping[str, str], user: str = "") -> dict[str, Any]:
+    """For a job's record. `user`: whose job it is, by default this process' account."""
+    known = {"user": user or getpass.getuser()}
     if not dag_bundle:
-        return {}
-    return {"dag_bundle": {"name": dag_bundle["name"], "version": dag_bundle["version"]}}
+        return known
+    return {**known, "dag_bundle": {"name": dag_bundle["name"], "version": dag_bundle["version"]}}

@@ -77,8 +77,8 @@ class JobRunOperator(SubmittingOperator):
             key=self._key(context),
             owner="task",
             where=self._folders(),
-            dag_bundle=self._dag_bundle(context),
             user=self.owner,
+            dag_bundle=self._dag_bundle(context),
             returning=returning,
         )
 

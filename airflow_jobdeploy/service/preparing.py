@@ -7,6 +7,7 @@ real ids for each attempt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec import JobSpec
-from airflow_jobdeploy.core.support import storage_fields, storage_notes, unmountable, unsupported
+from airflow_jobdeploy.core.support import image_notes, on_host, storage_fields, storage_notes, unmountable, unsupported
 from airflow_jobdeploy.core.volumes import SCHEME, Volume, storage_path
 from airflow_jobdeploy.errors import Problem, SpecError
 from airflow_jobdeploy.packing.dataset import Dataset
@@ -62,7 +63,9 @@ def prepare_run(
     `returning`: as in prepare_up. `user`: whom the pool's quotas count. Raises StagingError for code and data that
     cannot be sent.
     """
-    problems = unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
+    asked = spec
+    spec, problems = on_host(asked, pool)
+    problems += unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
     problems += misplaced(spec, project_dir, workdir)
     need = _need(spec, pool, user, problems)
     problems += container_problems(spec, pool, has_project=project_dir is not None or bool(spec.repo))
@@ -93,8 +96,13 @@ def prepare_run(
             storage=plain(pool.storage) if stored else {},
             volumes=tuple(_mounted(volume) for volume in spec.volumes),
             dataset=_stored(spec.dataset_location or ""),
+<<<<<<< HEAD
             container=container_of(spec, pool) if pool.kind == "docker" else {},
             description={"spec": spec.to_dict(), **(about or {})},
+=======
+            container=_container(spec),
+            description={"spec": replace(spec, docker_image=asked.docker_image).to_dict(), **(about or {})},
+>>>>>>> 234335c (Offer a pool's jobs as Apolo's SDK has them)
         )
 
     return Work(
@@ -102,7 +110,7 @@ def prepare_run(
         render=render,
         takes=takes,
         need=need,
-        warnings=(*spec.warnings, *storage_notes(spec, pool)),
+        warnings=(*spec.warnings, *image_notes(asked, pool), *storage_notes(spec, pool)),
         schedule_timeout_s=spec.schedule_timeout_s,
         recovery=recovery,
         orphan_after_s=orphan_after_s(spec, recovery),
