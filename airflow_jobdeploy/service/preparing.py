@@ -96,13 +96,8 @@ def prepare_run(
             storage=plain(pool.storage) if stored else {},
             volumes=tuple(_mounted(volume) for volume in spec.volumes),
             dataset=_stored(spec.dataset_location or ""),
-<<<<<<< HEAD
             container=container_of(spec, pool) if pool.kind == "docker" else {},
-            description={"spec": spec.to_dict(), **(about or {})},
-=======
-            container=_container(spec),
             description={"spec": replace(spec, docker_image=asked.docker_image).to_dict(), **(about or {})},
->>>>>>> 234335c (Offer a pool's jobs as Apolo's SDK has them)
         )
 
     return Work(

@@ -174,7 +174,6 @@ def test_all_fields_come_back_as_they_were_given(lab: str, monkeypatch: pytest.M
         tty=False,
         http=None,
     )
-    assert job.status.is_pending
     assert (job.name, job.tags, job.description) == ("say-it-1", ("sweep", "lr=0.1"), "says it\nonce")
     assert (job.life_span, job.schedule_timeout, job.priority) == (600, 120, JobPriority.NORMAL)
     assert job.container.env == {"GREETING": "it's; $HOME"}

@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from airflow_jobdeploy import service
+from airflow_jobdeploy.core.leases import Lease
 from airflow_jobdeploy.core.policy import Intent, after_end, is_over
 from airflow_jobdeploy.core.records import Record, by_job, first_id, handle_of
 from airflow_jobdeploy.core.status import JobHandle, JobState, Reason
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hooks.apolo.telling import Past, past
-from airflow_jobdeploy.service import Work, Workers
+from airflow_jobdeploy.service import Submitted, Work, Workers
+from airflow_jobdeploy.service.line import Granted, StillWaiting
+
+#: How long a caller waits for a worker that has what the job asks for, in seconds; then the job waits alone, on one.
+LINE_S = 2.0
+
+
+def in_line(submit: Callable[..., Submitted]) -> Submitted:
+    """Submit, and stand in line for a moment only: a job that has to wait longer does so where it is most welcome."""
+    try:
+        return submit(line_s=LINE_S)
+    except StillWaiting as waiting:
+        wait = waiting.wait
+        nothing = Granted(uid=wait.uid, worker=next(iter(wait.tickets)), lease=Lease(id=""), since=wait.since)
+        return submit(granted=nothing)
 
 
 class Intents:
@@ -96,5 +112,6 @@ class Book:
         sequel = after_end(state, work.recovery, preemptions=intent.preemptions, retries=intent.retries)
         if not sequel.again or intent.job_id != record["plan"]["job_id"]:
             return False
-        service.submit_again(work, workers, sequel, intents=intents, epoch={}, say=self._say)
+        again = partial(service.submit_again, work, workers, sequel, intents=intents, epoch={}, say=self._say)
+        in_line(again)
         return True

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ from airflow_jobdeploy.core.status import JobHandle, JobStatus
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
 from airflow_jobdeploy.hooks.apolo import naming
 from airflow_jobdeploy.hooks.apolo.asking import Asked, check_others
-from airflow_jobdeploy.hooks.apolo.book import Book, Intents
+from airflow_jobdeploy.hooks.apolo.book import Book, Intents, in_line
 from airflow_jobdeploy.hooks.apolo.telling import described, past
 from airflow_jobdeploy.hooks.apolo.values import (
     Container,
@@ -176,7 +177,8 @@ class Jobs:
                 naming.hold(workers, name, self._owner, handle)
 
         intents = Intents()
-        done = service.submit(work, workers, intents=intents, epoch={}, say=self._hook.log.info, on_handle=claimed)
+        options: dict[str, Any] = {"intents": intents, "epoch": {}, "say": self._hook.log.info, "on_handle": claimed}
+        done = in_line(partial(service.submit, work, workers, **options))
         self._book.add(workers, done.handle, work, intents)
         return done.handle
 
