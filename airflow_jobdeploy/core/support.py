@@ -93,7 +93,7 @@ def storage_notes(spec: JobSpec, pool: WorkerPool) -> list[str]:
     """What its author should know of how `pool` honours the volumes of `spec`."""
     where = spec.given.get("volumes", "<job_spec>")
     read_only = [volume.container_path for volume in spec.volumes if volume.read_only]
-    if not read_only:
+    if not read_only or pool.kind == "docker":
         return []
     which = f"the volume at {read_only[0]} is" if len(read_only) == 1 else f"the volumes at {', '.join(read_only)} are"
     return [

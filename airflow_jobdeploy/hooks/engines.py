@@ -34,6 +34,7 @@ def backend(pool: WorkerPool, worker: Worker) -> DockerBackend:
         cap_drop=shut_in.cap_drop,
         cap_add=shut_in.cap_add,
         no_new_privileges=shut_in.no_new_privileges,
+        devices=worker.devices,
     )
     settings = Settings(image=image_of(pool.image or "", pool), security=security, auth=_login(worker))
     return DockerBackend(

@@ -342,7 +342,7 @@ class DockerLab(Lab):
         self.words = ShellWords()
 
     def connect(self, machine: str | None = None) -> Backend:
-        settings = Settings(image=engines.IMAGE, storage=str(self.shared))
+        settings = Settings(image=engines.IMAGE, shared=str(self.shared))
         return DockerBackend(worker="docker", connect=self.engine.client, settings=settings, machine=machine)
 
     def unreachable(self) -> Backend:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_jobdeploy.backends.base import DATASET, WORK, TreeBusy, TreeGone
-from airflow_jobdeploy.backends.engine import config, images, names, orders, script, trees
+from airflow_jobdeploy.backends.engine import config, images, names, orders, script, storage, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.config import Security, Trees
 from airflow_jobdeploy.backends.engine.derived import Derived, Image
@@ -40,8 +40,8 @@ class Settings:
     #: For jobs that name none.
     image: str = ""
     security: Security = field(default_factory=Security)
-    #: A folder of the engines' machines that jobs see at the same place; "": none.
-    storage: str = ""
+    #: A folder of the engines' machines that all jobs see at the same place; "": none.
+    shared: str = ""
     auth: images.Auth = lambda image: None
 
 
@@ -152,10 +152,11 @@ class Claims:
             try:
                 return self._places.create(job_id, body)
             except EngineError as error:
-                if error.is_missing:  # the image went away just now
+                if not error.is_conflict:
+                    # The image went away just now; or the engine cannot make such a container: `prepare` will say so.
+                    if body["Labels"][names.STAGE] == names.CLAIM:
+                        raise
                     body = config.claim(plan, labels)
-                elif not error.is_conflict:
-                    raise
             found = self._awaited(job_id)
             if found:
                 return found
@@ -180,6 +181,12 @@ class Claims:
         labels = {**labels, names.TREES: listed["Labels"].get(names.TREES, "{}")}
         return self._runnable(names.plan_of(labels), labels, image, trees_of(listed))
 
+    def attach(self, container: str, plan: Mapping[str, Any]) -> None:
+        """Give a container that is about to start what it needs of the pool's storage. StagingError."""
+        if plan.get("volumes") or (plan.get("dataset") or {}).get("storage") is not None:
+            security = self._settings.security
+            storage.attach(self._engine, container, plan, user=security.user, read_only_root=security.read_only)
+
     def _runnable(
         self, plan: Mapping[str, Any], labels: Mapping[str, str], image: Image, given: Trees
     ) -> dict[str, Any]:
@@ -191,7 +198,7 @@ class Claims:
             trees=given,
             security=self._settings.security,
             command=images.command(described),
-            storage=self._settings.storage,
+            shared=self._settings.shared,
         )
 
     def _recipe(self, labels: Mapping[str, str]) -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.backends.engine import names, storage
 from airflow_jobdeploy.backends.engine.recipe import ENVIRONMENT
 
 #: The engine's log keeps the bytes as they are (json-file replaces what is no UTF-8), and rotates nothing of itself.
@@ -27,6 +27,8 @@ class Security:
     cap_drop: tuple[str, ...] = ("ALL",)
     cap_add: tuple[str, ...] = ()
     no_new_privileges: bool = True
+    #: Device files of the engine's GPUs, "path" or "path:path inside"; (): its runtime is asked for them.
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +75,25 @@ def container(
     trees: Trees,
     security: Security,
     command: Sequence[str] = (),
-    storage: str = "",
+    shared: str = "",
 ) -> dict[str, Any]:
     """The container that runs an attempt. `command`: the image's own, for a job that names none."""
     return {
         "Image": image,
         "Entrypoint": ["/bin/sh", f"{names.JOB}/init"],
         "Cmd": list(command),
-        "Env": [f"{name}={value}" for name, value in _environment(plan, trees).items()],
+        "Env": [f"{name}={value}" for name, value in _environment(plan, trees, security).items()],
         "WorkingDir": "/",
         "Labels": {**labels, names.STAGE: names.READY},
         "Healthcheck": {"Test": ["NONE"]},
         "NetworkDisabled": False,
         **({"User": security.user} if security.user else {}),
         "HostConfig": {
-            "Mounts": [*mounts(plan, trees), *_secrets(plan), *_storage(storage)],
+            "Mounts": [*mounts(plan, trees), *_secrets(plan), *storage.mounts(plan), *_shared(shared)],
             "LogConfig": _log(plan),
             **_limits(plan.get("container") or {}),
             **_shut_in(security),
+            **_gpus(plan.get("container") or {}, security.devices),
         },
     }
 
@@ -147,12 +150,12 @@ def builder(image: str, place: str, labels: Mapping[str, str], limit_s: int) -> 
     }
 
 
-def _storage(root: str) -> Sequence[dict[str, Any]]:
+def _shared(root: str) -> Sequence[dict[str, Any]]:
     """A folder of the engine's machine, at the same place."""
     return [{"Type": "bind", "Source": root, "Target": root}] if root else []
 
 
-def _environment(plan: Mapping[str, Any], trees: Trees) -> dict[str, str]:
+def _environment(plan: Mapping[str, Any], trees: Trees, security: Security) -> dict[str, str]:
     temporary = f"{names.RESOURCE_DIR}/tmp" if plan.get("resource_id") else f"{names.JOB}/tmp"
     ours = {
         "JOBDEPLOY_JOB_ID": str(plan["job_id"]),
@@ -168,6 +171,9 @@ def _environment(plan: Mapping[str, Any], trees: Trees) -> dict[str, str]:
     }
     if trees.dataset:
         ours["JOBDEPLOY_DATASET_DIR"] = f"{names.DATASET}/{names.TREE}"
+    ours.update(storage.environment(plan, read_only_root=security.read_only))
+    if not (plan.get("container") or {}).get("gpus"):
+        ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # where NVIDIA's runtime is the engine's own, images ask for all
     given = dict(plan.get("env", {}))
     if plan.get("environment") and given.get("PATH"):
         given["PATH"] = f"{ENVIRONMENT}/bin:{given['PATH']}"
@@ -195,6 +201,15 @@ def _limits(wanted: Mapping[str, Any]) -> dict[str, Any]:
     if wanted.get("disk_space_bytes") is not None:
         found["StorageOpt"] = {"size": str(int(wanted["disk_space_bytes"]))}
     return found
+
+
+def _gpus(wanted: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
+    if not wanted.get("gpus"):
+        return {}
+    if not devices:
+        return {"DeviceRequests": [{"Driver": "", "Count": int(wanted["gpus"]), "Capabilities": [["gpu"]]}]}
+    pairs = ((path, inside or path) for path, _, inside in (device.partition(":") for device in devices))
+    return {"Devices": [{"PathOnHost": path, "PathInContainer": at, "CgroupPermissions": "rwm"} for path, at in pairs]}
 
 
 def _shut_in(security: Security) -> dict[str, Any]:

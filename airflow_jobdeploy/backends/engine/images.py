@@ -118,12 +118,25 @@ def _failed(image: str, said: str, auth: Mapping[str, Any] | None) -> str:
     return f"image {image!r} cannot be pulled: {said.rstrip('.')}.{hint}"
 
 
+_UNBOUNDED = "disk_space cannot be bounded there (overlay2 needs XFS with pquota; btrfs and zfs can): leave it out"
+#: What an engine says of a container that cannot be made or started -> what it means, with what to do.
+_CAUSES = (
+    (_GPU, "the engine has no GPU driver for containers: install the NVIDIA container toolkit there, or name the GPUs' "
+     "`devices` in the pool"),
+    ("custom device", "a device file of the pool's `devices` is not on the engine's machine"),
+    ("nvidia-container-cli", "the engine's GPUs cannot be had"),
+    ("storage-opt", _UNBOUNDED),
+    ("storage opt", _UNBOUNDED),
+    ("bind source path does not exist", "the folder of the pool's storage is not on the engine's machine"),
+    ("no space left", "the engine's disk is full: free some space there"),
+    ("Minimum memory limit", "the memory limit is too small"),
+    ("Range of CPUs", "there are not so many CPUs"),
+)  # fmt: skip
+
+
 def explained(said: str) -> str:
     """What a failed start means, with what to do."""
-    if _GPU in said:
-        return f"the engine has no GPU driver for containers (install the NVIDIA container toolkit there): {said}"
     if "/bin/sh" in said and ("no such file" in said or "not found" in said):
         return f"the image has no /bin/sh, which runs the steps of a job: use an image with a shell ({said})"
-    if "no space left" in said:
-        return f"the engine's disk is full: free some space there ({said})"
-    return said
+    meaning = next((meaning for sign, meaning in _CAUSES if sign.lower() in said.lower()), "")
+    return f"{meaning} ({said})" if meaning else said

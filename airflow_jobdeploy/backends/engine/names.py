@@ -39,6 +39,7 @@ PINNED = "pinned"
 UID, ATTEMPT, KEY, POOL = "jobdeploy.uid", "jobdeploy.attempt", "jobdeploy.key", "jobdeploy.pool"
 DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "jobdeploy.plan", "jobdeploy.stage"
 RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
+GPUS = "jobdeploy.gpus"
 IMAGE, TREES, RECORD = "jobdeploy.image", "jobdeploy.trees", "jobdeploy.record"
 TREE_NAME = "jobdeploy.tree"
 #: Of a derived image: what it is, for people; what the image that it was made of runs, as JSON.
@@ -83,13 +84,17 @@ def tree_volume(name: str) -> str:
     return f"jobdeploy-{layout.checked_name(name)}"
 
 
+#: Held while a job gets the engine's GPUs.
+GPUS_NAME = "jobdeploy-gpus"
+
+
 def build_holder(image: str) -> str:
     """The container whose name is held while a derived image is made."""
     return f"jobdeploy-build-{image.rpartition(':')[2]}"
 
 
 def slots_name(pool: str) -> str:
-    """Names of pools are Airflow's and may hold any character."""
+    """Held while a job of a pool gets its slot. Names of pools are Airflow's and may hold any character."""
     return f"jobdeploy-slots-{pool if layout.is_name(pool) else 'x' + layout.short(pool)}"
 
 
@@ -105,6 +110,7 @@ def labels(plan: Plan) -> dict[str, str]:
         DEPLOYMENT: plan.key.deployment,
         RESOURCE: plan.resource_id,
         BUILD: plan.build,
+        **({GPUS: str(plan.container["gpus"])} if plan.container.get("gpus") else {}),
         PLAN: json.dumps(shown(plan.to_wire())),
     }
 

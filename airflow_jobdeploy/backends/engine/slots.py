@@ -33,9 +33,15 @@ def _bound(plan: Mapping[str, Any]) -> int | None:
     return int(plan["slots"]) if plan.get("slots") else None
 
 
+def is_bounded(labels: Mapping[str, str]) -> bool:
+    """May it have to wait for others? One at a time has an engine's GPUs, of whichever pool."""
+    return bound(labels) is not None or names.GPUS in labels
+
+
 def is_held(plan: Mapping[str, Any]) -> bool:
     """Does it wait for a slot in a container that runs?"""
-    return _bound(plan) is not None and bool(plan.get("secret_names"))
+    gpus = (plan.get("container") or {}).get("gpus")
+    return bool(_bound(plan) is not None or gpus) and bool(plan.get("secret_names"))
 
 
 def waits(listing: Listing, job_id: str) -> bool:
@@ -54,16 +60,15 @@ def _is_out(listing: Listing, job_id: str) -> bool:
 def has_room(listing: Listing, job_id: str) -> bool:
     """Is there a free slot for it?"""
     labels = listing.labels(job_id)
-    limit, pool = bound(labels), labels.get(names.POOL)
-    if limit is None:
-        return True
-    holders = (
-        other
+    others = [
+        listing.labels(other)
         for other, listed in listing.containers.items()
-        if listed["State"] in _LIVE and other in listing.volumes and listing.labels(other).get(names.POOL) == pool
-        if not _is_out(listing, other)
-    )
-    return sum(bound(listing.labels(other)) is not None for other in holders) < limit
+        if listed["State"] in _LIVE and other in listing.volumes and other != job_id and not _is_out(listing, other)
+    ]
+    if names.GPUS in labels and any(names.GPUS in other for other in others):
+        return False
+    limit, pool = bound(labels), labels.get(names.POOL)
+    return limit is None or sum(bound(other) is not None and other.get(names.POOL) == pool for other in others) < limit
 
 
 def is_early(listing: Listing, job_id: str, now: float) -> bool:
@@ -84,21 +89,23 @@ def too_late(listing: Listing, job_id: str, now: float) -> dict[str, Any] | None
 
 
 @contextlib.contextmanager
-def held(engine: Engine, places: Places, pool: str, now: float) -> Iterator[bool]:
-    """Hold the pool's name while the block lasts; False: somebody else does."""
-    name = names.slots_name(pool)
-    try:
-        container = places.create(name, config.helper({}))
-    except EngineError as error:
-        if not error.is_conflict:
-            raise
-        _free(engine, places, name, now)
-        yield False
-        return
-    try:
+def held(engine: Engine, places: Places, pool: str, now: float, *, gpus: bool = False) -> Iterator[bool]:
+    """Hold the pool's name while the block lasts, and with `gpus` that of the engine's GPUs; False: somebody else does.
+
+    The pool's first: of two that hold one each, and want the other, one would have to give way.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in (names.slots_name(pool), *([names.GPUS_NAME] if gpus else [])):
+            try:
+                container = places.create(name, config.helper({}))
+            except EngineError as error:
+                if not error.is_conflict:
+                    raise
+                _free(engine, places, name, now)
+                yield False
+                return
+            stack.callback(places.remove_container, container, force=True)
         yield True
-    finally:
-        places.remove_container(container, force=True)
 
 
 def _free(engine: Engine, places: Places, name: str, now: float) -> None:

@@ -14,7 +14,7 @@ from airflow_jobdeploy.backends.engine.config import Trees
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.tar import Member
-from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.errors import StagingError, WorkerError
 
 _TURNS = 10
 _PAUSE_S = 0.2
@@ -58,7 +58,7 @@ class Starts:
     def _started_in_turn(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
         labels = listing.labels(job_id)
         self._check_complete(job_id, names.plan_of(labels), listed)
-        if slots.bound(labels) is None:
+        if not slots.is_bounded(labels):
             return self._started(job_id, listed)
         self._jobs.note(names.QUEUED, job_id, "start")
         if slots.is_held(names.plan_of(labels)) and not self._started(job_id, listed):
@@ -77,6 +77,7 @@ class Starts:
     def _started(self, job_id: str, listed: Mapping[str, Any]) -> bool:
         """False: another submitter has replaced the container."""
         try:
+            self._claims.attach(listed["Id"], names.plan_of(listed["Labels"]))
             if listed["Labels"].get(names.STAGE) == names.BARE:
                 self._places.put(listed["Id"], names.REPORT, [Member(bare.MARK, b"", 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/start")
@@ -88,6 +89,9 @@ class Starts:
             if bare.is_told(error.said) and listed["Labels"].get(names.STAGE) == names.READY:
                 return self._replaced(job_id)
             orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
+            return True
+        except StagingError as error:
+            orders.fail(self._places, self._jobs, job_id, str(error))
             return True
         self._hand_over(job_id, listed)
         return True
@@ -117,7 +121,7 @@ class Starts:
     def _started_bare(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
         """Nothing inside sees to it that the command runs once: of two that look at once one starts it."""
         labels = listing.labels(job_id)
-        if slots.bound(labels) is not None or names.plan_of(labels).get("delay_s"):
+        if slots.is_bounded(labels) or names.plan_of(labels).get("delay_s"):
             if not slots.waits(listing, job_id):
                 self._jobs.note(names.QUEUED, job_id, "start")
             self.advance([job_id], self._jobs.listing())
@@ -163,8 +167,9 @@ class Starts:
         return changed
 
     def _take_slot(self, job_id: str) -> bool:
-        pool = self._jobs.listing().labels(job_id).get(names.POOL, "")
-        with slots.held(self._engine, self._places, pool, self._places.now()) as is_ours:
+        labels = self._jobs.listing().labels(job_id)
+        pool, gpus = labels.get(names.POOL, ""), names.GPUS in labels
+        with slots.held(self._engine, self._places, pool, self._places.now(), gpus=gpus) as is_ours:
             listing = self._jobs.listing()
             if not is_ours or not slots.waits(listing, job_id) or not slots.has_room(listing, job_id):
                 return False
