@@ -11,7 +11,7 @@ from airflow_jobdeploy.core.labels import mismatch
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.presets import Preset
 from airflow_jobdeploy.core.source import in_order, suggestion
-from airflow_jobdeploy.core.spec_fields import JobSpec
+from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.words import size
 from airflow_jobdeploy.errors import Problem, SpecError
 
@@ -75,12 +75,16 @@ def demand_of(spec: JobSpec, pool: WorkerPool) -> Demand:
     problems = [*_preset_problems(spec, pool), *_where_problems(spec, pool)]
     if problems:
         raise SpecError(in_order(problems))
-    full = with_preset(spec, pool)
+    return asked(with_preset(spec, pool))
+
+
+def asked(wanted: JobSpec | TemplateOptions) -> Demand:
+    """What the fields themselves ask."""
     return Demand(
-        cpu_count=full.cpu_count or 0,
-        memory_bytes=full.memory_bytes or 0,
-        disk_space_bytes=full.disk_space_bytes or 0,
-        gpus=full.gpu_types,
+        cpu_count=wanted.cpu_count or 0,
+        memory_bytes=wanted.memory_bytes or 0,
+        disk_space_bytes=wanted.disk_space_bytes or 0,
+        gpus=wanted.gpu_types,
     )
 
 

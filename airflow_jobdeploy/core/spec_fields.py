@@ -39,7 +39,6 @@ from airflow_jobdeploy.errors import Problem, SpecError
 _DOCKER = "a docker pool"
 _CONTAINERS = ("docker",)
 _CONTAINER = "a container: a docker pool. A host's packages are for its owner to install, once"
-_PLACEMENT = "a pool that places jobs by what they need (a later release)"
 _SERVICES = "services (a later release)"
 
 
@@ -207,34 +206,25 @@ class JobSpec:
         honoured_by=_CONTAINERS,
         option=True,
     )
-    memory_bytes: int | None = declared(
-        Size(GB), "Memory; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS, option=True
-    )
-    disk_space_bytes: int | None = declared(
-        Size(GB), "Disk space; a number is GB (2^30 bytes).", needs=_PLACEMENT, honoured_by=_CONTAINERS, option=True
-    )
-    cpu_count: float | None = declared(
-        Number(above=0), "CPU cores; may be fractional.", needs=_PLACEMENT, honoured_by=_CONTAINERS, option=True
-    )
+    memory_bytes: int | None = declared(Size(GB), "Memory; a number is GB (2^30 bytes).", option=True)
+    disk_space_bytes: int | None = declared(Size(GB), "Disk space; a number is GB (2^30 bytes).", option=True)
+    cpu_count: float | None = declared(Number(above=0), "CPU cores; may be fractional.", option=True)
     gpu_types: tuple[GpuWish, ...] = declared(
         GPUS,
         "GPUs: a list of {type, count, memory}. They are alternatives: the first that can be had. `type: any` is any; "
         "memory is each one's: the least, or a range (`24GB..`, `..40GB`, `16GB..24GB`).",
         (),
-        needs=_PLACEMENT,
-        honoured_by=_CONTAINERS,
         option=True,
     )
-    preset: str | None = declared(Text(), "A preset of the pool.", needs=_PLACEMENT, honoured_by=_CONTAINERS)
+    preset: str | None = declared(Text(), "A preset of the pool.")
     priority: str | None = declared(
-        Text(("low", "normal", "high")), "Before which others it starts.", needs=_PLACEMENT, same=("normal",)
+        Text(("low", "normal", "high")), "Before which others it starts.", missing_on=_CONTAINERS, same=("normal",)
     )
     where: Mapping[str, tuple[str, ...]] = declared(
         Where(),
         "Which workers of the pool, by their labels: {zone: a, disk: [ssd, nvme]}; of a list any will do. "
         "`worker` is a worker's name.",
         {},
-        needs=_PLACEMENT,
     )
     worker_required: int = declared(
         Number(whole=True, minimum=1),

@@ -16,6 +16,7 @@ from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.line import Age, Granted, Stand, StillWaiting, Wait
+from airflow_jobdeploy.service.ranking import Looking, within
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Work
 from airflow_jobdeploy.service.workers import Workers
@@ -55,16 +56,16 @@ class Placing:
         """Where a new job goes."""
         if self.work.worker:
             return self.work.worker
-        return self._stood(self.uid, self._order()) if self.takes_turns else self.place()
+        return self._stood(self.uid) if self.takes_turns else self.place()
 
     def next(self, last: Intent, sequel: Sequel) -> str:
         """Where its checkpoint is, unless that worker is lost or full; a lost one only when there is no other."""
         if self.work.worker:
             return self.work.worker
         if self.work.stays:
-            return self._again(last, [self.stay(last)])
+            return self._stayed(last)
         if self.takes_turns:
-            return self._again(last, self._order(first=last.worker, last=sequel.elsewhere))
+            return self._stood(last.uid, last.worker, avoid=sequel.elsewhere)
         if not sequel.elsewhere:
             found = self._candidate(last.worker)
             if isinstance(found, Candidate) and found.has_room:
@@ -74,11 +75,11 @@ class Placing:
     def anew(self, last: Intent, *, is_silent: bool) -> str:
         """Where a new try goes: to the worker of the attempt before, unless that one was given up as silent."""
         if self.work.stays:
-            return self._again(last, [self.stay(last)])
+            return self._stayed(last)
         if self.work.worker or not (is_silent or self.takes_turns):
             return last.worker
         if self.takes_turns:
-            return self._again(last, self._order(first=last.worker, last=is_silent))
+            return self._stood(last.uid, last.worker, avoid=is_silent)
         return self.place(avoid=last.worker)
 
     def _elsewhere(self, last: Intent) -> str:
@@ -102,30 +103,32 @@ class Placing:
             return {}
         mine = self._granted if self._granted and (self._granted.uid, self._granted.worker) == (uid, worker) else None
         waited_s = Age(mine.since)() if mine else 0.0
-        ticket = replace(self._ticket(uid, worker, reserves=True), waited_s=waited_s)
-        return lease_of(ticket, mine.lease if mine else None)
+        ticket = self._ticket(uid, worker, self.work.need.allowance.max_gpus, reserves=True)
+        return lease_of(replace(ticket, waited_s=waited_s), mine.lease if mine else None)
 
-    def _again(self, last: Intent, order: list[str]) -> str:
-        return self._stood(last.uid, order) if self.takes_turns else order[0]
+    def _stayed(self, last: Intent) -> str:
+        worker = self.stay(last)
+        return self._stood(last.uid, only=worker) if self.takes_turns else worker
 
-    def _order(self, first: str = "", *, last: bool = False) -> list[str]:
-        """The workers to which the job may go, in this order; `first` comes first, or as a `last` resort."""
-        where = self.work.need.where
-        names = [worker.name for worker in self.workers.pool.workers if not mismatch(where, worker.all_labels)]
-        if first in names:
-            names.remove(first)
-            names = [*names, first] if last else [first, *names]
-        return names
+    def _stood(self, uid: str, last: str = "", *, avoid: bool = False, only: str = "") -> str:
+        """Stand in line until a worker grants a lease; StillWaiting after `line_s`.
 
-    def _stood(self, uid: str, order: list[str]) -> str:
-        """Stand in line until a worker grants a lease. StillWaiting after `line_s`."""
-        if self._granted is not None and self._granted.uid == uid and self._granted.worker in order:
+        `last`: where the attempt before was, and is preferred, or to `avoid`; `only`: on this one worker.
+        """
+        names = [worker.name for worker in self.workers.pool.workers if only in ("", worker.name)]
+        if self._granted is not None and self._granted.uid == uid and self._granted.worker in names:
             return self._granted.worker
+        looking = Looking(self.workers, self.work, self.say, self.check)
+        found = looking.until_answered(names, avoid={last} - {""} if avoid else set())
+        chosen = sorted(found, key=lambda choice: choice.worker != last) if last and not avoid else found
         wait = Wait(
             uid=uid,
             worker_pool=self.workers.pool.name,
             since=time.time(),
-            tickets={worker: self._ticket(uid, worker, reserves=not index) for index, worker in enumerate(order)},
+            tickets={
+                choice.worker: self._ticket(uid, choice.worker, choice.max_gpus, reserves=not index)
+                for index, choice in enumerate(chosen)
+            },
             wanted=str(self.work.need.demand),
             schedule_timeout_s=self.work.schedule_timeout_s,
         )
@@ -134,17 +137,17 @@ class Placing:
             raise StillWaiting(wait)
         return self._granted.worker
 
-    def _ticket(self, uid: str, name: str, *, reserves: bool) -> Ticket:
-        need, worker = self.work.need, self.workers.pool.worker(name)
+    def _ticket(self, uid: str, name: str, max_gpus: int | None, *, reserves: bool) -> Ticket:
+        need = self.work.need
         return Ticket(
             uid=uid,
             demand=need.demand.to_wire(),
             priority=need.priority,
             reserves=reserves,
-            within=worker.capacity.to_wire() if worker and worker.capacity else {},
+            within=within(self.workers.pool.worker(name)),
             deployment=self.work.key.deployment,
-            owner=need.owner,
-            max_gpus=need.max_gpus,
+            owner=need.allowance.owner,
+            max_gpus=max_gpus,
         )
 
     # -- first come, first served --------------------------------------------------------------------------------------
@@ -177,8 +180,9 @@ class Placing:
         """The workers that answer, up to the first with room; and why others do not."""
         answers: list[Candidate] = []
         refusals: dict[str, WorkerError] = {}
-        for name in self._order():
-            if name == avoid:
+        for worker in self.workers.pool.workers:
+            name = worker.name
+            if name == avoid or mismatch(self.work.need.where, worker.all_labels):
                 continue
             self.check()
             found = self._candidate(name)

@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from airflow_jobdeploy.core.capacity import allowance
 from airflow_jobdeploy.core.containers import container_of, container_problems
-from airflow_jobdeploy.core.demand import demand_of, with_preset
+from airflow_jobdeploy.core.demand import with_preset
 from airflow_jobdeploy.core.fields import plain
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan
 from airflow_jobdeploy.core.policy import Recovery
@@ -23,17 +22,16 @@ from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.support import image_notes, on_host, storage_fields, storage_notes, unmountable, unsupported
 from airflow_jobdeploy.core.volumes import SCHEME, Volume, storage_path
-from airflow_jobdeploy.errors import Problem, SpecError
+from airflow_jobdeploy.errors import SpecError
 from airflow_jobdeploy.packing.dataset import Dataset
 from airflow_jobdeploy.service.looking import code_of, look_at, misplaced
 from airflow_jobdeploy.service.taking import Takes
 from airflow_jobdeploy.service.work import (
-    NO_NEED,
     Identity,
-    Need,
     ResolveSecret,
     Work,
     limits,
+    need_of,
     orphan_after_s,
     resolved,
     spec_step,
@@ -67,7 +65,7 @@ def prepare_run(
     spec, problems = on_host(asked, pool)
     problems += unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
     problems += misplaced(spec, project_dir, workdir)
-    need = _need(spec, pool, user, problems)
+    need = need_of(spec, pool, user, problems)
     problems += container_problems(spec, pool, has_project=project_dir is not None or bool(spec.repo))
     spec = with_preset(spec, pool)
     takes = Takes(code_of(spec, project_dir, given_origin), dataset, partial(look_at, spec, bool(workdir)))
@@ -111,23 +109,6 @@ def prepare_run(
         orphan_after_s=orphan_after_s(spec, recovery),
         grace_s=spec.grace_s,
         stays=_NOT_SHARED.format(pool=pool.name) if stored and not (pool.storage and pool.storage.shared) else "",
-    )
-
-
-def _need(spec: JobSpec, pool: WorkerPool, user: str, problems: list[Problem]) -> Need:
-    """What the job stands in line for; adds to `problems` what the pool cannot have."""
-    try:
-        demand = demand_of(spec, pool)
-    except SpecError as error:
-        problems += error.problems
-        return NO_NEED
-    allowed = allowance(pool.quotas, owner=user)
-    return Need(
-        demand=demand,
-        where=spec.where,
-        priority=allowed.priority(spec.priority),
-        owner=allowed.owner,
-        max_gpus=allowed.max_gpus,
     )
 
 

@@ -114,6 +114,12 @@ class Takes:
         found += [f"Warning: {warning}." for warning in (self.bundle.warnings if self.bundle else ())]
         return (*found, *self.seen.warnings, *(self.dataset.notes if self.dataset else ()))
 
+    @property
+    def at_once(self) -> list[TreeSource]:
+        """What has been taken by now."""
+        taken = (self.__dict__.get("bundle"), self.__dict__.get("dataset"))
+        return [source for source in taken if source is not None]
+
     # -- as an earlier attempt had it -------------------------------------------------------------------------------
 
     def kept(self, intent: Intent) -> Taken | None:

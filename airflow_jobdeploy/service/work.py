@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airflow_jobdeploy.core.demand import Demand
+from airflow_jobdeploy.core.capacity import UNBOUNDED, Allowance, allowance
+from airflow_jobdeploy.core.demand import NOTHING, Demand, asked, demand_of
 from airflow_jobdeploy.core.plan import JobKey, Limits, Plan, Step
 from airflow_jobdeploy.core.policy import Recovery
+from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
+from airflow_jobdeploy.errors import Problem, SpecError
 from airflow_jobdeploy.service.taking import TAKES_NOTHING, Taken, Takes
 
 #: A job that asked to be restarted elsewhere stops itself after so much silence, in seconds.
@@ -19,7 +22,6 @@ WORKER_LOST_AFTER_S = 90.0
 LOST_MARGIN_S = 15.0
 
 NO_RECOVERY = Recovery()
-NOTHING = Demand()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,8 @@ class Need:
     #: Labels of workers that will do.
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     priority: str = "normal"
-    #: Who is counted, and the most GPUs that he may hold on one worker; None: no bound.
-    owner: str = ""
-    max_gpus: int | None = None
+    #: What the pool allows who asks.
+    allowance: Allowance = UNBOUNDED
 
 
 NO_NEED = Need()
@@ -110,6 +111,19 @@ class Work:
             environment=taken.environment,
             description={**plan.description, **code},
         )
+
+
+def need_of(wanted: JobSpec | TemplateOptions, pool: WorkerPool, user: str, problems: list[Problem]) -> Need:
+    """What a job stands in line for; `user`: whom quotas count. Adds to `problems` what the pool cannot have."""
+    allowed = allowance(pool.quotas, owner=user)
+    if isinstance(wanted, TemplateOptions):
+        return Need(demand=asked(wanted), priority=allowed.priority(None), allowance=allowed)
+    try:
+        demand = demand_of(wanted, pool)
+    except SpecError as error:
+        problems += error.problems
+        return NO_NEED
+    return Need(demand=demand, where=wanted.where, priority=allowed.priority(wanted.priority), allowance=allowed)
 
 
 def resolved(references: Mapping[str, str], resolve_secret: ResolveSecret) -> dict[str, str]:

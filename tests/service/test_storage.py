@@ -104,7 +104,7 @@ def test_a_job_without_volumes_is_not_held(lab: Desk) -> None:
 
 def test_everything_that_storage_cannot_do_at_once(desk: Desk) -> None:
     with pytest.raises(SpecError) as caught:
-        desk.run_spec({"command": "x", "memory": 1, "volumes": ["storage:a:/mnt", "storage:b:/mnt/b"]})
+        desk.run_spec({"command": "x", "port": 80, "volumes": ["storage:a:/mnt", "storage:b:/mnt/b"]})
     text = str(caught.value)
     assert "3 problems in the job spec" in text
     assert "pool 'local' has no storage." in text
