@@ -1,6 +1,6 @@
 # Two commands for a new user: make demo, make test. `make help` lists all.
 .DEFAULT_GOAL := help
-.PHONY: help compose compose-env compose-check demo test test-slow kills faults bench check airflow lint format docs clean setup
+.PHONY: help compose compose-env compose-check demo test test-slow kills faults simulate bench check airflow lint format docs clean setup
 
 PYTHON_BIN := .venv/bin/python
 
@@ -49,6 +49,10 @@ faults: ## Break hosts in all ways we know, print and note what becomes of their
 	@scripts/setup.sh dev
 	@scripts/test-tools.sh
 	$(PYTHON_BIN) -m benchmarks.faults
+
+simulate: ## 10,000 jobs on 1,000 workers in virtual time: the line, placement, bad luck (2 minutes)
+	@scripts/setup.sh dev
+	$(PYTHON_BIN) -m benchmarks.simulate
 
 bench: ## Measure what it costs beside the stock operators, print and note it (10 minutes; ROWS="submit log": some)
 	@scripts/setup.sh dev

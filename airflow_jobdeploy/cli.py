@@ -117,6 +117,15 @@ def _starting_commands() -> list[ActionCommand]:
             _detach(),
         ),
         _command(
+            "plan",
+            "planning.plan",
+            "Show where a job spec would run: every worker, why or why not, what is to be sent",
+            spec,
+            _params(),
+            pool_of_spec,
+            *_places(),
+        ),
+        _command(
             "up",
             "starting.up",
             "Bring a template up, and show its log",

@@ -182,6 +182,9 @@ ROWS: dict[str, Row] = {
         goal="<= 1 of the reference",
         is_met=_share(1),
     ),
+    "place": Row(
+        what="place 1,000 waiting jobs on 100 workers, CPU (ms)", reference_name="", goal="<= 50", is_met=_at_most(50)
+    ),
     "serve_start": Row(
         what="start of `serve` to its first answer (ms)",
         reference_name="python3 -S -E -c 'import json, subprocess'",

@@ -21,7 +21,7 @@ Case = Callable[[Lab], Iterator[Measured]]
 
 def _cases() -> dict[str, Case]:
     """Subjects, in the order in which they run: what fills the machine comes last."""
-    from benchmarks import artifacts, hostside, imports, logs, staging, submit, watch
+    from benchmarks import artifacts, hostside, imports, logs, placing, staging, submit, watch
 
     return {
         "submit": submit.raw,
@@ -31,6 +31,7 @@ def _cases() -> dict[str, Case]:
         "killed": hostside.killed,
         "preempted": hostside.preempted,
         "import": imports.costs,
+        "place": placing.place,
         "artifacts": artifacts.down,
         "code": staging.code,
         "data": staging.data,

@@ -24,9 +24,9 @@ from airflow_jobdeploy.core.status import size
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan": "36", "bold": "1", "dim": "2"}
 #: Statuses of jobs, states of resources and verdicts -> colour.
 WORDS = {
-    **dict.fromkeys(("SUCCEEDED", "ok"), "green"),
-    **dict.fromkeys(("FAILED", "wrong", "silent"), "red"),
-    **dict.fromkeys(("CANCELLED", "SUSPENDED", "warning"), "yellow"),
+    **dict.fromkeys(("SUCCEEDED", "ok", "now"), "green"),
+    **dict.fromkeys(("FAILED", "wrong", "silent", "never"), "red"),
+    **dict.fromkeys(("CANCELLED", "SUSPENDED", "warning", "waits", "passing"), "yellow"),
     **dict.fromkeys(("RUNNING", "active"), "cyan"),
     "UNKNOWN": "magenta",
 }

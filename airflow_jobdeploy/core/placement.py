@@ -35,7 +35,7 @@ from airflow_jobdeploy.core.standing import (
     line_key,
 )
 from airflow_jobdeploy.core.words import counted
-from airflow_jobdeploy.hostside import fitting
+from airflow_jobdeploy.hostside import fitting, layout
 
 #: Less than this is sent before anybody notices, in bytes; each step of the preference is sixteen times more.
 _SOON = 128 << 20
@@ -252,5 +252,6 @@ def _bounded(wanted: Wanted, workers: Sequence[WorkerView]) -> tuple[Wanted, _Bo
 
 def _owned(wanted: Wanted, view: WorkerView) -> int:
     leases = view.room.leases if view.room is not None else ()
-    ours = (wanted.deployment, wanted.allowance.owner)
+    names = {"deployment": wanted.deployment, "owner": wanted.allowance.owner}
+    ours = tuple(layout.short(key, name) if name else "" for key, name in names.items())  # as leases name them
     return sum(len(each.get("gpus", ())) for each in leases if (each.get("deployment"), each.get("owner")) == ours)

@@ -71,6 +71,7 @@ class Standing:
         self.used = Sums()
         for lease in room.leases:
             self.used.add(read_lease(lease))
+        self.used.jobs = max(self.used.jobs, view.live_jobs)  # some have no lease
         self._free = _bits(gpu.uuid not in self.used.gpus for gpu in self.usable)
         self._line = [ticket for data in room.tickets if (ticket := _ticket(whole, data)) is not None]
         self.backlog = sum(self._share(ticket.demand) for ticket in self._line)
@@ -146,7 +147,7 @@ class Standing:
             return (limits.cpu - used.cpu - demand.cpu) / limits.cpu
         if demand.memory and limits.memory < math.inf:
             return (limits.memory - used.memory - demand.memory) / limits.memory
-        return max(used.jobs, self.view.live_jobs)  # nothing to pack by: jobs are spread
+        return used.jobs  # nothing to pack by: jobs are spread
 
     # -- in words ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ class Standing:
             return f"{self.limits.cpu - self.used.cpu:g} of {self.limits.cpu:g} cores free"
         if demand.memory and self.limits.memory < math.inf:
             return f"{size(self.limits.memory - self.used.memory)} memory free"
-        jobs = max(self.used.jobs, self.view.live_jobs)
+        jobs = self.used.jobs
         return f"{jobs} {'job runs' if jobs == 1 else 'jobs run'} there"
 
 

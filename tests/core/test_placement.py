@@ -20,6 +20,7 @@ from airflow_jobdeploy.core.placement import Placement, Wanted, rank
 from airflow_jobdeploy.core.pool import load_pool
 from airflow_jobdeploy.core.spec import load_spec
 from airflow_jobdeploy.core.standing import NEVER, NOW, PASSING, WAITS, WorkerView
+from airflow_jobdeploy.hostside import layout
 from airflow_jobdeploy.hostside.queueing import decide
 
 A100, T4 = ("NVIDIA A100-SXM4-80GB", 80 * GB), ("Tesla T4", 15 * GB)
@@ -155,7 +156,7 @@ def test_a_placement_is_json() -> None:
 
 
 def test_quotas_count_all_workers_of_the_pool() -> None:
-    mine = {"deployment": "d", "owner": "ada"}
+    mine = {name: layout.short(name, text) for name, text in (("deployment", "d"), ("owner", "ada"))}
     workers = [
         view("a", *[A100] * 4, leases=[{"gpus": ["a-0", "a-1"], **mine}]),
         view("b", *[A100] * 4, leases=[{"gpus": ["b-0"], **mine}, {"gpus": ["b-1"], "owner": "bob"}]),

@@ -1,0 +1,77 @@
+"""`plan`: where a job would go, with an answer for every worker. Nothing is sent, nothing starts, nobody waits."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_jobdeploy.commands.frame import PROBLEM, command
+from airflow_jobdeploy.commands.screen import Column, complain, print_data, print_plain, print_table, say
+from airflow_jobdeploy.commands.sources import SPEC, check_one_place, folders, found_file, given_overrides
+from airflow_jobdeploy.core.impossible import impossible
+from airflow_jobdeploy.core.labels import WORKER, mismatch
+from airflow_jobdeploy.core.placement import Placement, rank
+from airflow_jobdeploy.core.spec import JobSpec
+from airflow_jobdeploy.core.standing import NOW, WorkerView
+from airflow_jobdeploy.core.words import size
+from airflow_jobdeploy.errors import SpecError
+from airflow_jobdeploy.hooks.connect import backend
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, load_job
+from airflow_jobdeploy.service.survey import survey, trees_of, wanted
+from airflow_jobdeploy.service.work import Work
+
+
+@command
+def plan(args: Namespace) -> int:
+    """Show where a job spec would run."""
+    check_one_place(args)
+    overrides = given_overrides(args)
+    path = found_file(args.file, kind=SPEC).absolute()
+    spec, _ = load_job(path, overrides, folders())
+    hook = JobDeployHook(args.worker_pool or spec.worker_pool or "local")
+    work = hook.prepare_run(path, overrides, project_dir=args.project_dir, workdir=args.workdir, where=folders())
+    views = survey(hook.pool, lambda worker: backend(hook.pool, worker), tuple(trees_of(work)))
+    _check_possible(spec, work, hook, views)
+    placement = rank(wanted(work), views)
+    _show(placement, work, args.output)
+    return 0 if placement.candidates else PROBLEM
+
+
+def _check_possible(spec: JobSpec, work: Work, hook: JobDeployHook, views: tuple[WorkerView, ...]) -> None:
+    """SpecError for a demand that no worker can ever meet."""
+    need = work.need
+    allowed = [view for view in views if not mismatch(need.where, {**view.labels, WORKER: view.name})]
+    problems = impossible(spec, need.demand, hook.pool, allowed)
+    if problems:
+        raise SpecError(problems)
+
+
+def _show(placement: Placement, work: Work, output: str) -> None:
+    if output in ("json", "yaml"):
+        print_data({"demand": str(work.need.demand), **placement.to_dict()}, output)
+        return
+    rows = [choice.to_dict() for choice in placement.choices]
+    (print_plain if output == "plain" else print_table)(rows, _COLUMNS)
+    if output == "plain":
+        return
+    asked = f"The job asks for {work.need.demand}."
+    if not placement.candidates:
+        complain(f"no worker can take it now. {asked}")
+        return
+    first = placement.candidates[0]
+    verb = "would start" if first.fit == NOW else "would wait, first of all,"
+    say(f"{asked} It {verb} on {first.worker}.", "")
+
+
+def _sent(row: Mapping[str, Any]) -> str:
+    return size(row["send_bytes"]) if row["send_bytes"] else ""
+
+
+_COLUMNS = [
+    Column(title="WORKER", cell=lambda row: row["worker"], cut=True),
+    Column(title="FIT", cell=lambda row: row["fit"], word=True),
+    Column(title="WHY", cell=lambda row: row["why"], cut=True),
+    Column(title="TO SEND", cell=_sent, optional=True),
+    Column(title="WAITS FOR", cell=lambda row: row["waits_for"], cut=True, optional=True),
+]
