@@ -45,7 +45,7 @@ check:
 	$(PYTHON_BIN) -m ruff format --check .
 	$(PYTHON_BIN) -m mypy
 
-faults: ## Break hosts in all ways we know, print and note what becomes of their jobs (root; 5 minutes)
+faults: ## Break hosts and engines in all ways we know, print and note what becomes of their jobs (root; 7 minutes)
 	@scripts/setup.sh dev
 	@scripts/test-tools.sh
 	$(PYTHON_BIN) -m benchmarks.faults

@@ -16,7 +16,6 @@ from airflow_jobdeploy.operators.artifact import ArtifactDownloadOperator
 from airflow_jobdeploy.operators.job import JobRunOperator
 from airflow_jobdeploy.operators.template import TemplateDownOperator, TemplateUpOperator
 from tests.servers.dockerd import IMAGE, Dockerd
-from tests.servers.dockerd import dockerd as dockerd
 
 pytestmark = [pytest.mark.airflow, pytest.mark.docker]
 

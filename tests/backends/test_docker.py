@@ -25,7 +25,7 @@ from tests.backends.engines import engine as engine
 from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
 from tests.servers import sshd as ssh_servers
 from tests.servers import tls
-from tests.servers.dockerd import IMAGE, Dockerd, started
+from tests.servers.dockerd import IMAGE, Dockerd
 
 pytestmark = pytest.mark.docker
 
@@ -49,19 +49,6 @@ def test_a_missing_image_fails_the_job_and_leaves_no_container(engine: Dockerd) 
 def test_never_means_never(engine: Dockerd) -> None:
     state = run(backend_of(engine), job("echo hi", container={"image": "127.0.0.1:9/no/such:1", "pull": "never"}))
     assert "`pull: never` keeps it from being pulled" in state.message
-
-
-def test_an_image_that_goes_away_before_the_start(engine: Dockerd) -> None:
-    engine.add_image("jobdeploy-test/fleeting:1")
-    backend = backend_of(engine)
-    plan = job("echo hi", container={"image": "jobdeploy-test/fleeting:1"})
-    backend.claim(plan)
-    engine.client().remove_image("jobdeploy-test/fleeting:1", force=True)
-    backend.start(plan.job_id)
-    state = outcome(backend, plan.job_id)
-    assert state.status in (JobStatus.SUCCEEDED, JobStatus.FAILED)
-    assert state.status is JobStatus.SUCCEEDED or "fleeting" in state.message
-    assert not any(entry["State"] == "created" for entry in engine.client().containers(all=True))
 
 
 def test_an_image_without_a_shell_is_told(engine: Dockerd) -> None:
@@ -182,28 +169,6 @@ def test_a_container_that_is_started_again_by_hand_runs_nothing_again(engine: Do
     again = backend_of(engine)
     assert again.poll([plan.job_id])[plan.job_id].exit_code == 3
     assert log(again, plan.job_id) == b"once\n"
-
-
-@pytest.mark.parametrize("live_restore", [True, False])
-def test_an_engine_that_crashes_and_comes_back(live_restore: bool) -> None:
-    with started(*(["--live-restore"] if live_restore else [])) as engine:
-        backend = backend_of(engine)
-        plan = job("echo ready; sleep 3; echo done")
-        launch(backend, plan)
-        wait_ready(backend, plan.job_id)
-        engine.kill()
-        with pytest.raises(WorkerUnreachable):
-            while True:
-                backend.watch([plan.job_id], 2.0)
-        engine.start()
-        state = outcome(backend, plan.job_id)
-        if live_restore:
-            assert state.status is JobStatus.SUCCEEDED
-            assert log(backend, plan.job_id) == b"ready\ndone\n"
-        else:
-            assert state.status is JobStatus.FAILED
-            assert state.reason in (Reason.PROCESS_LOST, Reason.WORKER_LOST)
-        backend.close()
 
 
 # -- how engines are reached ----------------------------------------------------------------------------------------

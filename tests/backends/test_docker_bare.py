@@ -68,7 +68,7 @@ def test_what_needs_a_shell_is_named(bare: Dockerd) -> None:
     plan = job("echo hi", container={"image": BARE_IMAGE}, secret_env={"A": "b"}, limits=Limits(log_limit_bytes=99))
     state = run(backend_of(bare), plan)
     assert (state.status, state.reason) == (JobStatus.FAILED, Reason.SETUP)
-    for word in ("has no /bin/sh", "a command of words", "secret_env", "log_limit", "use an image with a shell"):
+    for word in ("has no /bin/sh", "one of words", "secret_env", "log_limit", "use an image with a shell"):
         assert word in state.message
     assert left(bare) == []
 

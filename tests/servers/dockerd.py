@@ -58,11 +58,11 @@ class Dockerd:
         assert self._process is not None
         return self._process.pid
 
-    def client(self, timeout_s: float = 20.0) -> Any:
-        """A client of the docker SDK."""
+    def client(self, timeout_s: float = 20.0, url: str = "") -> Any:
+        """A client of the docker SDK; `url`: another way to the engine."""
         import docker
 
-        client = docker.APIClient(base_url=self.url, timeout=timeout_s, version="auto")
+        client = docker.APIClient(base_url=url or self.url, timeout=timeout_s, version="auto")
         client.trust_env = False
         return client
 

@@ -25,10 +25,10 @@ _LOOK_S = 0.02
 
 
 class Wire:
-    """One listening port in front of `address`:`port`."""
+    """One listening port in front of `address`:`port`, or of a unix socket."""
 
-    def __init__(self, address: str, port: int = 22) -> None:
-        self._target = (address, port)
+    def __init__(self, address: str | Path, port: int = 22) -> None:
+        self._target = address, port
         #: Seconds that each byte is under way.
         self.delay_s = 0.0
         #: Bytes a second, in each direction; 0: as fast as it goes.
@@ -71,7 +71,7 @@ class Wire:
         self._writers.add(writer)
         try:
             await self._in_hole()
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
+            far_reader, far_writer = await self._far()
         except OSError:
             _reset(writer)
             return
@@ -84,6 +84,12 @@ class Wire:
             for end in (writer, far_writer):
                 self._writers.discard(end)
                 _reset(end)
+
+    async def _far(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address, port = self._target
+        if isinstance(address, Path):
+            return await asyncio.open_unix_connection(address)
+        return await asyncio.open_connection(address, port)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: bool) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUE)
@@ -142,7 +148,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.contextmanager
-def wired(address: str, port: int = 22) -> Iterator[Wire]:
+def wired(address: str | Path, port: int = 22) -> Iterator[Wire]:
     """A wire for the time of a `with`."""
     wire = Wire(address, port)
     try:

@@ -34,6 +34,10 @@ class Http(Protocol):
     def close(self) -> None: ...
 
 
+#: What engines say of a container that is being removed.
+_GOING = ("is marked for removal", "is unexpectedly nil", "removal of container")
+
+
 class EngineError(WorkerError):
     """The engine answered that it cannot. `status`: of HTTP; `said`: its own words."""
 
@@ -44,7 +48,8 @@ class EngineError(WorkerError):
 
     @property
     def is_missing(self) -> bool:
-        return self.status == 404
+        """Is it not there, or about to go?"""
+        return self.status == 404 or any(sign in self.said for sign in _GOING)
 
     @property
     def is_conflict(self) -> bool:

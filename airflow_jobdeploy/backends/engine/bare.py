@@ -30,7 +30,7 @@ def obstacles(plan: Mapping[str, Any], command: list[str]) -> list[str]:
     steps = plan.get("steps") or []
     found = []
     if plan.get("resource_id") or len(steps) != 1 or steps[0].get("kind") != "argv":
-        found.append("all but the image's own command, or a command of words (argv)")
+        found.append("all but the image's own command, or one of words (`args` alone)")
     elif not (steps[0].get("args") or command):
         found.append("a job without a command whose image has none, either")
     if plan.get("bundle") or plan.get("ships_project"):

@@ -26,6 +26,7 @@ _KILLED = -9
 _INTERNAL = ("metrics", "artifacts")
 #: What the engine says of a container whose end nobody saw: the machine went down under it.
 _UNSEEN = 255
+_GOING = ("removing", "dead")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,10 @@ class Seen:
 
     @property
     def is_unstarted(self) -> bool:
-        """Has its container never run?"""
-        return self.container is not None and self.state.get("Status") == "created"
+        """Has its container never run? Also one that is being replaced has not."""
+        if self.container is None or self.state.get("Status") not in ("created", *_GOING):
+            return False
+        return self.state.get("Status") == "created" or seconds(self.state.get("StartedAt")) is None
 
     def text(self, name: str) -> str:
         return (self.report or {}).get(name, b"").decode("utf-8", "replace")

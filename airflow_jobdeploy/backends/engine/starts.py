@@ -42,6 +42,8 @@ class Starts:
                 if self._jobs.seen(job_id, listing).report:
                     return
                 self._claims.create(job_id, listing.labels(job_id), Trees())
+            elif listed["State"] == "removing":
+                time.sleep(_PAUSE_S)  # until its successor is there, or it is gone: nobody is told of either
             elif listed["State"] != "created":
                 self._hand_over(job_id, listed)  # whoever has started it may have died before that
                 return
@@ -82,7 +84,8 @@ class Starts:
                 self._places.put(listed["Id"], names.REPORT, [Member(bare.MARK, b"", 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/start")
         except EngineError as error:
-            if error.is_missing:
+            if error.is_missing or not self._is_there(job_id, listed):
+                time.sleep(_PAUSE_S)  # until its successor is there, of which nobody is told
                 return False
             if error.is_broken_mount:
                 raise TreeGone(f"{self._engine.worker} has lost the files of a tree of job {job_id}") from error
@@ -134,6 +137,10 @@ class Starts:
             if now is None or now["Id"] != listed["Id"] or now["State"] != "created":
                 return False
             return self._started(job_id, listed)
+
+    def _is_there(self, job_id: str, listed: Mapping[str, Any]) -> bool:
+        now = self._jobs.listing().containers.get(job_id)
+        return now is not None and now["Id"] == listed["Id"] and now["State"] != "removing"
 
     def _hand_over(self, job_id: str, listed: Mapping[str, Any]) -> None:
         """Give its secrets to a container that runs: they go into memory, and process 1 waits for them."""

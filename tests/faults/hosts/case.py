@@ -28,7 +28,7 @@ from tests.servers.wire import Way
 PATIENCE_S = 60.0
 
 #: Counts starts in ~/starts, and those that found another attempt alive (its lock is held) in ~/overlaps.
-_GUARD = """\
+GUARD = """\
 exec 9>>"$HOME/alive"
 flock -n 9 || echo "$JOBDEPLOY_JOB_ID" >> "$HOME/overlaps"
 echo "$JOBDEPLOY_JOB_ID" >> "$HOME/starts"
@@ -136,6 +136,7 @@ class Case:
     said: list[str] = field(default_factory=list)
     connects: int = 0
     env: dict[str, str] = field(default_factory=dict)
+    guard = GUARD
     _closing: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -155,7 +156,7 @@ class Case:
     def submit(self, command: str, *, project: Path | None = None, **spec: Any) -> service.Submitted:
         """Submit as a task does, or as its retry: the same intent is used each time."""
         self._again = lambda: self.submit(command, project=project, **spec)
-        loaded = load_spec({"command": _GUARD + command, "env": self.env, **spec})
+        loaded = load_spec({"command": self.guard + command, "env": self.env, **spec})
         work = service.prepare_run(loaded, pool=self.pool, resolve_secret=str, project_dir=project)
         epoch = {"max_tries": 0, "clear_number": 0}
         with service.Workers(self.pool, lambda _: self.backend()) as workers:
