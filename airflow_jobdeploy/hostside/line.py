@@ -9,6 +9,7 @@ the GPUs have been looked at, and every few seconds.
 from __future__ import annotations
 
 import os
+import re
 import select
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -26,6 +27,8 @@ _SELDOM_S, _SOON_S = 5.0, 0.25
 #: Looks of a crowd of tickets are slow: they may take this share of our time, and come this late.
 _CROWD, _SHARE, _LATEST_S = 32, 0.1, 0.3
 _MUTEX_S = 0.5
+#: A job by the name that it has in the line (census.claimed_by).
+_NAME = re.compile(r"[a-z2-7]{1,20}@(\d+)\b")
 #: Whoever does not take for so long what is granted is passed by.
 _STALLED_S = 5.0
 
@@ -66,7 +69,7 @@ class Line:
                 self._remove(uid)
                 return {**tickets.answer(0, "granted"), "lease": held}
             if self._may_look():
-                if entry.ticket["demand"].get("gpus"):
+                if _wants_gpus(entry):
                     self.room.now(wait_s, FRESH_S)
                 answers = dict(self.look())
                 if uid in answers:
@@ -150,8 +153,10 @@ class Line:
             first_void = min(entry.until for entry in self._entries.values())
             self._due = begun + min(_SELDOM_S, max(0.0, first_void - kernel.boottime_s()))
             self._publish()
-            if self._judge(self.census.look(self._tags()), self.room.now()):
-                done += self._claim()
+            granted = self._judge(self.census.look(self._tags()), self.room.now())
+            if granted:
+                done += self._claim(granted)
+                self.census.look(self._tags())  # whose end we must see: also what was just given out
         self._looked = time.monotonic()
         self._cost_s = self._looked - begun
         self._due = max(self._due, self._next_look())
@@ -213,21 +218,23 @@ class Line:
 
     def _told(self, entry: tickets.Entry, verdict: dict, names: Dict[str, dict]) -> Dict[str, Any]:
         why = verdict["why"] or "its turn has come"
-        if self.room.trouble and entry.ticket["demand"].get("gpus"):
+        if self.room.trouble and _wants_gpus(entry):
             why = self.room.trouble
-        for uid, ticket in names.items():
-            why = why.replace(uid, "a job of %s" % user_name(ticket["uid_number"]))
-        why = why.replace(census.owned_by(entry.ticket["owner"], os.geteuid()), entry.owner or "(none)")
+        owner = census.owned_by(entry.ticket["owner"], os.geteuid())
+        why = why.replace(owner, entry.owner or "(none)")
+        why = _NAME.sub(lambda found: "a job of %s" % user_name(int(found[1])), why)
         ahead = [tickets.ahead(names[uid]) for uid in verdict["ahead"] if uid in names]
         return {"lease": None, "position": verdict["position"], "ahead": ahead, "why": why}
 
     # -- claims -------------------------------------------------------------------------------------------------------
 
-    def _claim(self) -> List[Tuple[str, Dict[str, Any]]]:
+    def _claim(self, granted: List[Tuple[tickets.Entry, dict]]) -> List[Tuple[str, Dict[str, Any]]]:
         """What is granted, asked once more under the mutex and claimed there."""
-        if any(entry.ticket["demand"].get("gpus") for entry in self._entries.values()) and not self.room.is_fresh():
+        is_fresh = self.room.is_fresh() if any(_wants_gpus(entry) for entry, _ in granted) else True
+        if not is_fresh:  # no GPU is given out by an old look; the new one has begun
             self._due = time.monotonic() + _SOON_S
-            return []
+            if all(_wants_gpus(entry) for entry, _ in granted):
+                return []
         mutex = abstract.Mutex()
         if not mutex.take(_MUTEX_S):
             self._due = time.monotonic() + _SOON_S
@@ -237,6 +244,8 @@ class Line:
         try:
             picture = self.census.look(self._tags())
             for entry, verdict in self._judge(picture, self.room.now()):
+                if _wants_gpus(entry) and not is_fresh:
+                    continue
                 uid = next(uid for uid, each in self._entries.items() if each is entry)
                 lease = tickets.provisional(picture, entry.ticket["who"]) or self._claim_one(uid, entry, verdict)
                 if lease is not None:
@@ -263,3 +272,7 @@ class Line:
         who = "process %d of %s" % (holder.pid, user_name(holder.uid)) if holder and holder.pid else "somebody"
         for entry in self._entries.values():
             entry.answer = {**entry.answer, "why": "%s does not let go of this host's line" % who}
+
+
+def _wants_gpus(entry: tickets.Entry) -> bool:
+    return bool(entry.ticket["demand"].get("gpus"))

@@ -97,7 +97,7 @@ def lease_values(lease: Dict[str, Any]) -> List[Any]:
 
 def lease(values: list) -> Optional[Dict[str, Any]]:
     """The same, from a notice; the GPUs as hashes. None when it is none."""
-    if len(values) < 10 or not all(isinstance(value, str) for value in (*values[:4], values[8])):
+    if len(values) < 10 or not all(_is_name(value) for value in values[:4]) or not _is_past(values[8]):
         return None
     if not all(_is_number(value) for value in values[4:8]) or not isinstance(values[9], list):
         return None
@@ -129,7 +129,7 @@ def ticket_values(ticket: Dict[str, Any], until: float) -> List[Any]:
 
 def ticket(values: list) -> Optional[Tuple[Dict[str, Any], float]]:
     """(the same, until when it counts) from a notice; None when it is none. queueing.py judges what it asks for."""
-    if len(values) < 13 or not all(isinstance(value, str) for value in values[:3]):
+    if len(values) < 13 or not all(_is_name(value) for value in values[:3]):
         return None
     if not all(_is_number(value) for value in (*values[3:7], *values[8:10])) or values[3] not in (0, 1, 2):
         return None
@@ -154,6 +154,9 @@ def ticket(values: list) -> Optional[Tuple[Dict[str, Any], float]]:
 def _is_wish(wish: Any) -> bool:
     if not isinstance(wish, list) or len(wish) != 4:
         return False
+    kind = wish[0]
+    if not (isinstance(kind, str) and kind.isprintable() and len(kind) <= 100):  # it is shown to people
+        return False
     return all(value is None or _is_number(value) for value in wish[1:])
 
 
@@ -161,6 +164,16 @@ def _wish(wish: list) -> Dict[str, Any]:
     kind, count, least, most = wish
     limit = None if most is None else most * _MIB + _MIB - 1
     return {"type": kind, "count": count, "memory_min": (least or 0) * _MIB, "memory_max": limit}
+
+
+def _is_name(value: Any) -> bool:
+    return value == "" or layout.is_name(value)
+
+
+def _is_past(value: Any) -> bool:
+    """ "" or a job by the name that it has in the line (census.claimed_by)."""
+    name, _, uid = value.partition("@") if isinstance(value, str) else ("?", "", "")
+    return value == "" or (layout.is_name(name) and uid.isdigit() and len(uid) < 12)
 
 
 def _is_number(value: Any) -> bool:

@@ -60,6 +60,8 @@ class Serve:
         self._frames: list[tuple[bytes, Any]] = []
         self._ids = itertools.count(1)
         self.events: list[dict[str, Any]] = []
+        #: What was told of tickets meanwhile.
+        self.places: list[dict[str, Any]] = []
         self.facts = self.ask("hello", client="test", env_mode=mode, path=None, **(greeting or {})) if greet else {}
 
     def close(self) -> None:
@@ -98,7 +100,7 @@ class Serve:
         while True:
             kind, message = self.frame()
             if kind == b"J" and "event" in message:
-                self.events.append(message)
+                self._note(message)
                 continue
             assert kind == b"J", message[:100]
             assert message["id"] == number, message
@@ -117,7 +119,7 @@ class Serve:
         while True:
             kind, piece = self.frame()
             if kind == b"J" and "event" in piece:
-                self.events.append(piece)
+                self._note(piece)
                 continue
             assert kind == b"B", piece
             if not piece:
@@ -173,7 +175,17 @@ class Serve:
             return
         assert kind == b"J"
         assert "event" in message
-        self.events.append(message)
+        self._note(message)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        (self.places if event["event"] == "place" else self.events).append(event)
+
+    def place(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next that is told of a ticket; None: nothing for so long."""
+        until = time.monotonic() + timeout_s
+        while not self.places and time.monotonic() < until:
+            self._take_event(until - time.monotonic())
+        return self.places.pop(0) if self.places else None
 
     def end(self, job: str, timeout_s: float = DEADLINE_S) -> dict[str, Any]:
         return self.until(job, lambda state: state["phase"] == "ended", timeout_s)
