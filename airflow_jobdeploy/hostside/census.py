@@ -78,8 +78,9 @@ class Census:
 
     def _refresh(self, names: List[bytes]) -> None:
         listed = set(names)
-        for name in [name for name, peer in self._known.items() if name not in listed or peer.is_gone]:
-            self._known.pop(name).close()
+        for name, peer in list(self._known.items()):
+            if name not in listed or peer.connection is None or peer.is_gone:
+                self._known.pop(name).close()
         # What is held comes before who waits: it must be known whole.
         for name in sorted(listed - self._known.keys(), key=lambda name: (name.startswith(PREFIX + b"ask/"), name)):
             if name == abstract.MUTEX or len(self._known) >= _MOST:
@@ -103,7 +104,7 @@ class Census:
             if lease is None:
                 continue
             # Only what the same account really holds; its keeper and its job both tell of it for a moment.
-            uuids = [hashes[each] for each in lease["gpus"] if each in hashes and held[hashes[each]][0] == uid]
+            uuids = [hashes[each] for each in lease["gpus"] if each in hashes and held[hashes[each]][0] in (uid, -1)]
             told = {**lease, "id": tag, "tag": tag, "gpus": uuids, "uid_number": uid, "pid": pids[kind, tag, uid]}
             told["owner"] = owned_by(lease["owner"], uid)
             before = leases.get((tag, uid))
