@@ -16,7 +16,8 @@ from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.line import Age, Granted, Stand, StillWaiting, Wait
-from airflow_jobdeploy.service.ranking import Looking, within
+from airflow_jobdeploy.service.ranking import Looking
+from airflow_jobdeploy.service.survey import declared
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Work
 from airflow_jobdeploy.service.workers import Workers
@@ -144,7 +145,7 @@ class Placing:
             demand=need.demand.to_wire(),
             priority=need.priority,
             reserves=reserves,
-            within=within(self.workers.pool.worker(name)),
+            within=declared(self.workers.pool.worker(name)),
             deployment=self.work.key.deployment,
             owner=need.allowance.owner,
             max_gpus=max_gpus,

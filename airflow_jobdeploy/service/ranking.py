@@ -1,4 +1,4 @@
-"""The workers of a pool as they are now, ranked for a job: what `plan` shows, and where tickets are put."""
+"""The workers of a pool as they are now, ranked for a job: where tickets are put."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from airflow_jobdeploy.core.placement import Choice, Placement, Wanted, rank
+from airflow_jobdeploy.core.placement import Choice, Placement, rank
 from airflow_jobdeploy.core.pool import Worker
 from airflow_jobdeploy.core.standing import PASSING, WorkerView
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.service.survey import silent, view_of, wanted
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Work
 from airflow_jobdeploy.service.workers import Workers
@@ -20,11 +20,6 @@ from airflow_jobdeploy.service.workers import Workers
 PATIENCE_S = 120.0
 #: Where less is to be sent, nobody is asked whether it is there, in bytes.
 _MUCH = 128 << 20
-
-
-def within(worker: Worker | None) -> dict[str, Any]:
-    """What the pool declares of a worker."""
-    return worker.capacity.to_wire() if worker is not None and worker.capacity else {}
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,9 @@ class Looking:
         begun, failures = time.monotonic(), 0
         while True:
             placement, refusals = self.ranked(names, avoid=avoid)
-            silent = [choice for choice in placement.choices if choice.worker in refusals and choice.fit == PASSING]
+            mute = [choice for choice in placement.choices if choice.worker in refusals and choice.fit == PASSING]
             if placement.candidates:
-                return [*placement.candidates, *silent]
+                return [*placement.candidates, *mute]
             passing = [e for e in refusals.values() if isinstance(e, WorkerUnreachable) and not e.lasting]
             if placement.is_impossible or not passing or time.monotonic() - begun >= limit:
                 raise PlacementError(self._none(placement))
@@ -58,45 +53,24 @@ class Looking:
     def ranked(self, names: Sequence[str], *, avoid: Collection[str] = ()) -> tuple[Placement, dict[str, WorkerError]]:
         """All of these workers, ranked, and why some cannot be asked."""
         refusals: dict[str, WorkerError] = {}
-        trees = self._trees()
+        job = wanted(self.work, avoid=avoid)
+        large = [name for name, size in job.trees.items() if size >= _MUCH]
         views = []
         for worker in self.workers.pool.workers:
             if worker.name in names:
                 self.check()
-                views.append(self._view(worker, trees, refusals))
-        need = self.work.need
-        wanted = Wanted(
-            demand=need.demand,
-            where=need.where,
-            avoid=frozenset(avoid),
-            trees=trees,
-            priority=need.priority,
-            deployment=self.work.key.deployment,
-            allowance=need.allowance,
-        )
-        return rank(wanted, views), refusals
+                views.append(self._view(worker, large, refusals))
+        return rank(job, views), refusals
 
     def _none(self, placement: Placement) -> str:
         whys = "; ".join(f"{choice.worker}: {choice.why}" for choice in placement.choices) or "it has no worker"
-        wanted = f" can take {self.work.need.demand}" if self.work.need.demand else " can take the job"
-        return f"no worker of pool {self.workers.pool.name!r}{wanted}: {whys}"
+        asked = f" can take {self.work.need.demand}" if self.work.need.demand else " can take the job"
+        return f"no worker of pool {self.workers.pool.name!r}{asked}: {whys}"
 
-    def _view(self, worker: Worker, trees: dict[str, int], refusals: dict[str, WorkerError]) -> WorkerView:
-        common: dict[str, Any] = {
-            "name": worker.name,
-            "labels": worker.all_labels,
-            "within": {**within(worker), **({"slots": worker.slots} if worker.slots else {})},
-        }
+    def _view(self, worker: Worker, trees: Sequence[str], refusals: dict[str, WorkerError]) -> WorkerView:
         try:
-            backend = self.workers.backend(worker.name)
-            held = frozenset(name for name, size in trees.items() if size >= _MUCH and backend.has_tree(name))
-            return WorkerView(**common, room=backend.room(), holds=held)
+            return view_of(worker, self.workers.backend(worker.name), trees)
         except WorkerError as error:
             refusals[worker.name] = error
             self.workers.drop(worker.name)
-            return WorkerView(**common, trouble=str(error))
-
-    def _trees(self) -> dict[str, int]:
-        """Those whose names are known before they are sent -> their bytes."""
-        manifests = [source.manifest for source in self.work.takes.at_once]
-        return {manifest.name: manifest.bytes for manifest in manifests if manifest.is_known}
+            return silent(worker, error)

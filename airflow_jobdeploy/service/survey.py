@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from airflow_jobdeploy.backends.base import Backend, TreeBusy, WorkerFacts
-from airflow_jobdeploy.core.capacity import Allowance
 from airflow_jobdeploy.core.leases import Room
 from airflow_jobdeploy.core.placement import Wanted
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
@@ -37,7 +36,7 @@ def _asked(connect: Callable[[Worker], Backend], trees: Sequence[str], worker: W
         finally:
             backend.close()
     except WorkerError as error:
-        return WorkerView(name=worker.name, labels=worker.labels, within=_within(worker), trouble=str(error))
+        return silent(worker, error)
 
 
 def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = ()) -> WorkerView:
@@ -53,6 +52,11 @@ def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = ()) -> Work
     )
 
 
+def silent(worker: Worker, error: WorkerError) -> WorkerView:
+    """One that cannot be asked."""
+    return WorkerView(name=worker.name, labels=worker.labels, within=_within(worker), trouble=str(error))
+
+
 def _room(facts: WorkerFacts) -> Room:
     """Of a worker that gives out no leases: nothing is counted there."""
     amounts = {"cpu": facts.cpu_count or None, "memory": facts.memory_bytes or None}
@@ -66,31 +70,30 @@ def _has(backend: Backend, tree: str) -> bool:
         return True
 
 
+def declared(worker: Worker | None) -> dict[str, Any]:
+    """What the pool declares of a worker (hostside.fitting.narrowed)."""
+    return worker.capacity.to_wire() if worker is not None and worker.capacity else {}
+
+
 def _within(worker: Worker) -> dict[str, Any]:
-    declared = worker.capacity.to_wire() if worker.capacity else {}
-    return {**declared, **({"slots": worker.slots} if worker.slots is not None else {})}
+    return {**declared(worker), **({"slots": worker.slots} if worker.slots is not None else {})}
 
 
-def wanted(work: Work, *, uid: str = "", waited_s: float = 0.0, avoid: frozenset[str] = frozenset()) -> Wanted:
-    """What `work` looks for, its code and data taken. `avoid`: workers on which it has just failed."""
+def wanted(work: Work, *, avoid: Collection[str] = ()) -> Wanted:
+    """What `work` looks for. `avoid`: workers on which it has just failed."""
     need = work.need
     return Wanted(
-        uid=uid,
         demand=need.demand,
         where=need.where,
-        avoid=avoid,
+        avoid=frozenset(avoid),
         trees=trees_of(work),
         priority=need.priority,
-        waited_s=waited_s,
         deployment=work.key.deployment,
-        allowance=Allowance(owner=need.owner, max_gpus=need.max_gpus),
+        allowance=need.allowance,
     )
 
 
 def trees_of(work: Work) -> Mapping[str, int]:
-    """The trees that a job takes along -> their bytes; a dataset whose content is not known yet is at none."""
-    bundle, dataset = work.takes.bundle, work.takes.dataset
-    found = {bundle.name: bundle.manifest.bytes} if bundle else {}
-    if dataset is not None and dataset.manifest.is_known:
-        found[dataset.manifest.name] = dataset.manifest.bytes
-    return found
+    """The trees that a job takes along, of which the names are known before they are sent -> their bytes."""
+    manifests = [source.manifest for source in work.takes.at_once]
+    return {manifest.name: manifest.bytes for manifest in manifests if manifest.is_known}
