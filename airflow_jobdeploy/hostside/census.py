@@ -85,11 +85,11 @@ class Census:
         for name in sorted(listed - self._known.keys(), key=lambda name: (name.startswith(PREFIX + b"ask/"), name)):
             if name == abstract.MUTEX or len(self._known) >= _MOST:
                 continue
-            peer = abstract.reach(name)
-            if peer is not None:
-                self._known[name] = peer
-                if peer.connection is not None:
-                    self._events.register(peer.connection, 0)
+            found = abstract.reach(name)
+            if found is not None:
+                self._known[name] = found
+                if found.connection is not None:
+                    self._events.register(found.connection, 0)
 
     def _leases(
         self,
