@@ -26,7 +26,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_jobdeploy.core.policy import NO_SEQUEL, Intent, Sequel, after_end, is_over
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
-from airflow_jobdeploy.errors import JobCancelled, JobDeployError, JobTimedOut, PlacementError, WorkerError
+from airflow_jobdeploy.errors import JobCancelled, JobDeployError, JobTimedOut, WorkerError
 from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.hooks.reaping import reap_in_passing
@@ -111,11 +111,9 @@ class Errand:
             return self._wait(workers, handle, offset=offset, may_defer=not news.elsewhere)
 
     def _turn(self, news: LineEvent) -> dict[str, Any]:
-        """A worker has granted what the job asks for, or none will."""
-        if news.timed_out:
-            raise JobTimedOut(news.timed_out, status="FAILED", reason="TimedOut")
+        """A worker has granted what the job asks for, or none has in time."""
         if news.granted is None:
-            raise PlacementError(news.error)
+            raise JobTimedOut(news.timed_out, status="FAILED", reason="TimedOut")
         self._log.info("Worker %s has %s.", news.granted.worker, news.wait.wanted)
         with self.at_work(news.wait.worker_pool) as workers:
             if news.sequel is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from airflow_jobdeploy.core.leases import RENEW_S, Lease, SeekAnswer, Ticket
 from airflow_jobdeploy.core.words import duration
-from airflow_jobdeploy.errors import JobDeployError, JobTimedOut, PlacementError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.errors import JobDeployError, JobTimedOut, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
 
@@ -136,12 +136,6 @@ class Places:
         self._answers.pop(worker, None)
         self._silent[worker] = str(error)
 
-    def check(self) -> None:
-        """PlacementError when every worker has said that it never can take the job."""
-        if len(self._answers) == len(self._wait.tickets) and all(not a.position for a in self._answers.values()):
-            whys = "; ".join(f"{worker}: {answer.why}" for worker, answer in self._answers.items())
-            raise PlacementError(f"no worker of pool {self._wait.worker_pool!r} can take {self._wait.wanted}: {whys}")
-
     def news(self) -> str:
         """A line when there is something to say, else ""."""
         now, text = self._age(), self.text()
@@ -156,7 +150,10 @@ class Places:
         """The best place that the job has, and who is ahead there; or why it has none."""
         placed = [(answer.position, worker) for worker, answer in self._answers.items() if answer.position]
         if not placed:
-            return "; ".join(f"worker {worker} cannot be asked: {why}" for worker, why in self._silent.items())
+            out = [f"worker {worker}: {answer.why}" for worker, answer in self._answers.items()]
+            return "; ".join(
+                [*out, *(f"worker {worker} cannot be asked: {why}" for worker, why in self._silent.items())]
+            )
         position, worker = min(placed)
         ahead = [_shown(each) for each in self._answers[worker].ahead[:3]]
         behind = f", behind {', '.join(ahead)}" if position > 1 and ahead else ""
@@ -186,7 +183,7 @@ class Stand:
         self._failures = dict.fromkeys(wait.tickets, 0)
 
     def until(self, patience_s: float | None) -> Granted | None:
-        """The first lease; None after `patience_s` (None: no bound). JobTimedOut, PlacementError; all tickets are
+        """The first lease; None after `patience_s` (None: no bound). JobTimedOut; all tickets are
         taken back, also when `check` raises."""
         begun, granted = time.monotonic(), None
         try:
@@ -195,7 +192,6 @@ class Stand:
                 granted = self._round()
                 if granted is not None:
                     break
-                self._places.check()
                 if line := self._places.news():
                     self._say(line)
                 if self._wait.is_over(self._age()):

@@ -63,12 +63,11 @@ class JobEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class LineEvent:
-    """How a wait for a worker ended: `granted`, or `timed_out`, or with an `error`."""
+    """How a wait for a worker ended: `granted`, or `timed_out` (a sentence)."""
 
     wait: Wait
     granted: Granted | None = None
     timed_out: str = ""
-    error: str = ""
     #: Of the attempt that waits, where it is not the first.
     sequel: Sequel | None = None
 
@@ -84,7 +83,6 @@ class LineEvent:
             "wait": self.wait.to_dict(),
             "granted": self.granted.to_dict() if self.granted else None,
             "timed_out": self.timed_out,
-            "error": self.error,
             "sequel": asdict(self.sequel) if self.sequel else None,
         }
 
@@ -96,6 +94,5 @@ class LineEvent:
             wait=Wait.from_dict(data["wait"]),
             granted=Granted.from_dict(granted) if granted else None,
             timed_out=str(data.get("timed_out") or ""),
-            error=str(data.get("error") or ""),
             sequel=Sequel(**sequel) if sequel else None,
         )

@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_jobdeploy.core.leases import SeekAnswer
 from airflow_jobdeploy.core.policy import Sequel
-from airflow_jobdeploy.errors import PlacementError, WorkerError
+from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.service.line import Age, Granted, Places, Wait, timed_out
 from airflow_jobdeploy.service.seekers import Seeker
@@ -80,10 +80,6 @@ class LineTrigger(BaseTrigger):
                 if answer.lease is not None:
                     granted = Granted(uid=wait.uid, worker=worker, lease=answer.lease, since=wait.since)
                     return LineEvent(wait=wait, granted=granted, sequel=sequel)
-            try:
-                said.check()
-            except PlacementError as error:
-                return LineEvent(wait=wait, error=str(error), sequel=sequel)
             if wait.is_over(age()):
                 return LineEvent(wait=wait, timed_out=str(timed_out(wait, said.text())), sequel=sequel)
             if line := said.news():

@@ -15,7 +15,7 @@ from airflow_jobdeploy.core.capacity import Allowance
 from airflow_jobdeploy.core.demand import Demand
 from airflow_jobdeploy.core.gpus import GB, GpuWish
 from airflow_jobdeploy.core.impossible import impossible
-from airflow_jobdeploy.core.leases import Room
+from airflow_jobdeploy.core.leases import Room, hashed
 from airflow_jobdeploy.core.placement import Placement, Wanted, rank
 from airflow_jobdeploy.core.pool import load_pool
 from airflow_jobdeploy.core.spec import load_spec
@@ -159,7 +159,7 @@ def test_quotas_count_all_workers_of_the_pool() -> None:
     mine = {name: layout.short(name, text) for name, text in (("deployment", "d"), ("owner", "ada"))}
     workers = [
         view("a", *[A100] * 4, leases=[{"gpus": ["a-0", "a-1"], **mine}]),
-        view("b", *[A100] * 4, leases=[{"gpus": ["b-0"], **mine}, {"gpus": ["b-1"], "owner": "bob"}]),
+        view("b", *[A100] * 4, leases=[{"gpus": ["b-0"], **mine}, {"gpus": ["b-1"], "owner": hashed("owner", "bob")}]),
     ]
     bounded = {"deployment": "d", "allowance": Allowance(owner="ada", max_gpus=4)}
     found = rank(job("A100", **bounded), workers)

@@ -1,0 +1,372 @@
+"""Jobs that ask for something: placed where it is, or in line until it is; by the task itself, and by a triggerer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from airflow_jobdeploy import service
+from airflow_jobdeploy.core.capacity import Capacity, Quota
+from airflow_jobdeploy.core.leases import Lease, SeekAnswer
+from airflow_jobdeploy.core.plan import new_uid
+from airflow_jobdeploy.core.policy import Sequel
+from airflow_jobdeploy.core.pool import Worker, WorkerPool
+from airflow_jobdeploy.core.presets import Preset
+from airflow_jobdeploy.core.status import JobHandle, JobStatus
+from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, WorkerError
+from airflow_jobdeploy.service import Interrupted, Watcher, Work
+from airflow_jobdeploy.service.line import Granted, StillWaiting, Wait
+from airflow_jobdeploy.service.seekers import Seeker
+from airflow_jobdeploy.testing import MemoryHost
+from tests.service.conftest import Desk, Notebook
+
+GB = 1 << 30
+SPEC = {"command": "x", "gpu_types": [{"type": "A100", "count": 1}], "priority": "high"}
+
+
+def gpus(host: str, count: int, model: str = "A100") -> list[dict[str, Any]]:
+    return [
+        {"index": index, "uuid": f"GPU-{host}-{index}", "model": model, "memory_bytes": 40 * GB}
+        for index in range(count)
+    ]
+
+
+class Cluster(Desk):
+    """A desk on workers in memory. A job of the command `x` lasts until it is stopped."""
+
+    hosts: dict[str, MemoryHost]
+
+    def wants(self, count: int = 1, **fields: Any) -> Work:
+        return self.run_spec({"command": "x", "gpu_types": [{"type": "A100", "count": count}], **fields})
+
+    def another(self) -> Cluster:
+        """Another task, on the same workers."""
+        return replace(self, notebook=Notebook(), said=[], log=[], handles=[])
+
+    def taken(self) -> dict[str, list[str]]:
+        """Worker -> the GPUs that are held there."""
+        with self.workers() as workers:
+            rooms = {name: workers.backend(name).room() for name in self.hosts}
+        return {name: sorted(gpu for each in room.leases for gpu in each["gpus"]) for name, room in rooms.items()}
+
+    def line(self) -> list[tuple[str, str]]:
+        """(worker, priority) of all tickets."""
+        with self.workers() as workers:
+            rooms = {name: workers.backend(name).room() for name in self.hosts}
+        return [(name, str(ticket["priority"])) for name, room in rooms.items() for ticket in room.tickets]
+
+    def waiting(self, work: Work, **how: Any) -> Submitting:
+        """Submitted by a thread that stands in line; returns when its tickets lie on all workers."""
+        before = len(self.line())
+        found = Submitting(self.another(), work, how)
+        found.start()
+        until(lambda: len(self.line()) >= before + len(self.hosts) or not found.is_alive())
+        return found
+
+
+class Submitting(threading.Thread):
+    """One task that submits."""
+
+    def __init__(self, desk: Cluster, work: Work, how: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self.desk, self.work, self.how = desk, work, how
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.desk.submit(self.work, **self.how)
+        except Exception as error:
+            self.error = error
+
+    def handle(self) -> JobHandle:
+        self.join(20)
+        assert not self.is_alive(), self.desk.said
+        if self.error is not None:
+            raise self.error
+        return self.desk.handles[-1]
+
+
+def until(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)  # what other threads do to hosts in memory is told to nobody here
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Workers a and b, with two GPUs each."""
+    hosts = {
+        name: MemoryHost(
+            name=name,
+            programs={"x": lambda run: run.wait()},
+            capacity={"cpu": 8, "memory": 64 * GB, "gpus": gpus(name, 2)},
+        )
+        for name in ("a", "b")
+    }
+    pool = WorkerPool(name="lab", kind="memory", workers=(Worker(conn_id="a"), Worker(conn_id="b")))
+    found = Cluster(pool=pool, connect=lambda worker: hosts[worker.name].backend())
+    found.hosts = hosts
+    yield found
+    for host in hosts.values():
+        host.plug_in()
+        backend = host.backend()
+        for job in backend.jobs(live_only=True):
+            backend.stop(job["plan"]["job_id"], reason="the test is over", grace_s=0)
+
+
+# -- where there is room ----------------------------------------------------------------------------------------------
+
+
+def test_each_gpu_has_one_job_and_small_jobs_are_packed(cluster: Cluster) -> None:
+    handles = [cluster.another().submit(cluster.wants()).handle for _ in range(2)]
+    assert len({handle.worker for handle in handles}) == 1, "the other worker stays whole"
+    whole = cluster.another().submit(cluster.wants(2)).handle
+    assert whole.worker != handles[0].worker
+    assert cluster.taken() == {"a": ["GPU-a-0", "GPU-a-1"], "b": ["GPU-b-0", "GPU-b-1"]}
+    assert not cluster.line()
+
+
+def test_what_a_preset_says_and_where(cluster: Cluster) -> None:
+    workers = (Worker(conn_id="a", labels={"zone": "north"}), Worker(conn_id="b", labels={"zone": "south"}))
+    preset = Preset(cpu=6, memory_bytes=8 * GB, preemptible=True)
+    cluster.pool = replace(cluster.pool, workers=workers, presets={"wide": preset})
+    work = cluster.run_spec({"command": "x", "preset": "wide", "where": {"zone": "south"}})
+    assert work.recovery.preemptible
+    assert cluster.submit(work).handle.worker == "b"
+    with pytest.raises(PlacementError, match="a: its zone is north, not south"):
+        cluster.another().submit(cluster.run_spec({"command": "x", "cpu_count": 9, "where": {"zone": "south"}}))
+    with pytest.raises(SpecError, match=r"has no preset 'wied'\. Did you mean 'wide'"):
+        cluster.run_spec({"command": "x", "preset": "wied"})
+
+
+@pytest.mark.parametrize(
+    ("wants", "why"),
+    [
+        ({"gpu_types": [{"type": "H100", "count": 1}]}, r"a: .*A100"),
+        ({"gpu_types": [{"type": "A100", "count": 3}]}, r"b: .*2"),
+        ({"gpu_types": [{"type": "A100", "count": 1, "memory": "80GB.."}]}, r"a: "),
+        ({"cpu_count": 9}, r"9 cores"),
+        ({"memory": "65GB"}, r"memory"),
+    ],
+)
+def test_what_no_worker_can_ever_give_is_an_error_at_once(cluster: Cluster, wants: dict[str, Any], why: str) -> None:
+    with pytest.raises(PlacementError, match=rf"no worker of pool 'lab' can take .*{why}"):
+        cluster.submit(cluster.run_spec({"command": "x", **wants}))
+    assert not cluster.line()
+    assert not cluster.handles
+
+
+def test_a_declared_capacity_and_a_quota_narrow_what_there_is(cluster: Cluster) -> None:
+    workers = (Worker(conn_id="a", capacity=Capacity(gpus=("0",))), Worker(conn_id="b", capacity=Capacity(gpus=())))
+    cluster.pool = replace(cluster.pool, workers=workers)
+    cluster.submit(cluster.wants())
+    assert cluster.taken() == {"a": ["GPU-a-0"], "b": []}
+    with pytest.raises(StillWaiting):
+        cluster.another().submit(cluster.wants(), line_s=0.5)
+    quotas = {"team": Quota(max_gpus=1, max_priority="low")}
+    cluster.pool = replace(cluster.pool, workers=(Worker(conn_id="a"), Worker(conn_id="b")), quotas=quotas)
+    mine = cluster.run_spec(SPEC, user="team")
+    assert mine.need.priority == "low"
+    cluster.another().submit(mine)
+    with pytest.raises(StillWaiting):
+        cluster.another().submit(cluster.run_spec(SPEC, user="team"), line_s=0.5)
+    cluster.another().submit(cluster.run_spec(SPEC, user="others"))
+
+
+# -- in line ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_says_where_and_goes_to_whatever_worker_is_free_first(cluster: Cluster) -> None:
+    held = [cluster.another().submit(cluster.wants(2)).handle for _ in range(2)]
+    waiting = cluster.waiting(cluster.wants())
+    assert cluster.line() == [("a", "normal"), ("b", "normal")]
+    until(lambda: waiting.desk.said)
+    assert waiting.desk.said[0].startswith("Waiting for 1 A100: number 1 in the line of worker ")
+    free = held[1]
+    cluster.stop(free)
+    handle = waiting.handle()
+    assert handle.worker == free.worker
+    until(lambda: cluster.status(handle).status is JobStatus.RUNNING)
+    assert not cluster.line(), "the ticket on the other worker was taken back"
+
+
+def test_high_goes_before_normal_and_normal_before_low(cluster: Cluster) -> None:
+    held = [cluster.another().submit(cluster.wants(2)).handle for _ in range(2)]
+    low = cluster.waiting(cluster.wants(priority="low"))
+    normal = cluster.waiting(cluster.wants())
+    high = cluster.waiting(cluster.wants(2, priority="high"))
+    cluster.stop(held[0])
+    high.handle()
+    assert normal.is_alive()
+    assert low.is_alive()
+    cluster.stop(held[1])
+    assert {normal.handle().worker, low.handle().worker} == {held[1].worker}
+
+
+def test_schedule_timeout_bounds_the_wait_and_nothing_is_left_in_line(cluster: Cluster) -> None:
+    for _ in range(2):
+        cluster.another().submit(cluster.wants(2))
+    with pytest.raises(JobTimedOut, match=r"had 1 A100 for the job within schedule_timeout .*: number 1 in the line"):
+        cluster.another().submit(cluster.wants(schedule_timeout=0.5))
+    assert not cluster.line()
+
+
+def test_a_task_that_is_told_to_end_leaves_the_line(cluster: Cluster) -> None:
+    for _ in range(2):
+        cluster.another().submit(cluster.wants(2))
+    told = threading.Event()
+    waiting = cluster.waiting(cluster.wants(), interrupted=told.is_set)
+    told.set()
+    with pytest.raises(Interrupted):
+        waiting.handle()
+    assert not cluster.line()
+
+
+def test_a_silent_worker_holds_up_nobody_and_is_asked_when_it_is_back(cluster: Cluster) -> None:
+    cluster.hosts["a"].unplug()
+    held = cluster.another().submit(cluster.wants(2)).handle
+    assert held.worker == "b"
+    waiting = Submitting(cluster.another(), cluster.wants(), {})
+    waiting.start()
+    until(lambda: waiting.desk.said)
+    cluster.hosts["a"].plug_in()
+    assert waiting.handle().worker == "a"
+
+
+# -- handed over ------------------------------------------------------------------------------------------------------
+
+
+class Triggerer:
+    """What a trigger does: a seeker on the watcher of each worker."""
+
+    def __init__(self, cluster: Cluster, wait: Wait) -> None:
+        self.news: SimpleQueue[tuple[str, SeekAnswer | WorkerError]] = SimpleQueue()
+        age = wait.age()
+        self.places = {}
+        for name in wait.tickets:
+            connect = cluster.hosts[name].backend
+            seeker = Seeker(
+                wait.uid,
+                ticket=lambda name=name: wait.ticket(name, age()),  # type: ignore[misc]
+                deliver=lambda answer, name=name: self.news.put((name, answer)),  # type: ignore[misc]
+            )
+            self.places[name] = Watcher.get((id(self), name), connect).seek(seeker)
+
+    def granted(self, wait: Wait) -> Granted:
+        while True:
+            worker, answer = self.news.get(timeout=20)
+            if isinstance(answer, SeekAnswer) and answer.lease:
+                return Granted(uid=wait.uid, worker=worker, lease=answer.lease, since=wait.since)
+
+    def close(self, taken: str = "") -> None:
+        for name, place in self.places.items():
+            place.close(taken=name == taken)
+
+
+def test_a_triggerer_goes_on_with_the_wait_and_the_task_takes_what_it_was_granted(cluster: Cluster) -> None:
+    held = [cluster.another().submit(cluster.wants(2)).handle for _ in range(2)]
+    with pytest.raises(StillWaiting) as caught:
+        cluster.submit(cluster.wants(), line_s=0.3)
+    assert not cluster.line()
+    wait = Wait.from_dict(json.loads(json.dumps(caught.value.wait.to_dict())))
+    assert wait == caught.value.wait
+    triggerer = Triggerer(cluster, wait)
+    until(lambda: len(cluster.line()) == 2)
+    cluster.stop(held[1])
+    granted = triggerer.granted(wait)
+    triggerer.close(granted.worker)
+    until(lambda: not cluster.line())
+    assert len(cluster.taken()[granted.worker]) == 1
+    again = Granted.from_dict(json.loads(json.dumps(granted.to_dict())))
+    handle = cluster.submit(cluster.wants(), granted=again).handle
+    assert (handle.worker, handle.uid) == (held[1].worker, wait.uid)
+    until(lambda: cluster.status(handle).status is JobStatus.RUNNING)
+    assert len(cluster.taken()[granted.worker]) == 1
+
+
+def test_a_trigger_that_ends_gives_everything_back(cluster: Cluster) -> None:
+    with pytest.raises(StillWaiting) as caught:
+        held = [cluster.another().submit(cluster.wants(2)).handle for _ in range(2)]
+        cluster.submit(cluster.wants(), line_s=0.0)
+    triggerer = Triggerer(cluster, caught.value.wait)
+    until(lambda: len(cluster.line()) == 2)
+    cluster.stop(held[0])
+    triggerer.granted(caught.value.wait)
+    triggerer.close()
+    until(lambda: not cluster.line() and not cluster.taken()[held[0].worker])
+
+
+def test_a_worker_that_is_cut_off_gets_the_ticket_anew_no_younger(cluster: Cluster) -> None:
+    for _ in range(2):
+        cluster.another().submit(cluster.wants(2))
+    with pytest.raises(StillWaiting) as caught:
+        cluster.submit(cluster.wants(), line_s=0.0)
+    wait = replace(caught.value.wait, since=time.time() - 1000)
+    triggerer = Triggerer(cluster, wait)
+    until(lambda: len(cluster.line()) == 2)
+    cluster.hosts["a"].unplug()
+    until(lambda: any(isinstance(triggerer.news.get(timeout=20)[1], WorkerError) for _ in range(20)))
+    cluster.hosts["a"].plug_in()
+    until(lambda: len(cluster.line()) == 2)
+    tickets = cluster.hosts["a"].backend().room().tickets
+    assert [ticket["waited_s"] >= 1000 for ticket in tickets] == [True]
+    triggerer.close()
+
+
+def test_a_lease_that_is_void_by_then_means_a_place_in_the_line_of_that_worker(cluster: Cluster) -> None:
+    held = [cluster.another().submit(cluster.wants(2)).handle for _ in range(2)]
+    gone = Granted(uid=new_uid(), worker=held[0].worker, lease=Lease(id="f" * 32), since=time.time())
+    handle = cluster.submit(cluster.wants(), granted=gone).handle
+    until(lambda: cluster.status(handle).reason == "Queued")
+    cluster.stop(held[0])
+    until(lambda: cluster.status(handle).status is JobStatus.RUNNING)
+
+
+# -- later attempts ---------------------------------------------------------------------------------------------------
+
+
+def test_a_preempted_job_stands_in_line_again_and_goes_back_to_its_checkpoint(cluster: Cluster) -> None:
+    work = cluster.wants(2, preemptible=True)
+    first = cluster.submit(work).handle
+    with cluster.workers() as workers:
+        service.preempt(workers, first, reason="make room", by="a test", wait_s=10)
+    other = cluster.another().submit(cluster.wants(2)).handle
+    sequel = Sequel(again=True, elsewhere=False, why="was preempted", preemptions=1)
+    second = submit_again(cluster, work, sequel)
+    assert second.attempt == 2
+    assert {second.worker, other.worker} == {"a", "b"}
+    assert (second.worker == first.worker) is (other.worker != first.worker)
+
+
+def test_a_job_whose_worker_is_lost_goes_elsewhere_first(cluster: Cluster) -> None:
+    work = cluster.wants(preemptible=True)
+    first = cluster.submit(work).handle
+    cluster.stop(first)
+    second = submit_again(cluster, work, Sequel(again=True, elsewhere=True, why="was lost"))
+    assert second.worker != first.worker
+
+
+def test_a_clear_stops_the_old_attempt_before_the_new_one_waits(cluster: Cluster) -> None:
+    other = [cluster.another().submit(cluster.wants(2)).handle for _ in range(1)]
+    work = cluster.wants(2)
+    first = cluster.submit(work).handle
+    cluster.epoch = {"max_tries": 0, "clear_number": 1}
+    second = cluster.submit(work).handle
+    assert (second.attempt, second.worker) == (2, first.worker)
+    assert cluster.status(first).status is JobStatus.CANCELLED
+    assert cluster.status(other[0]).status is JobStatus.RUNNING
+
+
+def submit_again(cluster: Cluster, work: Work, sequel: Sequel) -> JobHandle:
+    with cluster.workers() as workers:
+        return service.submit_again(
+            work, workers, sequel, intents=cluster.notebook, epoch=cluster.epoch, say=cluster.said.append
+        ).handle
