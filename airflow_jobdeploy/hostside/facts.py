@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, Dict, List, Tuple
 
-from airflow_jobdeploy.hostside import evidence, files, identity, kernel, layout, process, protocol
+from airflow_jobdeploy.hostside import cage, evidence, files, identity, kernel, layout, process, protocol
 from airflow_jobdeploy.hostside.gpus import Gpus
 from airflow_jobdeploy.hostside.jobdir import retire
 from airflow_jobdeploy.hostside.layout import HostPaths
@@ -88,6 +88,7 @@ def capabilities(host: HostPaths) -> Dict[str, Any]:
         "locks": _locks_work(host),
         "noexec": bool(os.statvfs(host.root).f_flag & getattr(os, "ST_NOEXEC", 0)),
         "filesystem": identity.filesystem(host.root),
+        "enforces": cage.possible(),
     }
 
 

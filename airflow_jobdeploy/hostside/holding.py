@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from airflow_jobdeploy.hostside import files, stage
+from airflow_jobdeploy.hostside import cage, files, stage
 from airflow_jobdeploy.hostside.jobdir import Job
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Holding:
         self._slots = stage.Slots(job)
         self._claims: Optional[Claims] = None
         self._line: Optional[Line] = None
+        self._cage: Optional[cage.Cage] = None
+        self._enforced: List[str] = []
         #: What the line has given us just now.
         self._won: Optional[Claims] = None
         self._lookers: Optional[Lookers] = None
@@ -56,6 +58,8 @@ class Holding:
         if self._claims is None:
             return False
         self._leave_line()
+        self._cage = cage.Cage(self._job.id, self._claims.lease)
+        self._cage.make()
         return True
 
     def _taken_over(self, lease: str) -> Optional[Claims]:
@@ -109,14 +113,43 @@ class Holding:
         return _TICK_S if due is None else min(due, _TICK_S)
 
     def facts(self) -> Dict[str, Any]:
-        """For its state: "gpus" that it holds, or "line": where it stands."""
-        told = {"gpus": self.gpus, "line": self._place}
+        """For its state: "gpus" that it holds, what of its demand is "enforced"; or "line": where it stands."""
+        told = {"gpus": self.gpus, "line": self._place, "enforced": self._enforced}
         return {key: value for key, value in told.items() if value}
 
     def tidy(self) -> None:
         """Now and then while the job runs: let those go who have looked at what it holds."""
         if self._claims is not None and self._lookers is not None:
             self._lookers.forget_gone([*self._claims.gpus, *self._claims.notice])
+
+    # -- its control group ---------------------------------------------------------------------------------------
+
+    @property
+    def groups(self) -> List[str]:
+        """Folders that must be removed when the job has ended, whoever ends it."""
+        return sorted(set(self._cage.folders.values())) if self._cage is not None else []
+
+    def join(self) -> None:
+        """In the child that becomes the command."""
+        if self._cage is not None:
+            cage.join(self._cage.doors())
+
+    def look_at(self, pid: int) -> bool:
+        """After the start of a command: is there news of what is enforced?"""
+        found = self._cage.enforced(pid) if self._cage is not None else []
+        is_news, self._enforced = bool(found) and not self._enforced, self._enforced or found
+        return is_news
+
+    def shortage(self, memory: Optional[dict]) -> Optional[dict]:
+        """What the kernel's kill for want of memory was about: the job's own limit, where that holds."""
+        if memory is None or "memory" not in self._enforced or self._claims is None:
+            return memory
+        return {**memory, "memory_limit_bytes": int(self._claims.lease["memory"])}
+
+    def leave(self) -> None:
+        """All its processes have ended."""
+        if self._cage is not None:
+            self._cage.remove()
 
     def environment(self) -> Dict[str, str]:
         """What tells the job, and its libraries, which GPUs are its own: none, when it holds none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Dict, List, Optional
 
-from airflow_jobdeploy.hostside import abstract, capacity, census, files, keeper, kernel, queueing, tickets
+from airflow_jobdeploy.hostside import abstract, cage, capacity, census, files, keeper, kernel, queueing, tickets
 from airflow_jobdeploy.hostside.capacity import Capacity
 from airflow_jobdeploy.hostside.gpus import FRESH_S, Gpus, user_name
 from airflow_jobdeploy.hostside.jobdir import Job
@@ -66,7 +66,7 @@ class LineOps:
             tickets=[_ticket(ticket, verdict) for ticket, verdict in waiting],
             outsiders=outside,
             driver=found["driver"],
-            enforced=[],
+            enforced=cage.possible(),
             warnings=["GPUs are not known: " + self._capacity.trouble] if self._capacity.trouble else [],
         )
 

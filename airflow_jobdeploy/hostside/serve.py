@@ -47,7 +47,8 @@ A state has the fields of core.status.JobState. `message` is empty where the nea
 and facts; a Setup failure and an UNKNOWN bring their own. Facts, each only where there is something to say: last_lines,
 stopped_by, stop_reason, checkpointed, orphaned_s, limit, limit_s, memory_used_bytes, memory_limit_bytes,
 disk_free_bytes, disk_path, swept, leftovers, left_behind, hint, exit_unknown, result_error, manifest_error,
-metrics_error, log_cap_error, gpus (held), line (where it stands: position, ahead, why), foreign_gpus (used, not held).
+metrics_error, log_cap_error, gpus (held), enforced (cpu, memory), line (where it stands: position, ahead, why),
+foreign_gpus (used, not held).
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ class Supervisor:
         outcome = self._outcome()
         self.state["outcome"] = outcome
         self._enter("finishing", self.state["status"], self.state["reason"])
+        self.holding.leave()
         finish.persist(self.job, self.state, outcome, self.home.wait)
 
     def _attempt(self) -> None:
@@ -134,8 +135,10 @@ class Supervisor:
             self._note_place()
             limit = {"limit": "schedule_timeout", "limit_s": bound}
             self._pause(self.holding.tick_s(), until, limit, self.holding.fds())
-        self.state["facts"] = self.holding.facts()
+        self.state["facts"], self.state["groups"] = self.holding.facts(), self.holding.groups
         self.facts.update(self.state["facts"])
+        if self.holding.groups:
+            self._save()
 
     def _note_place(self) -> None:
         """Where it stands in line, for whoever asks."""
@@ -180,11 +183,15 @@ class Supervisor:
         self._save()
         env = {**place.env, **step.get("env", {}), **environment.own(self.job), **self.holding.environment()}
         try:
-            pid = self.home.spawn(argv, env, self.workdir, self.job.paths.log)
+            pid = self.home.spawn(argv, env, self.workdir, self.job.paths.log, self.holding.join)
         except (OSError, ValueError) as error:
             raise SetupError("cannot run %s: %s" % (argv[0], error)) from None
         self.tree.groups.add(pid)
         self._pid = pid
+        if self.holding.look_at(pid):
+            self.state["facts"] = self.holding.facts()
+            self.facts.update(self.state["facts"])
+            self._save()
         self._await(pid, "timeout", step.get("timeout_s"))
         self.status = self.home.ended[pid]
         self.is_ok = verdict.is_ok(self.status, step)
@@ -313,7 +320,7 @@ class Supervisor:
             stop=self.cut.stop,
             preempt=self.cut.preempt,
             orphan=self.cut.orphan,
-            memory=self.meter.shortage(used),
+            memory=self.holding.shortage(self.meter.shortage(used)),
             disk=self.disk or None,
             facts=self._hinted(),
         )

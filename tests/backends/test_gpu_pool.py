@@ -140,7 +140,8 @@ def compete(pool: Pool, count: int) -> list[Rival]:
     return rivals
 
 
-def test_of_two_hundred_jobs_no_two_share_a_gpu(pool: Pool, count: int = 67 * RIVALS) -> None:
+def test_of_two_hundred_jobs_no_two_share_a_gpu(pool: Pool) -> None:
+    count = 67 * RIVALS
     rivals = compete(pool, count)
     ended = [status for rival in rivals for status in rival.ended]
     assert ended == [JobStatus.SUCCEEDED] * count

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_jobdeploy.core.leases import Ticket, hashed, lease_of
 from airflow_jobdeploy.core.plan import Plan, new_uid
-from airflow_jobdeploy.hostside import keeper
+from airflow_jobdeploy.hostside import cage, keeper
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.faults.processes import eventually, is_alive
 from tests.hostside.client import Refused, Serve, plan, shell
@@ -156,6 +156,76 @@ def test_a_crowd_costs_little_and_is_served_in_order(host: Host) -> None:
     for ticket in tickets[:3]:
         serve.ask("release", lease=first["id"])
         first = granted(serve, ticket)
+
+
+GREEDY = """python3 -c '
+import sys
+print("begun", flush=True)
+held = bytearray(300 << 20)
+held[::4096] = b"x" * len(held[::4096])
+print("had it all")'
+"""
+
+
+def test_what_is_held_is_enforced_where_that_is_possible(host: Host) -> None:
+    serve = host.serve()
+    enforced = serve.ask("room")["enforced"]
+    assert serve.facts["extra"]["enforces"] == enforced
+    ticket = Ticket(uid=new_uid(), demand={"cpu": 0.5, "memory": 100 << 20})
+    job = serve.launch(host.plan(ticket, lease(serve, ticket), GREEDY + "exit $?"))
+    state = serve.end(job)
+    if "memory" not in enforced:  # counted only, and said so
+        assert (state["status"], state["facts"].get("enforced")) == ("SUCCEEDED", None)
+        return
+    assert state["facts"]["enforced"] == enforced
+    assert (state["status"], state["reason"]) == ("FAILED", "OutOfMemory")
+    assert state["facts"]["memory_limit_bytes"] == 100 << 20
+    assert b"had it all" not in serve.log(job)
+    assert groups(job) == []
+
+
+def test_the_groups_of_a_killed_supervisor_are_removed(host: Host) -> None:
+    serve = host.serve()
+    ticket = Ticket(uid=new_uid(), demand={"cpu": 0.5, "memory": 100 << 20})
+    job = serve.launch(host.plan(ticket, lease(serve, ticket)))
+    serve.until(job, running)
+    assert bool(groups(job)) == bool(serve.ask("room")["enforced"])
+    os.kill(host.pid(serve, job), signal.SIGKILL)
+    assert serve.end(job)["reason"] == "ProcessLost"
+    assert groups(job) == []
+
+
+def groups(job: str) -> list[str]:
+    """Control groups of a job."""
+    return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if folder.endswith(job)]
+
+
+def test_with_cgroups_v2_the_nearest_group_that_hands_on_is_used(tmp_path: Path) -> None:
+    """In a tree of files: the kernel here may have version 1 only."""
+    own, mount = tmp_path / "own", tmp_path / "cgroup"
+    own.write_text("0::/user.slice/user-7.slice/session-3.scope\n")
+    (mount / "user.slice/user-7.slice/session-3.scope").mkdir(parents=True)
+    assert cage.possible(str(mount), str(own)) == []
+    (mount / "user.slice/cgroup.subtree_control").write_text("cpu memory pids")
+    (mount / "user.slice/user-7.slice/cgroup.subtree_control").write_text("memory pids")
+    for group in ("user.slice", "user.slice/user-7.slice"):
+        (mount / group / "cgroup.procs").touch()
+    assert cage.possible(str(mount), str(own)) == ["memory"]  # a process is in one group only
+    (mount / "user.slice/user-7.slice/cgroup.subtree_control").write_text("cpu memory pids")
+    assert cage.possible(str(mount), str(own)) == ["cpu", "memory"]
+    made = cage.Cage("jx", {"cpu": 2.5, "memory": 1 << 30, "gpus": []}, str(mount), str(own))
+    made.make()
+    made_group = mount / "user.slice/user-7.slice/jobdeploy-jx"
+    assert made.doors() == [str(made_group / "cgroup.procs")]
+    assert [(made_group / name).read_text() for name in ("memory.max", "cpu.max")] == [str(1 << 30), "250000 100000"]
+
+
+@pytest.mark.parametrize(
+    "folders", [["/etc/jobdeploy-jx"], ["/sys/fs/cgroup/../../etc/jobdeploy-jx"], "x", [3], ["/sys/fs/cgroup/memory"]]
+)
+def test_only_groups_of_the_job_are_removed(folders: Any) -> None:
+    assert not cage.are_groups(folders, "jx")
+    assert cage.are_groups(["/sys/fs/cgroup/memory/user/jobdeploy-jx"], "jx")
 
 
 # -- every party killed ----------------------------------------------------------------------------------------------
