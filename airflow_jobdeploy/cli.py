@@ -262,6 +262,18 @@ def _ending_commands() -> list[ActionCommand]:
 def _pool_commands() -> list[ActionCommand]:
     name = _arg("worker_pool", metavar="NAME", help="`local`, or the id of a connection of type jobdeploy or ssh")
     return [
-        _command("ls", "pools.ls", "List the worker pools"),
+        _command(
+            "ls",
+            "pools.ls",
+            "List the worker pools, or who uses their GPUs",
+            _arg("--usage", action="store_true", help="GPU hours of each owner, of the jobs that are still recorded"),
+            _arg("--worker-pool", metavar="NAME", help="with --usage: this pool alone"),
+        ),
+        _command(
+            "sync",
+            "accounting.sync",
+            "Keep a pool of Airflow's own for each worker pool, with a slot for each GPU",
+            _arg("pools", nargs="*", metavar="NAME", help="worker pools; by default all connections of type jobdeploy"),
+        ),
         _command("test", "pools.test", "Ask every worker of a pool who it is", name),
     ]

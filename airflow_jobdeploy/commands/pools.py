@@ -39,6 +39,8 @@ def ls(args: Namespace) -> int:
         names.update(runtime.connections_of_type(*_TYPES))
     except OSError as error:
         complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
+    if args.usage:
+        return _usage(args, [name for name, kind in names.items() if kind in ("", "jobdeploy")])
     rows = [_row(name) for name in names]
     # A docker connection is a registry, unless its host is an engine.
     rows = [row for row in rows if not (row["error"] and names[row["worker_pool"]] == "docker")]
@@ -47,6 +49,12 @@ def ls(args: Namespace) -> int:
     else:
         (print_plain if args.output == "plain" else print_table)(rows, _POOL_COLUMNS)
     return 0
+
+
+def _usage(args: Namespace, names: list[str]) -> int:
+    from airflow_jobdeploy.commands.accounting import show_usage
+
+    return show_usage([args.worker_pool] if args.worker_pool else names, args.output)
 
 
 def _from_environment() -> dict[str, str]:

@@ -174,6 +174,31 @@ def connections_of_type(*conn_types: str) -> dict[str, str]:
         raise OSError(str(error).splitlines()[0]) from error
 
 
+def airflow_pool_slots(name: str) -> int | None:
+    """The slots of a pool of Airflow's own; None: there is none. For commands. OSError when that cannot be read."""
+    from airflow.models.pool import Pool
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with create_session() as session:
+            return session.scalar(select(Pool.slots).where(Pool.pool == name))
+    except SQLAlchemyError as error:
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+def keep_airflow_pool(name: str, slots: int, description: str) -> None:
+    """Make, or change, a pool of Airflow's own in which deferred tasks count, too. For commands. OSError as above."""
+    from airflow.models.pool import Pool
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        Pool.create_or_update_pool(name=name, slots=slots, description=description, include_deferred=True)
+    except SQLAlchemyError as error:
+        raise OSError(str(error).splitlines()[0]) from error
+
+
 def _xcom_place(ti: Any, key: str) -> dict[str, Any]:
     # The triggerer has no task state store: an XCom of the own task instance is what a trigger can keep.
     return {

@@ -13,6 +13,7 @@ from airflow_jobdeploy.core.placement import Wanted
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.standing import WorkerView
 from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.hostside import fitting
 from airflow_jobdeploy.service.work import Work
 
 #: Workers asked at once.
@@ -50,6 +51,14 @@ def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = ()) -> Work
         holds=frozenset(name for name in trees if _has(backend, name)),
         live_jobs=facts.live_jobs,
     )
+
+
+def gpu_count(view: WorkerView) -> int:
+    """The GPUs of a worker that jobs may get, whoever uses them now."""
+    if view.room is None:
+        return 0
+    whole = fitting.read_limits(dict(view.room.capacity))
+    return len((fitting.narrowed(whole, dict(view.within)) or whole).gpus)
 
 
 def silent(worker: Worker, error: WorkerError) -> WorkerView:

@@ -1,0 +1,86 @@
+"""Commands about GPUs, on a machine with two that are not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.servers.gpus import FakeGpus
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpus:
+    found = FakeGpus(tmp_path / "bin", model="NVIDIA A100-SXM4-80GB", memory_mib=81920)
+    monkeypatch.setenv("PATH", f"{found.folder}{os.pathsep}{os.environ['PATH']}")
+    return found
+
+
+def test_plan_says_which_gpus(cli: Cli, job: Write, gpus: FakeGpus) -> None:
+    done = cli("plan", job("true", gpu_types=[{"type": "A100", "memory": "80GB"}]), "-o", "json")
+    assert done.code == 0, done.err
+    (row,) = done.data["workers"]
+    assert (row["fit"], row["gpus"]) == ("now", [gpus.uuids[0]])
+    assert row["why"] == "gets GPU 0 (NVIDIA A100-SXM4-80GB); 2 of 2 free"
+    assert done.data["demand"] == "1 A100 of 80.0 GiB.."
+
+
+def test_plan_says_what_the_pool_has(cli: Cli, job: Write, gpus: FakeGpus) -> None:
+    done = cli("plan", job("true", gpu_types=[{"type": "A10", "count": 2}]))
+    assert done.code == 1
+    assert "no worker of pool 'local' has 2 A10. Did you mean 'A100'?" in done.err
+    assert "It has 2 NVIDIA A100-SXM4-80GB (1 worker)." in done.err
+
+
+def test_usage_counts_the_hours_of_gpus(cli: Cli, job: Write, gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    seen = cli("run", job('echo "$CUDA_VISIBLE_DEVICES"; sleep 1', gpu_types=[{"type": "any", "count": 2}]))
+    assert seen.code == 0, seen.err
+    assert sorted(seen.out.strip().split(",")) == sorted(gpus.uuids)
+    assert cli("run", job("true")).code == 0
+    rows = {row["owner"]: row for row in cli("pools", "ls", "--usage", "--worker-pool", "local", "-o", "json").data}
+    assert rows["ada"]["jobs"] == 1
+    assert 2.0 / 3600 <= rows["ada"]["gpu_hours"] < 0.1
+    assert (rows["ada"]["gpus_now"], rows[""]["gpu_hours"]) == (0, 0)
+    table = cli("pools", "ls", "--usage", "--worker-pool", "local").out.splitlines()
+    assert table[0].split() == ["POOL", "OWNER", "GPUS", "NOW", "GPU", "HOURS", "JOBS"]
+    assert table[1].split() == ["local", "ada", "0", "0.00", "1"]
+
+
+@pytest.mark.airflow
+def test_sync_keeps_a_pool_of_airflow(
+    cli: Cli, airflow_db: None, gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert synced(cli, "local") == [("local", "jobdeploy.local", 2, 2)]
+    assert airflow_pool("jobdeploy.local") == (2, True)
+    gpus.say_gpus("")  # they are gone
+    dead = {"conn_type": "ssh", "host": "127.0.0.1", "port": 1, "login": "me"}
+    monkeypatch.setenv("AIRFLOW_CONN_DEAD", json.dumps(dead))
+    done = cli("pools", "sync", "dead", "nowhere")
+    assert done.code == 1
+    assert "warning: worker dead cannot be asked, its GPUs are not counted" in done.err
+    assert "error: worker pool 'nowhere'" in done.err
+    assert airflow_pool("jobdeploy.dead") is None
+
+
+def synced(cli: Cli, *names: str) -> list[tuple[Any, ...]]:
+    done = cli("pools", "sync", *names, "-o", "json")
+    assert done.code == 0, done.err
+    return [(row["worker_pool"], row["airflow_pool"], row["gpus"], row["slots"]) for row in done.data]
+
+
+def airflow_pool(name: str) -> tuple[int, bool] | None:
+    from airflow.models.pool import Pool
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = session.execute(select(Pool.slots, Pool.include_deferred).where(Pool.pool == name)).first()
+    return (found[0], found[1]) if found else None
