@@ -26,6 +26,7 @@ PYTHON_PAGES = {
         ("operators.template", "operators.job", "operators.artifact", "sensors.job", "params"),
     ),
     "hook": ("Hook", ("hooks.jobdeploy",)),
+    "apolo": ("Apolo's jobs", ("hooks.apolo.jobs", "hooks.apolo.parsing", "hooks.apolo.values")),
     "testing": ("For your tests", ("testing",)),
 }
 LEADS = {

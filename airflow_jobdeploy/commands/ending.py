@@ -14,14 +14,12 @@ from airflow_jobdeploy.commands.attending import short
 from airflow_jobdeploy.commands.frame import PROBLEM, command
 from airflow_jobdeploy.commands.lookup import Found, listing, locate, open_pool
 from airflow_jobdeploy.commands.screen import WORDS, complain, say
-from airflow_jobdeploy.commands.values import UsageError
-from airflow_jobdeploy.core.kinds import Duration
+from airflow_jobdeploy.commands.values import UsageError, read_seconds
 from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.pool import Worker
-from airflow_jobdeploy.core.source import Document, Item
 from airflow_jobdeploy.core.spec_kinds import signal_number
 from airflow_jobdeploy.core.status import JobState, JobStatus, duration
-from airflow_jobdeploy.errors import JobDeployError, Problem, WorkerError
+from airflow_jobdeploy.errors import JobDeployError, WorkerError
 from airflow_jobdeploy.hooks import reaping, runtime
 from airflow_jobdeploy.hooks.deployment import known_deployment
 from airflow_jobdeploy.service import Workers
@@ -93,7 +91,8 @@ def _tell(state: JobState) -> None:
 @command
 def preempt(args: Namespace) -> int:
     """Make a job give up its place."""
-    grace_s, name = _grace_s(args.grace), _signal_name(args.signal)
+    grace_s = None if args.grace is None else read_seconds(args.grace, "--grace", zero=True)
+    name = _signal_name(args.signal)
     with open_pool(args.worker_pool or "local") as workers:
         found = locate(workers, args.id)
         wait_s = 0.0 if args.no_wait else (found.grace_s if grace_s is None else grace_s) + STOP_MARGIN_S
@@ -107,23 +106,24 @@ def preempt(args: Namespace) -> int:
     return 0 if is_over(state) or args.no_wait else PROBLEM
 
 
-def _grace_s(given: str | None) -> float | None:
-    """`2m` as seconds. UsageError."""
-    if given is None:
-        return None
-    problems: list[Problem] = []
-    seconds: float | None = Duration(zero=True).read(Item(given, Document(name="--grace", value=given)), problems)
-    if seconds is None:
-        raise UsageError(str(problems[0]))
-    return seconds
-
-
 def _signal_name(given: str | None) -> str | None:
     """`USR2` as SIGUSR2. UsageError."""
     number = None if given is None else signal_number(given)
     if given is not None and number is None:
         raise UsageError(f"--signal: {given!r} is no signal; signals are SIGTERM, SIGUSR2, ...")
     return None if number is None else Signals(number).name
+
+
+@command
+def bump(args: Namespace) -> int:
+    """Let a job live longer."""
+    seconds = read_seconds(args.time, "TIME")
+    with open_pool(args.worker_pool or "local") as workers:
+        handle = service.current(workers, locate(workers, args.id).handle)
+        state = service.extend(workers, handle, seconds)
+    left_s = max(0.0, (state.life_span_s or 0.0) - (state.running_s or 0.0))
+    say(f"Job {state.job_id} may run for {duration(state.life_span_s)}: {duration(left_s)} more.")
+    return 0
 
 
 @command

@@ -181,3 +181,12 @@ def _resource_alone(workers: Workers, name: str, known: Listing) -> JobHandle | 
                 resource=name,
             )
     return None
+
+
+def record_of(workers: Workers, worker: str, resource: str) -> Mapping[str, Any] | None:
+    """The record of a resource; None, with a warning, where its worker cannot be asked."""
+    try:
+        return workers.backend(worker).resource(resource)
+    except WorkerError as error:
+        complain(f"worker {worker}: {error}", "warning")
+        return None

@@ -1,185 +1,35 @@
-"""`ls`, `status`, `view`: what the workers know."""
+"""`status`, `view`: what a worker knows of a job."""
 
 from __future__ import annotations
 
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.attending import Bell, described_files, detached
-from airflow_jobdeploy.commands.frame import PROBLEM, command, exit_code
+from airflow_jobdeploy.commands.frame import command, exit_code
 from airflow_jobdeploy.commands.lookup import (
     Found,
-    Listing,
-    Row,
-    job_id,
-    listing,
     locate,
     open_pool,
-    resource_id,
+    record_of,
 )
 from airflow_jobdeploy.commands.screen import (
-    Column,
-    complain,
     painted,
     print_data,
     print_facts,
-    print_plain,
-    print_table,
     say,
 )
 from airflow_jobdeploy.core.messages import metrics_text
-from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.records import age_s
-from airflow_jobdeploy.core.status import JobState, JobStatus, duration, size
-from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.core.status import JobState, duration, size
 from airflow_jobdeploy.packing import origin
-from airflow_jobdeploy.service import Workers
 
-#: Characters of an id in a table, more where that would name two.
-_SHORT = 9
 #: Past the end of any log: a job is followed without its log being read.
 _NO_LOG = 1 << 62
-
-# -- ls -------------------------------------------------------------------------------------------------------------
-
-
-@command
-def ls(args: Namespace) -> int:
-    """List jobs and resources."""
-    wanted = {word.upper() for given in args.status or () for word in given.split(",")}
-    with open_pool(args.worker_pool or "local") as workers:
-        known = listing(workers)
-        resources = _resources(workers, known, is_all=args.all)
-        pool = workers.pool.name
-    jobs = [job_record(row, pool) for row in known.rows]
-    if wanted:
-        jobs = [job for job in jobs if job["status"] in wanted]
-    elif not args.all:
-        jobs = [job for job in jobs if not (JobStatus(job["status"]).is_finished or job["moved_to"])]
-    _print_listing(args.output, jobs, resources, known)
-    return PROBLEM if known.silent else 0
-
-
-def job_record(row: Row, pool: str) -> dict[str, Any]:
-    """One job as programs get it (`ls --output json`)."""
-    plan, state = row["plan"], row["state"]
-    kept = ("status", "reason", "message", "exit_code", "attempt", "running_s", "moved_to")
-    return {
-        "job_id": job_id(row),
-        "resource": resource_id(row),
-        "name": str(plan.get("name") or ""),
-        "build": str(plan.get("build") or ""),
-        **{key: state.get(key) for key in kept},
-        "worker_pool": str(plan.get("worker_pool") or pool),
-        "worker": row["worker"],
-        "owner": str(plan.get("owner") or "none"),
-        "task": str(JobKey(**plan.get("key", {}))),
-        "age_s": age_s(row),
-    }
-
-
-def _resources(workers: Workers, known: Listing, *, is_all: bool) -> list[dict[str, Any]]:
-    """The resources that the jobs belong to: active ones, or all that have not been purged."""
-    closed = {
-        resource_id(row)
-        for row in known.rows
-        if row["plan"].get("build") in ("down", "purge") and row["state"]["status"] == "SUCCEEDED"
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for row in known.rows:
-        resource = resource_id(row)
-        if not resource or resource in found or (resource in closed and not is_all):
-            continue
-        record = _record_of(workers, row["worker"], resource)
-        if record is not None and (is_all or not record.get("stopped")):
-            found[resource] = _resource_record(record, workers.pool.name, row["worker"])
-    return list(found.values())
-
-
-def _record_of(workers: Workers, worker: str, resource: str) -> Mapping[str, Any] | None:
-    try:
-        return workers.backend(worker).resource(resource)
-    except WorkerError as error:
-        complain(f"worker {worker}: {error}", "warning")
-        return None
-
-
-def _resource_record(record: Mapping[str, Any], pool: str, worker: str) -> dict[str, Any]:
-    kept = ("template", "project", "params", "workdir", "jobs")
-    return {
-        "resource": record["id"],
-        "state": "down" if record.get("stopped") else "active",
-        **{key: record.get(key) for key in kept},
-        "builds": record.get("build_names", []),
-        "worker_pool": pool,
-        "worker": worker,
-        "age_s": record.get("created_ago_s"),
-    }
-
-
-def _print_listing(output: str, jobs: list[dict[str, Any]], resources: list[dict[str, Any]], known: Listing) -> None:
-    if output in ("json", "yaml"):
-        print_data({"jobs": jobs, "resources": resources, "silent": dict(known.silent)}, output)
-        return
-    if output == "plain":
-        print_plain(jobs, _job_columns({}))
-        return
-    if jobs:
-        print_table(jobs, _job_columns(_shortened(jobs) if sys.stdout.isatty() else {}))
-    if resources:
-        print("\n" * bool(jobs), end="")
-        print_table(resources, _RESOURCE_COLUMNS)
-    for worker, why in known.silent.items():
-        complain(f"worker {worker} cannot be asked: {why}", "warning")
-    if not jobs and not resources and not known.silent:
-        say("No live jobs and no active resources (--all shows those that have ended).", "")
-
-
-def _shortened(jobs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Id -> its beginning, long enough to name one of them only."""
-    ids = [job["job_id"] for job in jobs]
-    length = next(n for n in range(_SHORT, 64) if len({name[:n] for name in ids}) == len(set(ids)))
-    return {name: name[:length] for name in ids}
-
-
-def _job_columns(short: Mapping[str, str]) -> list[Column]:
-    return [
-        Column(title="JOB", cell=lambda job: short.get(job["job_id"], job["job_id"])),
-        Column(title="STATUS", cell=lambda job: str(job["status"]), word=True),
-        Column(title="NAME", cell=lambda job: job["name"], cut=True),
-        Column(title="AGE", cell=lambda job: duration(job["age_s"])),
-        Column(title="RAN", cell=lambda job: "" if job["running_s"] is None else duration(job["running_s"])),
-        Column(title="WORKER", cell=lambda job: job["worker"], cut=True),
-        Column(title="RESOURCE", cell=lambda job: job["resource"], optional=True),
-        Column(title="REASON", cell=_why, optional=True),
-        Column(title="TASK", cell=lambda job: job["task"].partition("/")[2], cut=True, optional=True),
-    ]
-
-
-def _why(job: Mapping[str, Any]) -> str:
-    code = f" {job['exit_code']}" if job["exit_code"] and job["reason"] == "ExitCode" else ""
-    return f"{job['reason'] or ''}{code}"
-
-
-_RESOURCE_COLUMNS = [
-    Column(title="RESOURCE", cell=lambda resource: resource["resource"]),
-    Column(title="STATE", cell=lambda resource: resource["state"], word=True),
-    Column(title="TEMPLATE", cell=lambda resource: str(resource["template"]), cut=True),
-    Column(title="AGE", cell=lambda resource: duration(resource["age_s"])),
-    Column(title="WORKER", cell=lambda resource: resource["worker"], cut=True),
-    Column(title="PROJECT", cell=lambda resource: str(resource["project"] or ""), cut=True, optional=True),
-    Column(title="PARAMS", cell=lambda resource: pairs(resource["params"] or {}), cut=True, optional=True),
-]
-
-
-def pairs(params: Mapping[str, Any]) -> str:
-    """ "epochs=3 name=digits" """
-    return " ".join(f"{name}={value}" for name, value in params.items())
-
 
 # -- status ---------------------------------------------------------------------------------------------------------
 
@@ -206,7 +56,17 @@ def _print_status(output: str, found: Found, state: JobState) -> None:
     if output in ("json", "yaml"):
         print_data(_status_record(found, state), output)
     else:
-        print_facts(_facts(found, state))
+        print_facts([*_facts(found, state), *_told(state)])
+
+
+def _told(state: JobState) -> list[tuple[str, str]]:
+    """Its history, the label at the first line."""
+    lines = _history(state)
+    return [("History" * (not number), f"{ago}: {entry}") for number, (ago, entry) in enumerate(lines)]
+
+
+def _history(state: JobState) -> list[tuple[str, str]]:
+    return [(f"{duration(h.get('ago_s'))} ago", _entry(h)) for h in state.history]
 
 
 def _status_record(found: Found, state: JobState) -> dict[str, Any]:
@@ -270,7 +130,7 @@ def view(args: Namespace) -> int:
         found = locate(workers, args.id)
         state = service.status(workers, found.handle)
         handle = found.handle
-        record = _record_of(workers, handle.worker, handle.resource) if handle.resource else None
+        record = record_of(workers, handle.worker, handle.resource) if handle.resource else None
     if args.output in ("json", "yaml"):
         resource = None if record is None else dict(record)
         print_data({**_status_record(found, state), "plan": dict(found.plan), "resource_record": resource}, args.output)
@@ -287,10 +147,9 @@ def view(args: Namespace) -> int:
 def _sections(found: Found, state: JobState, record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     plan = found.plan
     described = plan.get("description") or {}
-    history = [(f"{duration(h.get('ago_s'))} ago", _entry(h)) for h in state.history]
     limits = [_limit(name, value) for name, value in (plan.get("limits") or {}).items()]
     return [
-        ("History", history),
+        ("History", _history(state)),
         ("Params", _texts(record.get("params") or described.get("params") or {})),
         ("Spec", _texts(described.get("spec") or {})),
         ("Code", _of_code(described)),

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy.core.files import read_source
+from airflow_jobdeploy.core.kinds import Duration
 from airflow_jobdeploy.core.params import ParamSpec
-from airflow_jobdeploy.core.source import Item
+from airflow_jobdeploy.core.source import Document, Item
 from airflow_jobdeploy.core.yaml_text import parse_yaml
 from airflow_jobdeploy.errors import InputError, Problem
 
@@ -68,6 +70,38 @@ def _from_text(group: str) -> dict[str, str]:
         cut = _ENDS.search(pair["plain"])
         found[key] = pair["plain"][: cut.start()] if cut else pair["plain"]
         rest = pair["plain"][cut.end() :] if cut else ""
+    return found
+
+
+def read_age_s(given: str | None, option: str) -> float | None:
+    """A time ago (`2h`, `1d12h`) or a date (`2026-01-31`, `2026-01-31T12:00`; this machine's time) -> seconds ago.
+
+    UsageError.
+    """
+    if given is None:
+        return None
+    seconds = _duration(given, option, [], zero=True)
+    if seconds is not None:
+        return seconds
+    try:
+        moment = datetime.fromisoformat(given.strip())
+    except ValueError:
+        text = f"{option}: {given!r} is neither a time ago (30m, 2h, 1d12h) nor a date (2026-01-31, 2026-01-31T12:00)"
+        raise UsageError(text) from None
+    return (datetime.now(timezone.utc) - moment.astimezone(timezone.utc)).total_seconds()
+
+
+def read_seconds(given: str, option: str, *, zero: bool = False) -> float:
+    """`90`, `30s`, `1h30m`, in seconds. UsageError."""
+    problems: list[Problem] = []
+    seconds: float | None = _duration(given, option, problems, zero=zero)
+    if seconds is None:
+        raise UsageError(str(problems[0]))
+    return seconds
+
+
+def _duration(given: str, option: str, problems: list[Problem], *, zero: bool) -> float | None:
+    found: float | None = Duration(zero=zero).read(Item(given, Document(name=option, value=given)), problems)
     return found
 
 

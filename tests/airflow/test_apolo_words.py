@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from airflow_jobdeploy.core.leases import Room
+from airflow_jobdeploy.core.pool import load_pool
 from airflow_jobdeploy.core.records import JobFilter
 from airflow_jobdeploy.core.spec import load_spec
+from airflow_jobdeploy.core.standing import WorkerView
 from airflow_jobdeploy.core.status import JobState, JobStatus
 from airflow_jobdeploy.hooks.apolo import Container, JobPriority, Parser, Resources, Volume
 from airflow_jobdeploy.hooks.apolo.asking import Asked
+from airflow_jobdeploy.hooks.apolo.counting import MOST, capacity
 from airflow_jobdeploy.hooks.apolo.telling import described, past, word
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -163,3 +167,25 @@ def test_a_history_is_of_all_attempts() -> None:
 )
 def test_filters_hold_together(wanted: JobFilter, taken: bool) -> None:
     assert wanted.takes(record(1, "FAILED", "ExitCode", (100, 90, 50))) is taken
+
+
+def view(name: str, cpu: float, *gpus: str, leases: tuple[dict[str, Any], ...] = (), **facts: Any) -> WorkerView:
+    found = [{"index": n, "uuid": f"{name}-{n}", "model": m, "memory_bytes": 80 << 30} for n, m in enumerate(gpus)]
+    room = Room(capacity={"cpu": cpu, "memory": 64 << 30, "gpus": found}, leases=leases)
+    return WorkerView(name=name, room=room, **facts)
+
+
+def test_capacity_counts_what_would_start_at_once() -> None:
+    presets = {
+        "small": {"cpu": 2},
+        "gpu": {"cpu": 1, "gpu_types": [{"type": "A100", "count": 1}]},
+        "pair": {"gpu_types": [{"type": "A100", "count": 2}]},
+        "giant": {"memory": "1TB"},
+        "anything": {},
+    }
+    pool = load_pool({"kind": "ssh", "workers": [{"conn_id": "a"}, {"conn_id": "b"}], "presets": presets})
+    held = {"id": "1", "gpus": ["a-0"], "cpu": 1.0, "memory": 0, "disk": 0}
+    both = [view("a", 4, "A100", "A100", "A100", leases=(held,)), view("b", 8)]
+    assert capacity(pool, both) == {"small": 5, "gpu": 2, "pair": 1, "giant": 0, "anything": 2 * MOST}
+    away = [WorkerView(name="a", trouble="no route"), view("b", 8, cordoned="ann: repairs")]
+    assert capacity(pool, away) == dict.fromkeys(presets, 0)

@@ -46,7 +46,8 @@ COMMANDS = dict(_commands(get_cli_commands()[0]))
 
 def test_every_command_is_there() -> None:
     expected = (
-        "validate render run up down build rm ls status view logs download stop preempt forget reap submit progress"
+        "validate render run up down build rm ls status view logs download stop preempt bump forget reap "
+        "submit progress"
     )
     assert set(COMMANDS) >= {*expected.split(), "pools ls", "pools test"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -156,6 +157,45 @@ def test_stop(cli: Cli, job: Write) -> None:
     assert {row["job_id"] for row in cli("ls", "--status", "cancelled", "-o", "json").data["jobs"]} == set(names)
     assert cli("ls", "--status", "FAILED,SUCCEEDED", "-o", "json").data["jobs"] == []
     assert [cli("rm", name).code for name in names] == [0, 0]
+
+
+def test_ls_finds_what_is_looked_for(cli: Cli, job: Write) -> None:
+    one = cli("run", job("sleep 60", job_name="one", tags=["a", "b"]), "-d").out.strip()
+    two = cli("run", job("true", job_name="two", tags=["a"])).err.split("Job ")[-1].split()[0]
+
+    def found(*options: str) -> list[str]:
+        return [row["job_id"] for row in cli("ls", *options, "-o", "json").data["jobs"]]
+
+    assert found() == found("--tag", "b") == found("-a", "--tag", "a", "--tag", "b") == [one]
+    assert found("-a", "--tag", "a") == [two, one]
+    assert found("-a", "--limit", "1") == found("-a", "--name", "two") == found("--status", "succeeded") == [two]
+    assert found("-a", "--since", "1h", "--owner", getpass.getuser()) == [two, one]
+    assert found("-a", "--until", "1h") == found("-a", "--owner", "nobody-else") == found("--since", "2999-01-01") == []
+    (row,) = cli("ls", "--name", "one", "-o", "json").data["jobs"]
+    assert (row["tags"], row["user"]) == (["a", "b"], getpass.getuser())
+    for words, said in [
+        (["--status", "runing"], "'runing' is no status. Did you mean 'running'"),
+        (["--since", "yesterday"], "--since: 'yesterday' is neither a time ago (30m, 2h, 1d12h) nor a date"),
+        (["--limit", "0"], "--limit: 0 is no number of jobs"),
+    ]:
+        done = cli("ls", *words)
+        assert (done.code, said in done.err) == (2, True), done.err
+    cli("stop", one)
+    assert "History: " in cli("status", one).out.replace("History ", "History: ")
+
+
+def test_bump(cli: Cli, job: Write) -> None:
+    name = cli("run", job("sleep 60", life_span="1h"), "-d").out.strip()
+    done = cli("bump", name, "30m")
+    assert re.search(rf"Job {name} may run for 1 h 30 min: 1 h (29|30) min more", done.err), done.err
+    for words, code, said in [
+        ((name, "soon"), 2, "'soon'"),
+        (("jjjj", "1h"), 1, "there is no job"),
+    ]:
+        failed = cli("bump", *words)
+        assert (failed.code, said in failed.err) == (code, True), failed.err
+    cli("stop", name)
+    assert "its life cannot be lengthened" in cli("bump", name, "1h").err
 
 
 def test_a_template_up_and_down(cli: Cli, service_yaml: Path) -> None:

@@ -20,7 +20,7 @@ from airflow_jobdeploy import service
 from airflow_jobdeploy.core.records import JobFilter, Record, age_s, by_job, handle_of
 from airflow_jobdeploy.core.status import JobHandle, JobStatus
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
-from airflow_jobdeploy.hooks.apolo import naming
+from airflow_jobdeploy.hooks.apolo import counting, naming
 from airflow_jobdeploy.hooks.apolo.asking import Asked, check_others
 from airflow_jobdeploy.hooks.apolo.book import Book, Intents, in_line
 from airflow_jobdeploy.hooks.apolo.telling import described, past
@@ -93,9 +93,13 @@ class Jobs:
     ) -> JobDescription:
         """Start a job with the resources of a preset of the pool. Does not wait for it.
 
-        command: words, given to no shell. secret_env: {NAME: "conn:<id>.password" or "var:<key>"}. life_span,
-        schedule_timeout: seconds. project_dir: a folder here, sent along (Apolo has none). wait_for_jobs_quota: a
-        job always waits. `others`: what Apolo has and nothing here stands behind; SpecError unless it asks for nothing.
+        command, entrypoint: words, given to no shell.
+        secret_env: {NAME: "conn:<id>.password" or "var:<key>"}.
+        life_span, schedule_timeout: seconds.
+        wait_for_jobs_quota: a job always waits.
+        project_dir: a folder here, sent along (Apolo has none).
+
+        What else Apolo has is a SpecError that says what to do, unless it asks for nothing.
         """
         check_others(others, _names_of(Jobs.start))
         container = Container(
@@ -234,6 +238,21 @@ class Jobs:
         for text in silent:
             self._hook.log.warning("%s", text)
         return by_job(row for row in rows if "error" not in row)
+
+    def capacity(self, cluster_name: str | None = None) -> dict[str, int]:
+        """Preset of the pool -> how many jobs of it would start at once, were all of them of it."""
+        from airflow_jobdeploy.hooks.connect import backend
+        from airflow_jobdeploy.service.survey import survey
+
+        self._check_cluster(cluster_name)
+        pool = self._hook.pool
+        views = survey(pool, lambda worker: backend(pool, worker))
+        for view in views:
+            if view.trouble:
+                self._hook.log.warning("worker %s cannot be asked: %s", view.name, view.trouble)
+        return counting.capacity(pool, views)
+
+    get_capacity = capacity
 
     # -- changing ----------------------------------------------------------------------------------------------
 
