@@ -108,8 +108,8 @@ def _parent(mount: str, own: str, controller: str) -> Any:
         if number == "0" and not controllers:
             v2 = path
     # With version 2 a process is in one group only: that for memory, which does also for cores where it can.
-    folder = None if v2 is None else _handing_on(mount, v2, "memory") or _handing_on(mount, v2, "cpu")
-    return (folder if folder is not None and controller in _handed_on(folder) else None), True
+    group = None if v2 is None else _handing_on(mount, v2, "memory") or _handing_on(mount, v2, "cpu")
+    return (group if group is not None and controller in _handed_on(group) else None), True
 
 
 def _handing_on(mount: str, path: str, controller: str) -> Optional[str]:
