@@ -1,6 +1,6 @@
 # Two commands for a new user: make demo, make test. `make help` lists all.
 .DEFAULT_GOAL := help
-.PHONY: help compose compose-env compose-check demo test test-slow kills faults simulate bench check airflow lint format docs clean setup
+.PHONY: help compose compose-env compose-check demo demo-pool test test-slow kills faults simulate bench check airflow lint format docs clean setup
 
 PYTHON_BIN := .venv/bin/python
 
@@ -10,6 +10,10 @@ help: ## List the commands
 demo: ## Train a small real model through a DAG, download it, say how good it is (no server)
 	@scripts/setup.sh run
 	@$(PYTHON_BIN) -m airflow_jobdeploy.example_dags.demo
+
+demo-pool: ## Let a sweep of eight compete for made-up GPUs of four "hosts" of this machine, and watch the line
+	@scripts/setup.sh run
+	@$(PYTHON_BIN) -m airflow_jobdeploy.example_dags.demo_pool
 
 airflow: ## Start Airflow with the example DAGs; prints URL and login; Ctrl-C stops it
 	@scripts/setup.sh run
