@@ -58,7 +58,7 @@ def bring(engine: Engine, image: str, *, pull: str, auth: Mapping[str, Any] | No
         with engine.receive(
             "/images/create", method="POST", headers=headers, answer_s=_SILENCE_S, fromImage=repository, tag=tag
         ) as pieces:
-            _follow(pieces, image, say)
+            _follow(pieces, image, auth, say)
     except EngineError as error:
         raise StagingError(_failed(image, error.said, auth)) from error
     say(f"Pulled image {image} in {time.monotonic() - begun:.1f} s.")
@@ -76,13 +76,13 @@ def _encoded(auth: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(dict(auth)).encode()).decode()
 
 
-def _follow(pieces: Iterator[bytes], image: str, say: Callable[[str], None]) -> None:
+def _follow(pieces: Iterator[bytes], image: str, auth: Mapping[str, Any] | None, say: Callable[[str], None]) -> None:
     layers: dict[str, tuple[int, int]] = {}
     told = time.monotonic()
     for line in json_lines(pieces):
         say("")
         if line.get("error"):
-            raise StagingError(_failed(image, str(line["error"]), None))
+            raise StagingError(_failed(image, str(line["error"]), auth))
         detail = line.get("progressDetail") or {}
         if line.get("status") == "Downloading" and detail.get("total"):
             layers[str(line.get("id"))] = (int(detail["current"]), int(detail["total"]))
@@ -110,7 +110,7 @@ def _failed(image: str, said: str, auth: Mapping[str, Any] | None) -> str:
     hint = ""
     if "manifest unknown" in said or "not found" in said:
         hint = " Check its name and tag."
-    elif "denied" in said or "unauthorized" in said:
+    elif any(sign in said for sign in ("denied", "unauthorized", "authentication required", "no basic auth")):
         who = "nobody is logged in: give the worker a `registry`" if auth is None else "the login may not pull it"
         hint = f" It does not exist, or {who}."
     elif "no space left" in said:
