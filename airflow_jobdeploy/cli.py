@@ -291,4 +291,11 @@ def _pool_commands() -> list[ActionCommand]:
             _arg("pools", nargs="*", metavar="NAME", help="worker pools; by default all connections of type jobdeploy"),
         ),
         _command("test", "pools.test", "Ask every worker of a pool who it is", name),
+        _command(
+            "gc",
+            "collecting.gc",
+            "Remove what nobody needs: old jobs, and code, data and images above the pool's cache_limit",
+            name,
+            _arg("-n", "--dry-run", help="only show what would go, and why", action="store_true"),
+        ),
     ]

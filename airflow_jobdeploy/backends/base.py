@@ -137,6 +137,19 @@ class TreeReport:
     manifest: Manifest | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """Something on a worker that nobody needs."""
+
+    #: job, resource, environment, tree, image, runner, container, volume.
+    kind: str
+    name: str
+    why: str
+    bytes: int = 0
+    #: Since its end, its last use, or since it was made.
+    age_s: float = 0.0
+
+
 class TreeBusy(WorkerError):
     """Another session is bringing the same tree. Attributes: `done_bytes` so far, of `todo_bytes`; 0: not known."""
 
@@ -296,6 +309,14 @@ class Backend(Protocol):
 
     def forget(self, job_id: str) -> None:
         """Remove the record of an ended job; WorkerError when it is active."""
+
+    def collect(self, *, dry_run: bool, deployment: str = "") -> list[Garbage]:
+        """Remove what nobody needs, or with `dry_run` only say what that is.
+
+        Jobs that ended longer ago than their `keep_for`, what is left of them; code, data and images above the pool's
+        `cache_limit`, the longest unused first. Never what an active job or resource has. `deployment`: jobs of others
+        stay, where the worker serves several.
+        """
 
     def close(self) -> None:
         """Let go of the worker (clause 10)."""

@@ -15,6 +15,7 @@ from typing import IO, Any
 from airflow_jobdeploy.backends.base import (
     ArtifactFile,
     Capabilities,
+    Garbage,
     LogChunk,
     Progress,
     TreeReport,
@@ -23,9 +24,10 @@ from airflow_jobdeploy.backends.base import (
     WorkerFacts,
 )
 from airflow_jobdeploy.backends.engine import files as exchange
-from airflow_jobdeploy.backends.engine import names, orders, trees
+from airflow_jobdeploy.backends.engine import names, orders, sweeping, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
 from airflow_jobdeploy.backends.engine.claims import Claims, Settings
+from airflow_jobdeploy.backends.engine.garbage import Sweep
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places, machine_label
 from airflow_jobdeploy.backends.engine.resources import Resources
@@ -188,8 +190,19 @@ class DockerBackend(Unleased):
             parts.starts.start(job_id)
             parts.jobs.forget(job_id)
             parts.watch.expect(job_id)
-            state = self._state(job_id)
+            listing = self._listed(job_id)
+            self._sweep_seldom(listing, listing.labels(job_id).get(names.DEPLOYMENT, ""))
+            state = self._state(job_id, listing)
         return state
+
+    def _sweep_seldom(self, listing: Listing, deployment: str) -> None:
+        parts = self._ready()
+        if sweeping.is_time(parts.jobs, listing):
+            limit = self._settings.cache_limit_bytes
+            shells = list(parts.claims.images)
+            sweeping.in_background(
+                self.worker, self._connect, deployment=deployment, cache_limit_bytes=limit, shells=shells
+            )
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         if not job_ids:
@@ -248,6 +261,19 @@ class DockerBackend(Unleased):
             raise WorkerError(f"{self.worker}: job {job_id} has not ended: stop it first")
         orders.remove(parts.places, parts.jobs, job_id, parts.jobs.listing())
 
+    def collect(self, *, dry_run: bool, deployment: str = "") -> list[Garbage]:
+        parts = self._ready()
+        limit = self._settings.cache_limit_bytes
+        return Sweep(
+            self._engine,
+            parts.places,
+            parts.jobs,
+            dry_run=dry_run,
+            deployment=deployment,
+            cache_limit_bytes=limit,
+            shells=parts.claims.images,
+        ).run()
+
     def _listed(self, job_id: str) -> Listing:
         """The listing, with a job in it."""
         listing = self._ready().jobs.listing()
@@ -255,8 +281,8 @@ class DockerBackend(Unleased):
             raise WorkerError(f"{self.worker} knows no job {job_id}")
         return listing
 
-    def _state(self, job_id: str) -> JobState:
-        listing = self._listed(job_id)
+    def _state(self, job_id: str, listing: Listing | None = None) -> JobState:
+        listing = listing or self._listed(job_id)
         state = self._ready().jobs.state(job_id, listing, counts_log=False)
         assert state is not None
         return state

@@ -20,6 +20,7 @@ from airflow_jobdeploy.backends import arriving, trees
 from airflow_jobdeploy.backends.base import (
     ArtifactFile,
     Capabilities,
+    Garbage,
     LogChunk,
     Progress,
     TreeReport,
@@ -179,6 +180,14 @@ class HostedBackend(Leasing):
 
     def forget(self, job_id: str) -> None:
         self._connection.control().request("forget", job=job_id)
+
+    def collect(self, *, dry_run: bool, deployment: str = "") -> list[Garbage]:
+        with self._connection.transfer() as session:  # no order to stop waits behind it
+            answer = session.request("collect", reply_s=LISTING_S, dry_run=dry_run)
+        found = [Garbage(**item) for item in answer["items"]]
+        if answer["more"]:
+            found.append(Garbage(kind="more", name=str(answer["more"]), why="not listed one by one"))
+        return found
 
     def _states(self, states: Mapping[str, Mapping[str, Any] | None]) -> dict[str, JobState]:
         return {job_id: self._state(job_id, state) for job_id, state in states.items()}

@@ -36,7 +36,12 @@ def backend(pool: WorkerPool, worker: Worker) -> DockerBackend:
         no_new_privileges=shut_in.no_new_privileges,
         devices=worker.devices,
     )
-    settings = Settings(image=image_of(pool.image or "", pool), security=security, auth=_login(worker))
+    settings = Settings(
+        image=image_of(pool.image or "", pool),
+        security=security,
+        auth=_login(worker),
+        cache_limit_bytes=pool.cache_limit_bytes,
+    )
     return DockerBackend(
         worker=worker.name,
         connect=lambda: client(worker),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from airflow_jobdeploy.hostside import evict, files, layout, resources
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, retire
@@ -72,17 +72,36 @@ def _without_session() -> None:
 
 def collect(host: HostPaths, cache_limit: Optional[int] = None) -> int:
     """Remove what is old enough; the number of job directories removed. `cache_limit`: of the store, in bytes."""
-    names = _names(host.jobs)
-    removed = sum(_collect_job(host, name) for name in names if layout.is_name(name))
-    for name in _names(host.resources):
-        if layout.is_name(name):
-            _collect_resource(host, name)
-    for name in _names(host.runners):
-        _collect_runner(host, os.path.join(host.runners, name))
-    evict.tidy(host)
+    return sum(item["kind"] == "job" for item in sweep(host, cache_limit))
+
+
+def sweep(
+    host: HostPaths,
+    cache_limit: Optional[int] = None,
+    dry_run: bool = False,
+    pulse: Callable[[], None] = lambda: None,
+) -> List[dict]:
+    """Remove what is old enough, or with `dry_run` only say so: {"kind", "name", "why", "bytes", "age_s"} of each.
+
+    `pulse` is called now and then: this may take long.
+    """
+    looks = [(_job, name) for name in _names(host.jobs) if layout.is_name(name)]
+    looks += [(_resource, name) for name in _names(host.resources) if layout.is_name(name)]
+    looks += [(_runner, name) for name in _names(host.runners)]
+    going = []
+    for look, name in looks:
+        pulse()
+        going.append(look(host, name, dry_run))
+    found = [item for item in going if item is not None]
+    if not dry_run:
+        evict.tidy(host)
     if cache_limit is not None:
-        evict.keep_below(host, cache_limit)
-    return removed
+        found += evict.over(host, cache_limit, dry_run, pulse)
+    return found
+
+
+def _item(kind: str, name: str, why: str, age: float, size: int = 0) -> dict:
+    return {"kind": kind, "name": name, "why": why, "age_s": max(0.0, age), "bytes": size}
 
 
 def _names(folder: str) -> list:
@@ -92,24 +111,41 @@ def _names(folder: str) -> list:
         return []
 
 
-def _collect_job(host: HostPaths, name: str) -> bool:
+def _job(host: HostPaths, name: str, dry_run: bool) -> Optional[dict]:
     job = Job(host, name)
     try:
         keep_s = job.plan().get("limits", {}).get("keep_for_s")
         record = job.exit()
         if record is None or keep_s is None or age_s(record["ended"]) <= keep_s or _is_of_active(job):
-            return False
+            return None
+        item = _item("job", name, "ended longer ago than its keep_for", age_s(record["ended"]), _size(job.paths.dir))
+        if dry_run:
+            return item
         lock = job.lock()
         if not lock.take():
-            return False
+            return None
         try:
             retire(host, job.paths.dir)
         finally:
             lock.release()
         forget_uid(host, job.plan())
     except (files.Damaged, NewerLayout, KeyError, TypeError, ValueError, OSError):
-        return False  # what we do not understand is not ours to remove
-    return True
+        return None  # what we do not understand is not ours to remove
+    return item
+
+
+def _size(path: str) -> int:
+    """What a folder takes of the disk, in bytes."""
+    total, todo = 0, [path]
+    while todo:
+        try:
+            for entry in os.scandir(todo.pop()):
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+        except OSError:  # going, or closed to us
+            continue
+    return total
 
 
 def _is_of_active(job: Job) -> bool:
@@ -120,32 +156,43 @@ def _is_of_active(job: Job) -> bool:
     return record is not None and not record.get("stopped")
 
 
-def _collect_resource(host: HostPaths, name: str) -> None:
+def _resource(host: HostPaths, name: str, dry_run: bool) -> Optional[dict]:
     """A resource that was taken down goes with the last of its jobs."""
     try:
         record = resources.record(host, name)
         if record is None or not record.get("stopped"):
-            return
-        if not any(host_has(host, job) for job in record.get("jobs", [])):
-            retire(host, host.resource(name).dir)
+            return None
+        if any(host_has(host, job) for job in record.get("jobs", [])):
+            return None
+        folder = host.resource(name).dir
+        item = _item("resource", name, "taken down, and its jobs are gone", time.time() - os.stat(folder).st_mtime)
+        if not dry_run:
+            retire(host, folder)
     except (files.Damaged, NewerLayout, KeyError, TypeError, ValueError, OSError):
-        return
+        return None
+    return item
 
 
-def _collect_runner(host: HostPaths, path: str) -> None:
+def _runner(host: HostPaths, name: str, dry_run: bool) -> Optional[dict]:
     """Sessions and supervisors hold a lock on the runner that they import from (bootstrap.hold)."""
+    path = os.path.join(host.runners, name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        return
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if time.time() - os.fstat(fd).st_mtime > RUNNER_S:
+        age = time.time() - os.fstat(fd).st_mtime
+        if age <= RUNNER_S:
+            return None
+        item = _item("runner", name, "no session has used it for a week", age, _size(path))
+        if not dry_run:
             retire(host, path)
     except OSError:
-        return  # in use, perhaps by another machine, or on a filesystem that cannot tell: it stays
+        return None  # in use, perhaps by another machine, or on a filesystem that cannot tell: it stays
     finally:
         os.close(fd)
+    return item
 
 
 def host_has(host: HostPaths, job: str) -> bool:

@@ -119,6 +119,28 @@ def keep_below(host: HostPaths, limit_bytes: int) -> int:
     return _evict(host, things, is_enough)
 
 
+def over(host: HostPaths, limit_bytes: int, dry_run: bool, pulse: Callable[[], None] = lambda: None) -> List[dict]:
+    """As keep_below, or with `dry_run` only said: {"kind", "name", "why", "bytes", "age_s"} of what goes."""
+    things, found = _things(host), []
+    if sum(thing.most_bytes() for thing in things) <= limit_bytes:
+        return []
+    left = sum(thing.taken()[0] for thing in things)
+    used = _used(host)
+    for thing in things:
+        pulse()
+        if left <= limit_bytes:
+            break
+        if thing.unused_s < RECENT_S or thing.name in used:
+            continue
+        share, alone = thing.taken()
+        if dry_run or _removed(host, thing):
+            left -= share
+            kind = "environment" if isinstance(thing, _Env) else "tree"
+            why = "over the pool's cache_limit, unused the longest"
+            found.append({"kind": kind, "name": thing.name, "why": why, "age_s": thing.unused_s, "bytes": alone})
+    return found
+
+
 def make_room(host: HostPaths, wanted_bytes: int) -> int:
     """Evict until the disk has so much free, or nothing is left that may go; how many went."""
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: The most bytes of a log that one request gets.
 LOG_LIMIT = 4 * 1024 * 1024
+#: Of what was collected so much is named: an answer has at most 64 KiB.
+COLLECT_LIMIT = 250
 
 
 class Ops:
@@ -54,6 +56,7 @@ class Ops:
         #: Tells the client during a long answer that it is being worked on.
         self.pulse: Callable[[], None] = lambda: None
         self._env: Dict[str, str] = {}
+        self._cache_limit: Optional[int] = None
         #: Where its tools are is told by the PATH of jobs, which `hello` finds.
         self.gpus = Gpus("")
 
@@ -71,9 +74,10 @@ class Ops:
         self._host = host
         self.judge = Judge(host)
         limit = ask.get("cache_limit_bytes")
-        self._trees = treeops.TreeOps(host, _who(ask), limit if isinstance(limit, int) else None, self.pulse)
+        self._cache_limit = limit if isinstance(limit, int) else None
+        self._trees = treeops.TreeOps(host, _who(ask), self._cache_limit, self.pulse)
         facts.sweep_stale(host)
-        collect.in_background(host, limit if isinstance(limit, int) else None)
+        collect.in_background(host, self._cache_limit)
         self.gpus = Gpus(self._env["PATH"])
         return Reply(facts.hello(host, mode, self.gpus))
 
@@ -279,6 +283,10 @@ class Ops:
             lock.release()
         collect.forget_uid(self.host, plan)
         return Reply()
+
+    def collect(self, ask: dict) -> Reply:
+        found = collect.sweep(self.host, self._cache_limit, bool(ask.get("dry_run")), lambda: self.pulse())
+        return Reply(items=found[:COLLECT_LIMIT], more=max(0, len(found) - COLLECT_LIMIT))
 
     # -- asking ---------------------------------------------------------------------------------------------------
 

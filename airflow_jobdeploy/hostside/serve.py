@@ -35,6 +35,7 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     upload    job, files                     {}, then lines of JSON: how each file gets to its URL (upload.py)
     checkpoint  job                          files, then a tar stream of its checkpoint directory
     forget    job                            {}; the record of an ended job is gone
+    collect   dry_run, cache_limit_bytes     {items, more}: what is old goes, or is only named
     bye                                      {}; the session ends
 
 `env_mode` is "login" or "inherit" (environment.py); a client that says nothing for `idle_s` seconds is taken for gone,
@@ -68,7 +69,8 @@ from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError, Reply
 
 _OPS = (
     *("hello", "claim", "put", "tree", "offer", "fill", "use", "start", "poll", "watch", "stop", "preempt", "renew"),
-    *("extend", "move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget", "bye"),
+    *("extend", "move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget"),
+    *("collect", "bye"),
     *("seek", "drop", "release", "room"),
 )
 #: Those that bytes follow, those of treeops.py.

@@ -15,6 +15,7 @@ from airflow_jobdeploy.backends.base import (
     WORK,
     ArtifactFile,
     Capabilities,
+    Garbage,
     LogChunk,
     Progress,
     TreeGone,
@@ -160,6 +161,19 @@ class MemoryBackend:
             if self._job(job_id).is_live:
                 raise WorkerError(f"{self._host.name}: job {job_id} is active: stop it first")
             del self._host.jobs[job_id]
+
+    def collect(self, *, dry_run: bool, deployment: str = "") -> list[Garbage]:
+        host, found = self._ask(), []
+        with host.changed:
+            for job_id, job in list(host.jobs.items()):
+                state = job.state()
+                age_s = min((float(entry.get("ago_s") or 0) for entry in state.history), default=0.0)
+                if state.phase != "ended" or age_s <= job.plan.limits.keep_for_s:
+                    continue
+                found.append(Garbage(kind="job", name=job_id, why="ended longer ago than its keep_for", age_s=age_s))
+                if not dry_run:
+                    del host.jobs[job_id]
+        return found
 
     # -- changes -----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,3 +125,27 @@ def test_reap(cli: Cli, job: Write, airflow_db: None) -> None:
     assert cli("status", orphan, "--wait").code == 130
     assert cli("status", free, "-o", "json").data["status"] == "RUNNING"
     assert cli("stop", free).code == 0
+
+
+def test_garbage_is_shown_and_goes(cli: Cli, job: Write) -> None:
+    assert cli("run", job("true", "kept.json", keep_for="1h")).code == 0
+    assert cli("run", job("true", "old.json", keep_for=0)).code == 0
+    shown = cli("pools", "gc", "local", "--dry-run")
+    assert shown.code == 0
+    assert "ended longer ago than its keep_for" in shown.out
+    assert "would go" in shown.err
+    rows = cli("pools", "gc", "local", "--dry-run", "-o", "json").data
+    assert [(row["worker"], row["kind"]) for row in rows if row["kind"] == "job"] == [("local", "job")]
+    old = next(row["name"] for row in rows if row["kind"] == "job")
+    until = time.monotonic() + 20
+    while old in cli("pools", "gc", "local").out + cli("pools", "gc", "local", "--dry-run").out:
+        assert time.monotonic() < until
+    assert "Nothing is to go" in cli("pools", "gc", "local").err
+    assert cli("status", old).code == 1
+
+
+@pytest.mark.airflow
+def test_garbage_of_a_host_that_does_not_answer(cli: Cli, stored: str) -> None:
+    done = cli("pools", "gc", stored)
+    assert done.code == 1
+    assert "error: worker stored_host: cannot connect to stored_host" in done.err

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.leases import Ticket
-from airflow_jobdeploy.core.plan import Plan
-from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.core.plan import Limits, Plan
+from airflow_jobdeploy.core.status import JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerChanged, WorkerUnreachable
 from tests.contract.labs import Lab
-from tests.contract.steps import launch, wait_ready
+from tests.contract.steps import launch, outcome, wait_ready
 from tests.contract.trees import NOTHING
 
 
@@ -28,6 +29,7 @@ def test_a_worker_says_who_it_is(lab: Lab) -> None:
 
 ASKING = {
     "facts": lambda backend, plan: backend.facts(),
+    "collect": lambda backend, plan: backend.collect(dry_run=True),
     "claim": lambda backend, plan: backend.claim(plan),
     "prepare": lambda backend, plan: backend.prepare(plan.job_id),
     "start": lambda backend, plan: backend.start(plan.job_id),
@@ -108,3 +110,22 @@ def test_10_close_stops_no_job(lab: Lab) -> None:
 def test_capabilities_are_data(lab: Lab) -> None:
     kind = lab.backend().capabilities.kind
     assert kind in ("memory", "local", "ssh", "docker")
+
+
+def test_what_is_old_is_told_and_goes(lab: Lab) -> None:
+    backend = lab.backend()
+    old = launch(backend, lab.plan(lab.words.say("x"), limits=Limits(keep_for_s=0)))
+    kept = launch(backend, lab.plan(lab.words.say("x"), limits=Limits(keep_for_s=3600)))
+    live = launch(backend, lab.plan(lab.words.block(), limits=Limits(keep_for_s=0)))
+    for job_id in (old, kept):
+        outcome(backend, job_id)
+    wait_ready(backend, live)
+    until = time.monotonic() + 20
+    # Who sees to a job on a host may hold it for a moment after its end.
+    while [item.name for item in backend.collect(dry_run=True) if item.kind == "job"] == [old]:
+        assert time.monotonic() < until
+        assert {item.name for item in backend.collect(dry_run=False) if item.kind == "job"} <= {old}
+    assert backend.poll([old])[old].reason == Reason.RECORD_MISSING
+    assert backend.poll([kept])[kept].status is JobStatus.SUCCEEDED
+    assert backend.poll([live])[live].status is JobStatus.RUNNING
+    assert [item for item in lab.backend().collect(dry_run=False) if item.kind == "job"] == []

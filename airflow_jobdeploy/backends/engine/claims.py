@@ -40,6 +40,8 @@ class Settings:
     #: For jobs that name none.
     image: str = ""
     security: Security = field(default_factory=Security)
+    #: How much code, data and images an engine keeps that no job uses; None: all.
+    cache_limit_bytes: int | None = None
     #: A folder of the engines' machines that all jobs see at the same place; "": none.
     shared: str = ""
     auth: images.Auth = lambda image: None

@@ -36,12 +36,16 @@ OWNER, MOVED, QUEUED, ADMITTED, SETUP = "owner", "moved", "queued", "admitted", 
 JOB_NOTES = (OWNER, MOVED, QUEUED, ADMITTED, SETUP)
 #: About a resource: the image of its `up`, where that was made for it.
 PINNED = "pinned"
+#: About the files of a tree: nobody can see them any more, they are to be removed.
+TRASH = "trash"
+#: About an engine: when it was looked for garbage.
+SWEPT = "swept"
 UID, ATTEMPT, KEY, POOL = "jobdeploy.uid", "jobdeploy.attempt", "jobdeploy.key", "jobdeploy.pool"
 DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "jobdeploy.plan", "jobdeploy.stage"
 RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
 GPUS = "jobdeploy.gpus"
 IMAGE, TREES, RECORD = "jobdeploy.image", "jobdeploy.trees", "jobdeploy.record"
-TREE_NAME = "jobdeploy.tree"
+TREE_NAME, BYTES = "jobdeploy.tree", "jobdeploy.bytes"
 #: Of a derived image: what it is, for people; what the image that it was made of runs, as JSON.
 ABOUT, COMMAND = "jobdeploy.about", "jobdeploy.command"
 #: Values of STAGE: a container that only holds the claim, one that can be started, one without a process of ours.
@@ -91,6 +95,11 @@ GPUS_NAME = "jobdeploy-gpus"
 def build_holder(image: str) -> str:
     """The container whose name is held while a derived image is made."""
     return f"jobdeploy-build-{image.rpartition(':')[2]}"
+
+
+def fill_holder(key: str) -> str:
+    """The container through which a tree is brought: its name is held meanwhile."""
+    return f"jobdeploy-fill-{key}"
 
 
 def slots_name(pool: str) -> str:

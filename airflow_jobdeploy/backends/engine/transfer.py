@@ -250,7 +250,7 @@ class Transfer:
     def _show(self, manifest: Manifest) -> None:
         """The volume that is the tree's name."""
         store = self.places.volume(names.STORE_VOLUME) or {}
-        labels = {names.KIND: names.TREE_KIND, names.TREE_NAME: manifest.name}
+        labels = {names.KIND: names.TREE_KIND, names.TREE_NAME: manifest.name, names.BYTES: str(manifest.bytes)}
         options = {"type": "none", "o": "bind", "device": f"{store.get('Mountpoint', '')}/trees/{self.key}"}
         self.places.make_volume(names.tree_volume(manifest.name), labels, options)
 

@@ -57,7 +57,7 @@ def _is_whole(places: Places, name: str) -> bool:
 def _check_free(places: Places, key: str) -> None:
     """TreeBusy while somebody brings it; a holder that was killed is removed."""
     # Not asked of that container itself: it answers nothing while a stream comes in through it.
-    found = places.listed(_holder(key))
+    found = places.listed(names.fill_holder(key))
     if found is None:
         return
     with places.helper({names.STORE_VOLUME: STORE}) as helper:
@@ -68,10 +68,6 @@ def _check_free(places: Places, key: str) -> None:
         return
     done, todo = int(note.get("done") or 0), int(note.get("todo") or 0)
     raise TreeBusy(f"{places.worker}: another session is bringing the same tree", done_bytes=done, todo_bytes=todo)
-
-
-def _holder(key: str) -> str:
-    return f"jobdeploy-fill-{key}"
 
 
 def send(places: Places, source: TreeSource, progress: Progress, shells: Sequence[str]) -> TreeReport:
@@ -96,7 +92,7 @@ def _held(places: Places, key: str) -> Iterator[str]:
     """The container through which one tree is brought: its name is taken meanwhile. TreeBusy."""
     places.make_volume(names.STORE_VOLUME, {names.KIND: names.OTHER_KIND})
     try:
-        container = places.create(_holder(key), config.helper({names.STORE_VOLUME: STORE}))
+        container = places.create(names.fill_holder(key), config.helper({names.STORE_VOLUME: STORE}))
     except EngineError as error:
         if error.is_conflict:
             _check_free(places, key)
