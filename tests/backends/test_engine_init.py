@@ -21,6 +21,7 @@ WAITING = """
 set -u
 report=$1
 exec 3>/dev/null 2>/dev/null
+release() { :; }
 . "$2/naps.sh"
 . "$2/children.sh"
 longest_nap=20000
@@ -51,10 +52,11 @@ def test_the_end_of_a_command_is_never_missed(shell: list[str], tmp_path: Path) 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_child_that_is_killed_with_its_news_is_noticed(shell: list[str], tmp_path: Path) -> None:
-    text = "longest_nap=100\nends() { exec sleep 300; }\n(sleep 0.3; pkill_runner) &\nrun ends\necho $code"
-    kill = 'pkill_runner() { read -r pid <"$report/pid"; kill -s KILL "$pid"; }\n'
-    patience = 'patience() { echo "$runner" >"$report/pid"; patience=$longest_nap; }\n'
-    assert run(shell, kill + patience + text, tmp_path, 20) == "137\n"
+    sleeper = """ends() { exec sh -c 'echo $$ >"$1"; exec sleep 300' sleeper "$report/sleeper"; }\n"""
+    kill = 'killed() { read -r pid <"$report/$1"; kill -s KILL "$pid"; }\n'
+    patience = 'patience() { echo "$runner" >"$report/runner"; patience=$longest_nap; }\n'
+    text = "longest_nap=100\n(sleep 0.5; killed runner) &\nrun ends\necho $code\nkilled sleeper"
+    assert run(shell, sleeper + kill + patience + text, tmp_path, 20) == "137\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)

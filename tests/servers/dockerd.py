@@ -193,10 +193,14 @@ def _busybox() -> bytes:
 
 
 @contextlib.contextmanager
-def started(*options: str) -> Iterator[Dockerd]:
-    """An engine with the test image, for as long as the block lasts."""
+def started(*options: str, disk: str = "") -> Iterator[Dockerd]:
+    """An engine with the test image, for as long as the block lasts. `disk`: its size ("40m"), in memory."""
     folder = Path(tempfile.mkdtemp(prefix="jdd-"))
     engine = Dockerd(folder, options)
+    if disk:
+        (folder / "data").mkdir()
+        command = [_program("mount"), "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(folder / "data")]
+        subprocess.run(command, check=True)  # unmounted by `stop`
     try:
         engine.start()
         engine.add_image()

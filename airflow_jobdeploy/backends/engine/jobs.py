@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,9 @@ from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.core.status import JobState
 from airflow_jobdeploy.hostside import logs as host_logs
 
+#: A listing that says all the time that a container runs is doubted so often, in seconds: an engine whose disk was
+#: full when the container ended never lists that.
+DOUBT_S = 60.0
 _TAIL_LINES = 20
 _LIVE = ("running", "paused", "restarting")
 
@@ -67,6 +71,8 @@ class _Known:
     #: The state of an end, but for what may still change, and when it was made.
     ended: dict[str, Any] | None = None
     ended_at: float = 0.0
+    #: When it was last asked for beside the listing, whatever that said.
+    looked_at: float = field(default_factory=time.monotonic)
     secrets: tuple[str, ...] = ()
     said: said.Said = said.NOTHING
     facts: dict[str, Any] = field(default_factory=dict)
@@ -214,9 +220,12 @@ class Jobs:
         volume, listed = listing.volumes[job_id], listing.containers.get(job_id)
         known = self._fresh(job_id, listed)
         if known.ended is None:
-            if listed is not None and listed["State"] != "created" and known.inspected is None:
+            is_doubted = time.monotonic() - known.looked_at >= DOUBT_S
+            if is_doubted:
+                known.looked_at = time.monotonic()
+            if listed is not None and listed["State"] != "created" and (known.inspected is None or is_doubted):
                 known.inspected = self._inspect(listed["Id"])
-            if known.report is None or self._may_move(known, names.plan_of(listing.labels(job_id))):
+            if known.report is None or is_doubted or self._may_move(known, names.plan_of(listing.labels(job_id))):
                 known.report = self._report(job_id, listed)
         container = known.inspected
         if container is None and listed is not None:

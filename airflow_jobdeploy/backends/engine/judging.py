@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import bare
+from airflow_jobdeploy.backends.engine import bare, names
 from airflow_jobdeploy.hostside import verdict
 from airflow_jobdeploy.hostside.finish import RESULT_LIMIT
 from airflow_jobdeploy.hostside.verdict import Evidence
@@ -230,8 +230,14 @@ def _reported(seen: Seen) -> Evidence:
         preempt=_preempt(seen, said) if cause == "preempt" else None,
         orphan={"orphaned_s": float(said.get("orphaned_s") or 0)} if cause == "orphan" else None,
         memory=_memory(seen) if oom else None,
+        disk=_disk(said),
         facts=facts,
     )
+
+
+def _disk(said: Mapping[str, str]) -> dict[str, Any] | None:
+    free = said.get("disk_free_kib", "")
+    return {"disk_free_bytes": int(free) * 1024, "disk_path": names.JOB} if free.isdigit() else None
 
 
 def _by_itself(seen: Seen) -> Evidence:

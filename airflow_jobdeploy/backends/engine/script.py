@@ -21,6 +21,8 @@ from airflow_jobdeploy.hostside import call_main
 _CONTENTS = ("script", "file", "shell")
 #: A started job waits for its secrets as long as `setup_timeout` says, else so long, in seconds.
 HANDOVER_S = 600.0
+#: Blocks of the disk for the report of an attempt that fills it, in bytes; fewer than what counts as full.
+_RESERVE = 32 * 1024
 #: Files of init/, in their order: the program of process 1 is one file, since a shell reads it from there once.
 INIT = (
     "begin",
@@ -53,7 +55,11 @@ def members(plan: Plan, steps: Sequence[Step], *, nothing: str = "") -> list[Mem
     """
     found = [folder(".", 0o777), folder("report", 0o777), folder("output", 0o777), folder("work", 0o777)]
     found += [folder("tmp", 0o777), folder("steps", 0o755)]
-    found += [Member("init", init(), 0o755), Member("conf", _conf(plan, len(steps), nothing), 0o644)]
+    found += [
+        Member("reserve", bytes(_RESERVE), 0o666),
+        Member("init", init(), 0o755),
+        Member("conf", _conf(plan, len(steps), nothing), 0o644),
+    ]
     if any(step.kind == "main" for step in steps):
         found += [Member("call_main.py", Path(call_main.__file__).read_bytes(), 0o644), folder("no_dataset", 0o777)]
     if plan.environment is not None:

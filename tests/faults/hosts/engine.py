@@ -40,7 +40,7 @@ class EngineCase(Case):
         super().__init__(host=cast(Any, Home(home)), way=cast(Any, None))
         self.engine, self.url = engine, engine.url
         self.pool = WorkerPool(name="lab", kind="docker", workers=(Worker(url=engine.url),), image=image)
-        self.settings = Settings(image=image, storage=str(home))
+        self.settings = Settings(image=image, shared=str(home))
         self.env = {"HOME": str(home)}
 
     def backend(self) -> DockerBackend:  # type: ignore[override]
@@ -76,9 +76,11 @@ class EngineCase(Case):
     # -- what is true ----------------------------------------------------------------------------------------------
 
     def containers(self) -> dict[str, str]:
-        """Name -> state, of all."""
-        listed = self.engine.client().containers(all=True)
-        return {entry["Names"][0].lstrip("/"): entry["State"] for entry in listed}
+        """Name -> state, of all: an engine whose disk was full may list another one for ever."""
+        client = self.engine.client()
+        listed = client.containers(all=True)
+        states = [client.inspect_container(entry["Id"])["State"]["Status"] for entry in listed]
+        return {entry["Names"][0].lstrip("/"): state for entry, state in zip(listed, states, strict=True)}
 
     def job_id(self) -> str:
         """Of the only job of the engine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from airflow_jobdeploy.backends.engine import jobs
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.errors import WorkerError
 from tests.contract.steps import at_once, launch
 from tests.faults.hosts.case import counting, eventually
 from tests.faults.hosts.conftest import Lasting, Verdict
@@ -156,6 +159,57 @@ def test_an_image_that_is_deleted(case: EngineCase, verdict: Verdict, moment: st
     verdict.seal(case, following, starts=1 if state.status is JobStatus.SUCCEEDED else 0)
 
 
+@pytest.fixture(scope="module")
+def small() -> Iterator[Dockerd]:
+    """An engine with a small disk."""
+    with started(disk="24m") as engine:
+        yield engine
+
+
+def fill(engine: Dockerd) -> Path:
+    """Leave nothing free on its disk."""
+    filler = engine.dir / "data" / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+@pytest.mark.fault("engine's disk full before the submission")
+def test_a_full_disk_before_the_submission(small: Dockerd, tmp_path: Path, verdict: Verdict) -> None:
+    case = EngineCase(small, open_home(tmp_path / "home"))
+    case.backend().facts()
+    filler = fill(small)
+    with pytest.raises(WorkerError, match=r"[Nn]o space"):
+        case.submit(counting(5))
+    assert case.starts() == 0
+    filler.unlink()
+    following = case.follow(case.submit(counting(5)).handle)
+    assert following.end().status is JobStatus.SUCCEEDED
+    verdict.seal(case, following, "an error that says so; SUCCEEDED once there is room")
+    small.wipe()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(0, marks=pytest.mark.fault("engine's disk full under a job that goes on")),
+        pytest.param(3, marks=pytest.mark.fault("engine's disk full under a job that fails")),
+    ],
+)
+def test_a_full_disk_under_a_job(
+    small: Dockerd, tmp_path: Path, verdict: Verdict, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "DOUBT_S", 2.0)
+    case = EngineCase(small, open_home(tmp_path / "home"))
+    following = case.started(f"echo started; cat /dev/zero > $JOBDEPLOY_OUTPUT_DIR/big; exit {code}")
+    state = following.end()
+    assert state.exit_code == code
+    assert (state.status, state.reason) == ((JobStatus.FAILED, "DiskFull") if code else (JobStatus.SUCCEEDED, ""))
+    verdict.seal(case, following)
+    small.wipe()
+
+
 @pytest.mark.fault("start fails after create")
 def test_a_start_that_fails(case: EngineCase, verdict: Verdict) -> None:
     case.settings = replace(case.settings, security=Security(user="nobody-of-that-name"))
@@ -183,7 +237,7 @@ def here(point):
         sys.stdin.read()
 
 engine = Dockerd(Path({folder!r}))
-settings = Settings(image={image!r}, storage={home!r})
+settings = Settings(image={image!r}, shared={home!r})
 backend = DockerBackend(worker="engine", connect=engine.client, settings=settings)
 plan = Plan.from_wire({plan!r})
 backend.claim(plan)

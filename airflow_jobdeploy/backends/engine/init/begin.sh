@@ -14,7 +14,16 @@ report=$job/report
 shared=/jobdeploy/resource
 . "$job/conf"
 
-if ! mkdir "$report/begun" 2>/dev/null; then
+# Blocks that were reserved with the claim are given back, for the report of an attempt that has filled the disk.
+release() {
+    rm -f "$job/reserve"
+}
+
+begin() {
+    mkdir "$report/begun" 2>/dev/null
+}
+
+if ! begin && { [ -d "$report/begun" ] || ! release || ! begin; }; then
     # The engine was asked twice to start the container: what has run is not run again.
     code=137
     [ ! -f "$report/code" ] || read -r code <"$report/code"

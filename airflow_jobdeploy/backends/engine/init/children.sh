@@ -1,13 +1,18 @@
 # A command as a child, in a process of its own: its output is log, its exit status comes by a file and a signal.
 
+# keep_status <code>: also on a full disk
+keep_status() {
+    printf '%s\n' "$1" >"$report/.status.new" || { release; printf '%s\n' "$1" >"$report/.status.new"; }
+    mv "$report/.status.new" "$report/.status"
+}
+
 # run <command>: to its end, which sets `code`; a reason to end now ends it, and us
 run() {
     rm -f "$report/.status"
     (
         trap : TERM INT HUP QUIT USR1 USR2
         ("$@") </dev/null 3>&- >&4 2>&4 4>&-
-        printf '%s\n' "$?" >"$report/.status.new"
-        mv "$report/.status.new" "$report/.status"
+        keep_status "$?"
         kill -s USR2 "$$"
     ) 4>&3 3>&- &
     runner=$!

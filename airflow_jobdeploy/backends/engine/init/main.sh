@@ -35,6 +35,7 @@ settle
 if ends_resource; then
     if [ -n "$ok" ]; then take_down; else rm -f "$shared/announced"; fi
 fi
+measure_disk
 fact step "${step_name:-}"
 fact status "$code"
 [ -z "$ok" ] || fact ok 1

@@ -68,6 +68,7 @@ cut() {
         [ ! -f "$job/messages.jsonl" ] || told=$(($(wc -c <"$job/messages.jsonl")))
         enter running RUNNING Preempted
     fi
+    measure_disk
     fact cause "$cause"
     [ "$cause" != timeout ] || fact limit "$limit"
     [ "$cause" != timeout ] || fact limit_s "$limit_s"
