@@ -14,7 +14,7 @@ from airflow_jobdeploy.errors import SpecError
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.artifact import ArtifactDownloadOperator
 from airflow_jobdeploy.operators.job import JobRunOperator
-from airflow_jobdeploy.operators.template import TemplateDownOperator, TemplateUpOperator
+from airflow_jobdeploy.operators.template import TemplateBuildOperator, TemplateDownOperator, TemplateUpOperator
 from tests.servers.dockerd import IMAGE, Dockerd
 
 pytestmark = [pytest.mark.airflow, pytest.mark.docker]
@@ -98,3 +98,55 @@ def test_the_hook_and_what_is_not_honoured(engine: str) -> None:
     assert hook.stop(handle, reason="test")["status"] == "CANCELLED"
     with pytest.raises(SpecError, match=r"a pool of kind docker cannot honour 'port'"):
         hook.start(job_spec={"command": "x", "port": 80})
+
+
+IN_AN_IMAGE = {
+    "builds": {
+        "up": {
+            "type": "script",
+            "content": "cat /made; cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max || true",
+        },
+        "watch": {"type": "script", "content": "cat /made; echo watched"},
+        "down": {"type": "script", "content": "cat /made; echo taken down"},
+        "purge": {"type": "script", "content": "cat /made; echo purged"},
+    },
+    "options": {"dockerfile": "Dockerfile", "pids_limit": 123},
+}
+
+
+def test_all_builds_of_a_template_run_in_its_image(
+    engine: str, dockerd: Dockerd, run_dag: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Also when what it was made of is gone: the image is that of the `up`."""
+    project = project_in(tmp_path)
+    (project / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN head -c 6 /dev/urandom | od -An -tx1 >/made\n")
+    with DAG("docker_image_of_template", schedule=None) as dag:
+        up = TemplateUpOperator(task_id="up", template=IN_AN_IMAGE, project_dir=project, worker_pool=engine)
+        watch = TemplateBuildOperator(task_id="watch", build="watch", job=up.output)
+        down = TemplateDownOperator(task_id="down", job=up.output)
+        purge = TemplateBuildOperator(task_id="purge", build="purge", job=up.output)
+        watch >> down >> purge
+    run = run_dag(dag)
+    assert run.state == "success", run.text
+    assert "Making the image of Dockerfile" in run.text
+    made = dockerd.client().containers(all=True, filters={"label": "jobdeploy.kind=job"})
+    assert len({entry["Image"] for entry in made}) == 1
+    assert made[0]["Image"].startswith("jobdeploy/built:")
+    assert "123" in run.text
+    for word in ("watched", "taken down", "purged"):
+        assert word in run.text
+
+
+def test_packages_for_a_job(engine: str, run_dag: Callable[..., Any]) -> None:
+    """In an image that cannot have them: the words of who tried are in the task's log."""
+    spec = {
+        "command": "true",
+        "docker_image": IMAGE,
+        "apt_packages": ["curl"],
+        "project_dir": str(project_in(tmp_path)),
+    }
+    with DAG("docker_packages", schedule=None) as dag:
+        JobRunOperator(task_id="train", job_spec=spec, worker_pool=engine)
+    run = run_dag(dag)
+    assert run.state == "failed"
+    assert "the image has no apt-get" in run.text
