@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_jobdeploy.backends.base import TreeGone
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import StagingError
 from tests.backends.engines import backend_of, job
@@ -68,3 +69,21 @@ def test_a_large_file_that_is_not_what_it_should_be_is_named(engine: Dockerd) ->
         backend.send_tree(Tree(contents=other, manifest=source.manifest))
     assert not backend.has_tree(source.manifest.name)
     assert backend.send_tree(source).name == source.manifest.name
+
+
+def test_a_tree_that_is_lost_before_the_start_is_asked_for_again(engine: Dockerd) -> None:
+    source = tree({"main.sh": "echo hello"})
+    backend = backend_of(engine)
+    name = backend.send_tree(source).name
+    plan = job("cat main.sh", bundle=name)
+    backend.claim(plan)
+    backend.use_tree(plan.job_id, "work", name)
+    shutil.rmtree(store(engine))
+    with pytest.raises(TreeGone):
+        backend.start(plan.job_id)
+    assert not backend.has_tree(name)
+    backend.send_tree(source)
+    backend.use_tree(plan.job_id, "work", name)
+    backend.start(plan.job_id)
+    assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
+    assert log(backend, plan.job_id) == b"echo hello"

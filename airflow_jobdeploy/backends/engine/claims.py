@@ -75,7 +75,8 @@ class Claims:
     def claim(self, plan: Plan) -> None:
         """Make the record of an attempt, unless it is there. WorkerError, StagingError."""
         self._claim(plan)
-        self.secrets[plan.job_id] = plan.secret_env
+        if plan.secret_env:
+            self.secrets[plan.job_id] = plan.secret_env
         self._jobs.hide(plan.job_id, list(plan.secret_env.values()))
 
     def _claim(self, plan: Plan) -> None:

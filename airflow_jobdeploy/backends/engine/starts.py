@@ -144,7 +144,7 @@ class Starts:
 
     def _hand_over(self, job_id: str, listed: Mapping[str, Any]) -> None:
         """Give its secrets to a container that runs: they go into memory, and process 1 waits for them."""
-        values = self._claims.secrets.pop(job_id, None)
+        values = self._claims.secrets.get(job_id)
         if not values:
             return
         members = [Member(name, text.encode("utf-8", "surrogateescape"), 0o644) for name, text in values.items()]
@@ -152,8 +152,8 @@ class Starts:
             self._places.put(listed["Id"], names.SECRETS, [*members, Member(_COMPLETE, b"", 0o644)])
         except EngineError as error:
             if not error.is_missing:  # it has been removed meanwhile
-                self._claims.secrets[job_id] = values
                 raise
+        del self._claims.secrets[job_id]
 
     # -- slots -------------------------------------------------------------------------------------------------------
 
