@@ -12,8 +12,8 @@ import pytest
 from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import TaskDeferred
 
-from airflow_jobdeploy.core.status import JobHandle, JobState
-from airflow_jobdeploy.errors import JobFailed, WorkerUnreachable
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
+from airflow_jobdeploy.errors import JobFailed, JobTimedOut, WorkerUnreachable
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.job import JobRunOperator
 from airflow_jobdeploy.retries import PreemptionRetryPolicy
@@ -105,6 +105,33 @@ def test_a_cause_worth_a_retry_is_no_try_of_airflows(world: World, capfd: pytest
     done = execute(JobRunOperator(task_id="t", job_spec=spec), world)
     assert (done["status"], done["attempt"]) == ("SUCCEEDED", 3)
     assert "2 of 5" in capfd.readouterr().out
+
+
+def test_restarted_after_a_failure_in_the_same_try(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = {"command": "echo attempt $JOBDEPLOY_ATTEMPT; [ $JOBDEPLOY_ATTEMPT = 2 ]", "restart_policy": "on-failure"}
+    done = execute(JobRunOperator(task_id="t", job_spec=spec), world)
+    assert (done["status"], done["attempt"]) == ("SUCCEEDED", 2)
+    out = capfd.readouterr().out
+    assert "is started again (restart_policy; it ended FAILED, ExitCode)" in out
+    assert "attempt 1" in out
+    assert "attempt 2" in out
+
+
+def test_what_always_goes_on_ends_with_its_life_also_where_a_trigger_saw_the_success(
+    world: World, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
+    spec = {"command": "sleep 0.6", "restart_policy": "always", "life_span": 1.5, "grace": 0}
+    operator = JobRunOperator(task_id="t", job_spec=spec, deferrable=True)
+    with pytest.raises(TaskDeferred) as caught:
+        execute(operator, world)
+    handle = JobHandle.from_dict(caught.value.trigger.serialize()[1]["jobs"][0])
+    state = JobState(job_id=handle.job_id, status=JobStatus.SUCCEEDED, phase="ended", running_s=0.6, life_span_s=1.5)
+    operator.deferrable = False
+    event = JobEvent(jobs=(Followed(handle=handle, state=state),))
+    with pytest.raises(JobTimedOut, match=r"Stopped by its life_span of 0\.\d s"):
+        call(operator, "execute_complete", world.context(), event.to_dict())
+    assert "is started again (restart_policy; it ended SUCCEEDED)" in capfd.readouterr().out
 
 
 def test_tried_often_enough_it_fails_with_its_own_end(world: World, capfd: pytest.CaptureFixture[str]) -> None:
