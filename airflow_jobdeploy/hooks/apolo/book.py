@@ -12,8 +12,8 @@ from airflow_jobdeploy import service
 from airflow_jobdeploy.core.leases import Lease
 from airflow_jobdeploy.core.policy import Intent, after_end, is_over
 from airflow_jobdeploy.core.records import Record, by_job, first_id, handle_of
-from airflow_jobdeploy.core.status import JobHandle, JobState, Reason
-from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
+from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
 from airflow_jobdeploy.hooks.apolo.telling import Past, past
 from airflow_jobdeploy.service import Submitted, Work, Workers
 from airflow_jobdeploy.service.line import Granted, StillWaiting
@@ -43,6 +43,15 @@ class Intents:
 
     def save(self, value: Mapping[str, Any]) -> None:
         self.kept = dict(value)
+
+
+def _asked(workers: Workers, handle: JobHandle) -> JobState:
+    """Once more over a new connection where the open one is found broken."""
+    try:
+        return service.status(workers, handle)
+    except WorkerUnreachable:
+        workers.drop(handle.worker)
+        return service.status(workers, handle)
 
 
 @dataclass(frozen=True)
@@ -80,13 +89,19 @@ class Book:
         return seen
 
     def _looked_at(self, workers: Workers, job_id: str) -> Seen:
-        """Where it is known, one question to one worker is enough."""
+        """Where it is known, one question to one worker is enough; UNKNOWN while that one cannot be asked."""
         seen = self._seen.get(job_id)
-        if seen is not None:
-            state = service.status(workers, handle_of(seen.record, self._pool))
-            if state.reason != Reason.RECORD_MISSING and state.moved_to is None:
-                return replace(seen, record={**seen.record, "state": state.to_dict()})
-        return self._looked_for(workers, job_id)
+        if seen is None:
+            return self._looked_for(workers, job_id)
+        try:
+            state = _asked(workers, handle_of(seen.record, self._pool))
+        except WorkerUnreachable as error:
+            told = {"status": JobStatus.UNKNOWN.value, "reason": Reason.UNREACHABLE.value, "message": str(error)}
+            return replace(seen, record={**seen.record, "state": {**seen.record["state"], **told}})
+        if state.reason == Reason.RECORD_MISSING or state.moved_to is not None:
+            return self._looked_for(workers, job_id)
+        self._seen[job_id] = replace(seen, record={**seen.record, "state": state.to_dict()})
+        return self._seen[job_id]
 
     def _looked_for(self, workers: Workers, job_id: str) -> Seen:
         rows = service.jobs(workers)
