@@ -145,3 +145,35 @@ def test_packages_for_a_job(engine: str, run_dag: Callable[..., Any]) -> None:
     run = run_dag(dag)
     assert run.state == "failed"
     assert "the image has no apt-get" in run.text
+
+
+def test_what_a_preset_asks_for(
+    engine: str, dockerd: Dockerd, run_dag: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs, a limit and the storage of a pool, with a short name for the image and the words of dl_jobs."""
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "f").write_text("from the storage\n")
+    worker = {"url": dockerd.url, "devices": ["/dev/null:/dev/nvidia0"], "gpu_types": [{"type": "A100", "count": 2}]}
+    pool = {
+        "kind": "docker",
+        "workers": [worker],
+        "images": {"py37_gpu": IMAGE},
+        "storage": {"root": str(tmp_path), "shared": True},
+        "presets": {"gpu": {"memory": "64MB", "gpu": {"count": 2, "model": "A100"}}},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_GPUS", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+    common = {"command": 'ls /dev/nvidia0; cat "$JOBDEPLOY_VOLUMES_DIR/mnt/data/f"', "docker_image": "py37_gpu"}
+    spec = {**common, "preset": "gpu", "volumes": "storage:digits:/mnt/data:ro"}
+    by_words = {"command": "echo by words", "cpu_job": False, "gpus": 1, "gpu_image": "py37_gpu"}
+    with DAG("docker_preset", schedule=None) as dag:
+        first = JobRunOperator(task_id="train", job_spec=spec, worker_pool="gpus")
+        first >> JobRunOperator(task_id="words", job_spec=by_words, worker_pool="gpus")
+    run = run_dag(dag)
+    assert run.state == "success", run.text
+    assert "from the storage" in run.text
+    assert "by words" in run.text
+    hosts = [dockerd.client().inspect_container(run.xcom(task)["job_id"])["HostConfig"] for task in ("train", "words")]
+    assert [host["Memory"] for host in hosts] == [64 << 20, 0]
+    assert all(host["Devices"] for host in hosts)
+    with pytest.raises(SpecError, match="has 2 A100, not 3 A100"):
+        JobDeployHook("gpus").start(job_spec={"command": "x", "gpu_types": [{"type": "A100", "count": 3}]})

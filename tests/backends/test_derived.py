@@ -297,7 +297,7 @@ def slow(kind: str) -> Plan:
 def test_when_who_makes_it_is_killed_another_goes_on(
     engine: Dockerd, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dockerfiles, "_DEAD_S", 6.0)
+    monkeypatch.setattr(dockerfiles, "_DEAD_S", 2.0)
     command = [sys.executable, "-c", BUILDER, str(engine.dir), kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
