@@ -132,7 +132,8 @@ class JobSpec:
         option=True,
     )
     worker_lost_after_s: float | None = declared(
-        Duration(), "Silence until the worker counts as lost, and a job with `on_orphan: stop` ends itself (90 s)."
+        Duration(),
+        "Silence until the worker counts as lost; a job with `on_orphan: stop` has ended itself by then (90 s).",
     )
     preemptible: bool = declared(
         Flag(), "May be stopped to make room; a reboot of its worker counts as that, too.", False, option=True

@@ -84,7 +84,8 @@ class Watch:
         self._backend: Backend | None = None
         self._waker = Waker()
         self._failures = 0
-        self._silent_since: float | None = None
+        #: When it answered last; None: never.
+        self._heard: float | None = None
 
     def add(self, follower: Follower) -> None:
         with self._lock:
@@ -131,6 +132,7 @@ class Watch:
         try:
             self._answered(self._backend or self._open())
             self._pass(timeout_s)
+            self._heard = self._clock()
         except WorkerUnreachable as error:
             self._failed(error)
         except WorkerChanged as error:
@@ -157,6 +159,8 @@ class Watch:
 
     def _open(self) -> Backend:
         self._backend = self._connect()
+        self._backend.facts()
+        self._heard = self._clock()
         self._chores_due = 0.0
         return self._backend
 
@@ -171,7 +175,7 @@ class Watch:
             if len(strangers) == len(self._all()):
                 raise error
             stranger.tell(_unknown(stranger, error, Reason.WORKER_CHANGED))
-        self._failures, self._silent_since = 0, None
+        self._failures = 0
 
     def _all(self) -> list[Follower]:
         with self._lock:
@@ -264,9 +268,9 @@ class Watch:
     def _failed(self, error: WorkerError, reason: Reason = Reason.UNREACHABLE) -> None:
         self.disconnect()
         now = self._clock()
-        if self._silent_since is None:
-            self._silent_since = now
-        silent_s = now - self._silent_since
+        if self._heard is None:  # nobody knows for how long it has been silent
+            self._heard = now
+        silent_s = now - self._heard
         for follower in self._all():
             if follower.lost_after_s is not None and silent_s >= follower.lost_after_s and not follower.over:
                 known = follower.state if follower.has_ended else None

@@ -15,11 +15,14 @@ from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import Problem, SpecError
 from airflow_jobdeploy.service.taking import TAKES_NOTHING, Taken, Takes
 
-#: A job that asked to be restarted elsewhere stops itself after so much silence, in seconds.
+#: A worker that has been silent for so long is lost, in seconds: by then a job that asked for it has stopped itself.
 WORKER_LOST_AFTER_S = 90.0
 
-#: Added to what a job needs to stop itself before it counts as stopped, in seconds.
+#: Between the end of such a job, grace and all, and the moment when it counts as stopped, in seconds.
 LOST_MARGIN_S = 15.0
+
+#: No job stops itself for less silence: a connection that breaks is there again within that, in seconds.
+LEAST_SILENCE_S = 15.0
 
 NO_RECOVERY = Recovery()
 
@@ -163,4 +166,5 @@ def orphan_after_s(wanted: JobSpec | TemplateOptions, recovery: Recovery) -> flo
     if (wanted.on_orphan or ("stop" if asks else "continue")) == "continue":
         return None
     given = wanted.worker_lost_after_s if isinstance(wanted, JobSpec) else None
-    return WORKER_LOST_AFTER_S if given is None else given
+    lost_after_s = WORKER_LOST_AFTER_S if given is None else given
+    return max(min(lost_after_s, LEAST_SILENCE_S), lost_after_s - wanted.grace_s - LOST_MARGIN_S)

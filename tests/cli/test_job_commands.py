@@ -304,7 +304,7 @@ def test_preempt_with_wrong_words(cli: Cli, words: list[str]) -> None:
 
 
 def test_a_job_that_needs_somebody_says_so(cli: Cli, job: Write) -> None:
-    done = cli("run", job("exec sleep 300", preemptible=True, worker_lost_after=600), "-d")
+    done = cli("run", job("exec sleep 300", preemptible=True, worker_lost_after=625), "-d")
     assert "warning: the job stops itself when nobody follows it for 10 min (on_orphan: stop)" in done.err
     assert cli("stop", done.out.strip()).code == 0
 
