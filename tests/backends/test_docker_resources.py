@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
+from tests.servers import disks
 from tests.servers.dockerd import IMAGE, Dockerd
 from tests.servers.dockerd import dockerd as dockerd
 
@@ -116,6 +119,27 @@ def test_one_job_at_a_time_has_the_engines_gpus(engine: Dockerd) -> None:
 )
 def test_limits_that_an_engine_cannot_keep_are_told(engine: Dockerd, container: dict[str, Any], said: str) -> None:
     assert said in failed(engine, run(backend_of(engine), job("true", container=container)))
+
+
+def test_disk_space_is_bounded_where_the_storage_driver_can() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="jdd-"))
+    try:
+        with disks.with_quotas(folder / "data"):
+            engine = Dockerd(folder)
+            try:
+                engine.start()
+                engine.add_image()
+                backend = backend_of(engine)
+                text = "dd if=/dev/zero of=/f bs=1M count=60 && sync"
+                state = run(backend, job(f"{text} 2>&1", container={"disk_space_bytes": 20 << 20}))
+                assert state.status is JobStatus.FAILED
+                assert b"Disk quota exceeded" in log(backend, state.job_id)
+                assert run(backend, job(text)).status is JobStatus.SUCCEEDED
+                backend.close()
+            finally:
+                engine.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_processes_are_bounded(engine: Dockerd) -> None:
