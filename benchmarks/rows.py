@@ -191,6 +191,19 @@ ROWS: dict[str, Row] = {
         goal="<= 40",
         is_met=_at_most(40),
     ),
+    "serve_start_gpus": Row(
+        what="the same on a host with GPUs, once they have been seen (ms)",
+        reference_name="",
+        goal="<= 50",
+        is_met=_at_most(50),
+    ),
+    "freed": Row(
+        what="GPU given back -> first line of the next job, over SSH, worst (s)",
+        reference_name="",
+        goal="<= 1.5",
+        is_met=_at_most(1.5),
+        digits=2,
+    ),
     "supervisor_memory": Row(
         what="private memory of one supervisor (MB)",
         reference_name="python3 -S -E, idle",

@@ -21,12 +21,14 @@ Case = Callable[[Lab], Iterator[Measured]]
 
 def _cases() -> dict[str, Case]:
     """Subjects, in the order in which they run: what fills the machine comes last."""
-    from benchmarks import artifacts, hostside, imports, logs, placing, staging, submit, watch
+    from benchmarks import artifacts, hostside, imports, leases, logs, placing, staging, submit, watch
 
     return {
         "submit": submit.raw,
         "dag_test": submit.in_dag_test,
         "serve": hostside.start,
+        "serve_gpus": leases.start,
+        "freed": leases.freed,
         "memory": hostside.memory,
         "killed": hostside.killed,
         "preempted": hostside.preempted,

@@ -49,6 +49,14 @@ class Cage:
         """Files that a process writes 0 to, to be in."""
         return [os.path.join(folder, "cgroup.procs") for folder in sorted(set(self.folders.values()))]
 
+    def join(self) -> None:
+        """Called in a child that is about to become a command."""
+        for door in self.doors():
+            try:
+                _write(door, "0")
+            except OSError:  # it runs all the same; `enforced` tells
+                pass
+
     def enforced(self, pid: int) -> List[str]:
         """The controllers whose group holds this process."""
         return sorted(controller for controller, folder in self.folders.items() if _holds(folder, pid))
@@ -85,15 +93,6 @@ def are_groups(folders: Any, job: str) -> bool:
         and os.path.basename(folder) == "jobdeploy-" + job
         for folder in folders
     )
-
-
-def join(doors: List[str]) -> None:
-    """Called in a child that is about to become a command."""
-    for door in doors:
-        try:
-            _write(door, "0")
-        except OSError:  # it runs all the same; `enforced` tells
-            pass
 
 
 def _parent(mount: str, own: str, controller: str) -> Any:

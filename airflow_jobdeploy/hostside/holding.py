@@ -10,27 +10,28 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from airflow_jobdeploy.hostside import cage, files, stage
+from airflow_jobdeploy.hostside import files, stage
 from airflow_jobdeploy.hostside.jobdir import Job
 
 if TYPE_CHECKING:
+    from airflow_jobdeploy.hostside import cage
     from airflow_jobdeploy.hostside.abstract import Lookers
     from airflow_jobdeploy.hostside.keeper import Claims
     from airflow_jobdeploy.hostside.line import Line
 
 #: How long a ticket counts that nobody renews: we may be stopped (SIGSTOP) for longer, others shall not wait for us.
 _TTL_S = 60.0
-#: The longest pause between two looks at the line; and between two at the slots, whose end nothing tells.
-_TICK_S, _SLOT_TICK_S = 5.0, 0.25
+#: The longest pause between two looks at the line.
+_TICK_S = 5.0
 
 
-class Holding:
-    """Of one job. Without `lease` in its plan nothing is claimed, nothing is counted."""
+class Holding(stage.Slots):
+    """Of one job whose plan has a `lease`; of others nothing is claimed, nothing is counted."""
 
     def __init__(self, job: Job) -> None:
+        super().__init__(job)
         self._job = job
-        self._plan: Dict[str, Any] = job.plan().get("lease") or {}
-        self._slots = stage.Slots(job)
+        self._plan: Dict[str, Any] = job.plan()["lease"]
         self._claims: Optional[Claims] = None
         self._line: Optional[Line] = None
         self._cage: Optional[cage.Cage] = None
@@ -48,16 +49,18 @@ class Holding:
 
     def take(self) -> bool:
         """Does it hold what it needs? Else to be called again when `fds` have news, or after `tick_s`."""
-        return self._has_claims() and self._slots.take()
+        return self._has_claims() and super().take()
 
     def _has_claims(self) -> bool:
-        if not self._plan or self._claims is not None:
+        if self._claims is not None:
             return True
         first = self._line is None
         self._claims = (self._taken_over(str(self._plan.get("id") or "")) if first else None) or self._granted()
         if self._claims is None:
             return False
         self._leave_line()
+        from airflow_jobdeploy.hostside import cage
+
         self._cage = cage.Cage(self._job.id, self._claims.lease)
         self._cage.make()
         return True
@@ -109,7 +112,7 @@ class Holding:
         return self._line.fds() if self._line is not None else []
 
     def tick_s(self) -> float:
-        due = self._line.patience_s() if self._line is not None else _SLOT_TICK_S
+        due = self._line.patience_s() if self._line is not None else super().tick_s()
         return _TICK_S if due is None else min(due, _TICK_S)
 
     def facts(self) -> Dict[str, Any]:
@@ -132,7 +135,7 @@ class Holding:
     def join(self) -> None:
         """In the child that becomes the command."""
         if self._cage is not None:
-            cage.join(self._cage.doors())
+            self._cage.join()
 
     def look_at(self, pid: int) -> bool:
         """After the start of a command: is there news of what is enforced?"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, Optional
 
-from airflow_jobdeploy.hostside import cage, evidence, identity, logs, process
+from airflow_jobdeploy.hostside import evidence, identity, logs, process
 from airflow_jobdeploy.hostside.files import Damaged, Lock, is_locked, read_json
 from airflow_jobdeploy.hostside.finish import finish
 from airflow_jobdeploy.hostside.jobdir import Job, age_s
@@ -34,8 +34,11 @@ def recover(job: Job) -> None:
         if state.get("pid") is None or _lives(state):
             return
         swept = Tree(job.id, None).kill()
-        if cage.are_groups(state.get("groups"), job.id):
-            cage.remove(state["groups"])
+        if state.get("groups"):
+            from airflow_jobdeploy.hostside import cage  # few jobs have some
+
+            if cage.are_groups(state["groups"], job.id):
+                cage.remove(state["groups"])
         outcome = state.get("outcome") or _lost(job, state)
         outcome["facts"] = {**(outcome.get("facts") or {}), **({"swept": swept} if swept else {})}
         finish(job, state, outcome)

@@ -29,7 +29,6 @@ from airflow_jobdeploy.hostside import (
     volumes,
 )
 from airflow_jobdeploy.hostside.bounds import Bounds, Cut
-from airflow_jobdeploy.hostside.holding import Holding
 from airflow_jobdeploy.hostside.jobdir import Job, NewerLayout, age_s, enter, stamp
 from airflow_jobdeploy.hostside.meter import TICK_S, Meter
 from airflow_jobdeploy.hostside.steps import SetupError
@@ -53,7 +52,7 @@ class Supervisor:
         self.home = home
         self.limits: Dict[str, Any] = self.plan.get("limits") or {}
         self.bounds = Bounds(job, home)
-        self.holding = Holding(job)
+        self.holding = stage.hold(job)
         self.trees = stage.Trees(job)
         self.tree = Tree(job.id, os.getpid())
         self.status: Optional[int] = None
