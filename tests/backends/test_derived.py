@@ -330,3 +330,21 @@ def test_who_is_let_go_leaves_nothing(engine: Dockerd) -> None:
         backend.prepare(plan.job_id, say)
     assert left(engine) == []
     assert derived(engine) == []
+
+
+def test_a_stop_ends_what_is_being_made(engine: Dockerd) -> None:
+    environment = Environment(requirements=("--no-index", "--find-links /wheels", "beta"))
+    plan = job("echo here", container={"image": PYTHON}, environment=environment)
+    backend, said = backend_of(engine), list[str]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "Making" in text:
+            assert backend_of(engine).stop(plan.job_id, reason="a test").status is JobStatus.CANCELLED
+
+    backend.claim(plan)
+    backend.prepare(plan.job_id, say)
+    assert backend.start(plan.job_id).status is JobStatus.CANCELLED
+    assert "Made" not in "\n".join(said)
+    assert left(engine) == []
+    assert derived(engine) == []

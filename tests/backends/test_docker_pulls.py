@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_jobdeploy.backends.base import WORK
 from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine import images as engine_images
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
@@ -19,6 +20,7 @@ from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 from airflow_jobdeploy.hooks import engines
 from tests.contract.steps import log, outcome
+from tests.contract.trees import tree
 from tests.servers import registry
 from tests.servers.dockerd import Dockerd
 from tests.servers.dockerd import dockerd as dockerd
@@ -48,6 +50,8 @@ def engine(dockerd: Dockerd) -> Iterator[Dockerd]:
     yield dockerd
     dockerd.wipe()
     client = dockerd.client()
+    for image in client.images(filters={"label": "jobdeploy.kind=image"}):
+        client.remove_image(image["Id"], force=True)
     for image in client.images():
         if any(tag.startswith("127.0.0.1:") for tag in (image["RepoTags"] or []) + (image["RepoDigests"] or [])):
             client.remove_image(image["Id"], force=True)
@@ -115,6 +119,15 @@ def test_private_images_need_the_registrys_connection(
         state = run(backend, image)
         assert state.status is JobStatus.SUCCEEDED, state.message
         assert registry.PASSWORD not in json.dumps(engine.client().inspect_container(state.job_id))
+        engine.client().remove_image(image, force=True)
+        source = tree({"Dockerfile": f"FROM {image}\nRUN true"})
+        code, step = source.manifest.name, Step(name="job", kind="shell", content="echo built")
+        plan = Plan(uid=new_uid(), steps=(step,), bundle=code, container={"dockerfile": "Dockerfile"})
+        backend.claim(plan)
+        backend.send_tree(source)
+        backend.use_tree(plan.job_id, WORK, code)
+        backend.start(plan.job_id)
+        assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
 
 
 def test_progress_is_told(engine: Dockerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

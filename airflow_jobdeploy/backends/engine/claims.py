@@ -29,8 +29,14 @@ _TURNS = 10
 #: How long an engine may take to show a container whose name it has given away, in seconds.
 _PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _ENDS = ("down", "purge")
+#: How often it is looked whether a job is still wanted while its image is brought, in seconds.
+_LOOK_S = 2.0
 
 Say = Callable[[str], None]
+
+
+class _Unwanted(Exception):
+    """The job has been stopped while its image was brought."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,15 +250,42 @@ class Claims:
         if recipe.context and not self._has_tree(recipe.context):
             return
         try:
-            self._bring(job_id, plan, recipe, say)
+            self._bring(job_id, plan, recipe, self._while_wanted(listed["Id"], say))
+            if not self._is_there(listed["Id"]):
+                return  # stopped meanwhile, or another submitter was as quick
             body = self.runnable(labels, listed)
             if self._places.remove_container(listed["Id"]):
                 self._places.create(job_id, body)
+        except _Unwanted:
+            return
         except StagingError as error:
             orders.fail(self._places, self._jobs, job_id, str(error))
         except EngineError as error:
             if not error.is_conflict:
                 orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
+
+    def _is_there(self, container: str) -> bool:
+        try:
+            self._engine.get(f"/containers/{container}/json")
+        except EngineError as error:
+            if error.is_missing:
+                return False
+            raise
+        return True
+
+    def _while_wanted(self, container: str, say: Say) -> Say:
+        """`say`, which ends what takes long when the claim has gone meanwhile: the job was stopped."""
+        looked = time.monotonic()
+
+        def told(text: str) -> None:
+            nonlocal looked
+            say(text)
+            if time.monotonic() - looked > _LOOK_S:
+                looked = time.monotonic()
+                if not self._is_there(container):
+                    raise _Unwanted
+
+        return told
 
     def _has_tree(self, name: str) -> bool:
         try:
