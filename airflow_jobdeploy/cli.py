@@ -276,6 +276,8 @@ def _ending_commands() -> list[ActionCommand]:
 
 def _pool_commands() -> list[ActionCommand]:
     name = _arg("worker_pool", metavar="NAME", help="`local`, or the id of a connection of type jobdeploy or ssh")
+    some = _arg("workers", nargs="*", metavar="WORKER", help="may be left out where the pool has one")
+    why = _arg("--why", metavar="TEXT", help="told to everybody whose jobs would go there")
     return [
         _command(
             "ls",
@@ -289,6 +291,18 @@ def _pool_commands() -> list[ActionCommand]:
             "accounting.sync",
             "Keep a pool of Airflow's own for each worker pool, with a slot for each GPU",
             _arg("pools", nargs="*", metavar="NAME", help="worker pools; by default all connections of type jobdeploy"),
+        ),
+        _command("cordon", "upkeep.cordon", "Let workers take no new jobs", name, some, why, output=False),
+        _command("uncordon", "upkeep.uncordon", "Let workers take new jobs again", name, some, output=False),
+        _command(
+            "drain",
+            "upkeep.drain",
+            "Let workers take no new jobs, and preempt those there that are preemptible",
+            name,
+            some,
+            why,
+            _arg("--wait", action="store_true", help="until no job is left there"),
+            output=False,
         ),
         _command("test", "pools.test", "Ask every worker of a pool who it is", name),
         _command(

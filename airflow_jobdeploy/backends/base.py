@@ -86,6 +86,8 @@ class WorkerFacts:
     #: {"index", "uuid", "model", "memory_bytes" (None: not told), "mig", "vendor"}; and their driver's version.
     gpus: tuple[Mapping[str, Any], ...] = ()
     driver: str = ""
+    #: By whom and why it takes no new jobs; "": it takes them.
+    cordoned: str = ""
     #: Things a person should know: "KillUserProcesses=yes ends jobs at logout; ...".
     warnings: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -284,6 +286,12 @@ class Backend(Protocol):
 
     def room(self) -> Room:
         """What there is, who holds it, who waits, who uses GPUs without a lease."""
+
+    def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
+        """Let the worker take no new jobs, or (`lift`) take them again: all who use its account see it.
+
+        What runs there goes on. Returns what `facts` and `room` tell of it from now on.
+        """
 
     def set_owner(self, job_id: str, owner: str) -> None:
         """ "task" or "none": may the reaper stop the job when its task is over?"""

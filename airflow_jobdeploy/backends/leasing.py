@@ -41,6 +41,9 @@ class Leasing:
     def release(self, lease_id: str) -> bool:
         return bool(self._connection.control().request("release", lease=lease_id)["released"])
 
+    def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
+        return str(self._connection.control().request("cordon", by=by, why=why, lift=lift)["cordoned"])
+
     def room(self) -> Room:
         return Room.from_wire(self._connection.control().request("room"))
 

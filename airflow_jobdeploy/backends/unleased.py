@@ -35,3 +35,6 @@ class Unleased:
 
     def room(self) -> Room:
         self._no()
+
+    def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
+        self._no()

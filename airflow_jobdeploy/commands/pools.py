@@ -126,7 +126,8 @@ def _greeted(pool: WorkerPool, worker: Worker) -> dict[str, Any]:
         except WorkerError as error:
             return {"worker": worker.name, "state": "silent", "error": str(error)}
     told = {name: getattr(facts, name) for name in facts.__dataclass_fields__ if name not in ("worker", "extra")}
-    return {"worker": worker.name, "state": "ok", "error": "", **told, "warnings": list(facts.warnings)}
+    state = "cordoned" if facts.cordoned else "ok"
+    return {"worker": worker.name, "state": state, "error": "", **told, "warnings": list(facts.warnings)}
 
 
 def _amount(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Tuple
 
-from airflow_jobdeploy.hostside import evidence, facts, gpus, process
+from airflow_jobdeploy.hostside import cordon, evidence, facts, gpus, process
 from airflow_jobdeploy.hostside.gpus import FRESH_S, Gpus
 from airflow_jobdeploy.hostside.smi import Seen
 from airflow_jobdeploy.hostside.tree import JOB_ID
@@ -14,10 +14,11 @@ ANY_S = 1e12
 
 
 class Capacity:
-    """For one process of ours. `root`: whose filesystem counts as the host's disk."""
+    """For one process of ours. `root`: whose filesystem counts as the host's disk; `cordon_path`: see cordon.py."""
 
-    def __init__(self, root: str, seen: Gpus) -> None:
+    def __init__(self, root: str, seen: Gpus, cordon_path: str = "") -> None:
         self._root = root
+        self._cordon = cordon_path
         self._gpus = seen
         #: Why the GPUs are not known, when they are not.
         self.trouble = ""
@@ -32,6 +33,7 @@ class Capacity:
             "gpus": [dict(gpu) for gpu in seen.gpus] if seen else [],
             "driver": seen.driver if seen else "",
             "users": _living(seen),
+            "cordoned": cordon.told(self._cordon) if self._cordon else "",
         }
 
     def is_fresh(self) -> bool:

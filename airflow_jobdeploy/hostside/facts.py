@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, Dict, List, Tuple
 
-from airflow_jobdeploy.hostside import cage, evidence, files, identity, kernel, layout, process, protocol
+from airflow_jobdeploy.hostside import cage, cordon, evidence, files, identity, kernel, layout, process, protocol
 from airflow_jobdeploy.hostside.gpus import Gpus
 from airflow_jobdeploy.hostside.jobdir import retire
 from airflow_jobdeploy.hostside.layout import HostPaths
@@ -43,6 +43,7 @@ def hello(host: HostPaths, mode: str, seen: Gpus) -> Dict[str, Any]:
         "live_jobs": live_jobs(host),
         "gpus": gpus,
         "driver": driver,
+        "cordoned": cordon.told(host.cordon),
         "warnings": [*_warnings(found, mode), *trouble],
         "extra": found,
     }

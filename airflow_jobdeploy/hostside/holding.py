@@ -78,7 +78,7 @@ class Holding(stage.Slots):
             from airflow_jobdeploy.hostside.gpus import Gpus
             from airflow_jobdeploy.hostside.line import Line
 
-            room = Capacity(self._job.host.root, Gpus(os.environ.get("PATH", os.defpath)))
+            room = Capacity(self._job.host.root, Gpus(os.environ.get("PATH", os.defpath)), self._job.host.cordon)
             self._line = Line(room, self._given)
         else:
             self._line.turn()

@@ -86,6 +86,8 @@ class HostPaths:
         self.login = os.path.join(self.host, "login.json")
         #: The GPUs that were seen last, and when.
         self.gpus = os.path.join(self.host, "gpus.json")
+        #: There while the host takes no new jobs (cordon.py).
+        self.cordon = os.path.join(self.host, "cordon.json")
         self.store = StorePaths(os.path.join(root, "store"))
         self.envs = os.path.join(self.store.dir, "envs")
 

@@ -24,7 +24,7 @@ class LineOps:
         if not abstract.are_there():
             raise OpError("failed", "this system has no abstract sockets: it gives out no leases")
         self._host = host
-        self._capacity = Capacity(host.root, seen)
+        self._capacity = Capacity(host.root, seen, host.cordon)
         self.line = Line(self._capacity, _give)
         #: Of jobs that were claimed with a lease here and have not started: what keeps that from becoming void.
         self._staying: Dict[str, socket.socket] = {}
@@ -61,7 +61,7 @@ class LineOps:
         verdicts = queueing.decide(found, picture.leases, picture.tickets, capacity.taken(outside))
         waiting = sorted(zip(picture.tickets, verdicts), key=lambda both: both[1]["position"] or 1 << 30)
         return Reply(
-            capacity={key: found[key] for key in ("cpu", "memory", "disk", "gpus")},
+            capacity={key: found[key] for key in ("cpu", "memory", "disk", "gpus", "cordoned")},
             leases=[_lease(lease) for lease in picture.leases],
             tickets=[_ticket(ticket, verdict) for ticket, verdict in waiting],
             outsiders=outside,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional
 
 from airflow_jobdeploy.hostside import (
     collect,
+    cordon,
     environment,
     facts,
     files,
@@ -267,6 +268,10 @@ class Ops:
         job.plan()
         files.write_json(job.paths.owner, {"owner": ask["owner"]})
         return Reply()
+
+    def cordon(self, ask: dict) -> Reply:
+        assert self.host is not None
+        return Reply(cordoned=cordon.change(self.host.cordon, ask))
 
     def forget(self, ask: dict) -> Reply:
         job = self._job(ask)

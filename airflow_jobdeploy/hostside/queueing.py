@@ -56,9 +56,12 @@ def decide(
 ) -> List[Dict[str, Any]]:
     """A verdict for each ticket, in the order given. `outsiders`: UUIDs of GPUs that processes without a lease use.
 
-    (GPUs whose facts name `outsiders` count as such, too.) Leases that the verdicts ask for are counted as held: of
+    (GPUs whose facts name `outsiders` count as such, too.) A host that is `cordoned` (by whom, why) gives out nothing.
+    Leases that the verdicts ask for are counted as held: of
     several granted ones each may take its own, whoever comes first.
     """
+    if capacity.get("cordoned"):
+        return [_out(ticket, "takes no new jobs: %s" % capacity["cordoned"]) for ticket in tickets]
     foreign = {str(gpu["uuid"]) for gpu in capacity.get("gpus") or () if gpu.get("outsiders") and gpu.get("uuid")}
     room = _Room([read_lease(lease) for lease in leases], foreign.union(outsiders))
     verdicts, line = _lined_up(fitting.read_limits(capacity), tickets)

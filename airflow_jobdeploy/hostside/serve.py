@@ -3,8 +3,8 @@
 Single-threaded. Of several waiting requests `stop` is answered first. The ops of protocol 1:
 
     op        asks for                       answers
-    hello     client, env_mode, path,        identity and size of the host, live_jobs, warnings, extra (capabilities)
-              idle_s, cache_limit_bytes
+    hello     client, env_mode, path,        identity and size of the host, live_jobs, cordoned, warnings, extra
+              idle_s, cache_limit_bytes      (capabilities)
     claim     plan, secrets                  new, state; an `up` also makes its resource's record
     put       job, into, then tar            files, bytes; published by rename. into: "checkpoint"
     tree      name                           have; a whole tree counts as used. Or busy: {"by", "bytes", "of"}, while
@@ -26,6 +26,7 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     drop      uid                            released: was it granted a lease meanwhile, which is given back?
     release   lease                          released: false when it is void, or a job's
     room                                     capacity, leases, tickets, outsiders, driver, enforced, warnings
+    cordon    by, why, or lift               cordoned: by whom and why no new jobs are taken now, or ""
     log       job, offset, limit             offset, dropped, size, bytes, then the bytes
     jobs      deployment, live_only          jobs: [{"plan", "state"}], newest first
     resource  resource                       record or null
@@ -71,7 +72,7 @@ _OPS = (
     *("hello", "claim", "put", "tree", "offer", "fill", "use", "start", "poll", "watch", "stop", "preempt", "renew"),
     *("extend", "move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget"),
     *("collect", "bye"),
-    *("seek", "drop", "release", "room"),
+    *("seek", "drop", "release", "room", "cordon"),
 )
 #: Those that bytes follow, those of treeops.py.
 _WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "offer", "fill", "use")

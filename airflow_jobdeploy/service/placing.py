@@ -203,4 +203,6 @@ class Placing:
             facts = self.workers.backend(name).facts()
         except WorkerError as error:
             return error
+        if facts.cordoned:  # for a new job that is as good as not there, and passes, too
+            return WorkerUnreachable(f"it takes no new jobs: {facts.cordoned}")
         return Candidate(worker=name, slots=slots, live_jobs=facts.live_jobs)

@@ -32,7 +32,7 @@ class Looking:
     check: Callable[[], None] = lambda: None
 
     def until_answered(self, names: Sequence[str], *, avoid: Collection[str] = ()) -> list[Choice]:
-        """The workers to put tickets on, the best first; those that are silent now come last.
+        """The workers to put tickets on, the best first; those that take no new jobs now, or are silent, come last.
 
         PlacementError when none could ever take the job, or none answers for long.
         """
@@ -41,8 +41,9 @@ class Looking:
         while True:
             placement, refusals = self.ranked(names, avoid=avoid)
             mute = [choice for choice in placement.choices if choice.worker in refusals and choice.fit == PASSING]
-            if placement.candidates:
-                return [*placement.candidates, *mute]
+            later = [choice for choice in placement.choices if choice.worker not in refusals and choice.fit == PASSING]
+            if placement.candidates or later:
+                return [*placement.candidates, *later, *mute]
             passing = [e for e in refusals.values() if isinstance(e, WorkerUnreachable) and not e.lasting]
             if placement.is_impossible or not passing or time.monotonic() - begun >= limit:
                 raise PlacementError(self._none(placement))

@@ -43,11 +43,13 @@ def _asked(connect: Callable[[Worker], Backend], trees: Sequence[str], worker: W
 def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = ()) -> WorkerView:
     """One worker, by a connection to it. WorkerError when it cannot be asked."""
     facts = backend.facts()
+    room = backend.room() if backend.capabilities.leases else _room(facts)
     return WorkerView(
         name=worker.name,
         labels=worker.labels,
         within=_within(worker),
-        room=backend.room() if backend.capabilities.leases else _room(facts),
+        room=room,
+        cordoned=str(room.capacity.get("cordoned") or ""),  # facts may be as old as the connection
         holds=frozenset(name for name in trees if _has(backend, name)),
         live_jobs=facts.live_jobs,
     )

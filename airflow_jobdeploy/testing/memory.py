@@ -77,6 +77,7 @@ class MemoryBackend:
             cpu_count=1,
             live_jobs=live,
             gpus=gpus,
+            cordoned=str(host.line.capacity.get("cordoned") or ""),
         )
 
     # -- the life of a job -------------------------------------------------------------------------------------
@@ -230,6 +231,12 @@ class MemoryBackend:
     def release(self, lease_id: str) -> bool:
         with self._host.changed:
             return self._ask().line.release(lease_id)
+
+    def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
+        with self._host.changed:
+            text = "" if lift else f"cordoned by {by}{f': {why}' if why else ''}"
+            self._ask().line.capacity["cordoned"] = text
+            return text
 
     def room(self) -> Room:
         with self._host.changed:

@@ -60,6 +60,7 @@ ASKING_FOR_LEASES = {
     "drop": lambda backend, plan: backend.drop("x"),
     "release": lambda backend, plan: backend.release("x"),
     "room": lambda backend, plan: backend.room(),
+    "cordon": lambda backend, plan: backend.cordon(by="x"),
 }
 ASKING_FOR_TIME = {"extend": lambda backend, plan: backend.extend(plan.job_id, 60.0, "token")}
 

@@ -1,0 +1,62 @@
+"""`pools cordon`, `uncordon`, `drain`."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+Write = Callable[..., str]
+
+
+def test_a_worker_is_cordoned_and_comes_back(cli: Cli, job: Write) -> None:
+    me = getpass.getuser()
+    done = cli("pools", "cordon", "local", "--why", "a new disk")
+    assert (done.code, done.err) == (0, f"Worker local takes no new jobs: cordoned by {me}: a new disk.\n")
+    (row,) = cli("pools", "test", "local", "-o", "json").data
+    assert (row["state"], row["cordoned"]) == ("cordoned", f"cordoned by {me}: a new disk")
+    planned = cli("plan", job("true"), "-o", "json")
+    assert planned.code == 1
+    (choice,) = planned.data["workers"]
+    assert (choice["fit"], choice["why"]) == ("passing", f"takes no new jobs: cordoned by {me}: a new disk")
+    refused = cli("run", job("true", schedule_timeout=1))
+    assert refused.code == 1
+    assert f"it takes no new jobs: cordoned by {me}: a new disk" in refused.err
+    assert cli("pools", "uncordon", "local").err == "Worker local takes new jobs.\n"
+    assert cli("run", job("echo back")).out == "back\n"
+
+
+def test_a_job_with_a_demand_waits_until_the_worker_is_back(cli: Cli, job: Write) -> None:
+    assert cli("pools", "cordon", "local").code == 0
+    late = cli("run", job("true", cpu_count=0.01, schedule_timeout=1))
+    assert late.code == 1
+    assert "takes no new jobs: cordoned by" in late.err
+    assert cli("pools", "uncordon", "local").code == 0
+
+
+def test_draining_preempts_what_may_be_preempted(cli: Cli, job: Write) -> None:
+    willing = cli("run", job("sleep 300 & wait", preemptible=True, on_orphan="continue"), "-d").out.strip()
+    other = cli("run", job("sleep 300"), "-d").out.strip()
+    done = cli("pools", "drain", "local")
+    assert done.code == 1
+    assert f"Job {willing} is told to make room." in done.err
+    assert f"Job {other} (a job) is not preemptible, and goes on." in done.err
+    assert "still there: wait for them with --wait, or stop them." in done.err
+    assert cli("stop", other).code == 0
+    assert cli("status", willing, "--wait", "-o", "json").data["status"] == "SUSPENDED"
+    assert cli("pools", "drain", "local", "--wait").err.endswith("No job of ours is on worker local any more.\n")
+    assert cli("pools", "uncordon", "local").code == 0
+
+
+def test_wrong_workers_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"kind": "ssh", "workers": [{"conn_id": "gpu_a"}, {"conn_id": "gpu_b"}]}
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": extra}))
+    done = cli("pools", "cordon", "lab")
+    assert (done.code, "pool 'lab' has 2 workers: name those that are meant" in done.err) == (2, True)
+    done = cli("pools", "drain", "lab", "gpu-a")
+    assert done.code == 1
+    assert "there is no worker 'gpu-a'. Did you mean 'gpu_a'?" in done.err
