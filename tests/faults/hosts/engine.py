@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -42,11 +43,16 @@ class EngineCase(Case):
         self.pool = WorkerPool(name="lab", kind="docker", workers=(Worker(url=engine.url),), image=image)
         self.settings = Settings(image=image, shared=str(home))
         self.env = {"HOME": str(home)}
+        #: Called with method and URL before each request: for what happens just then.
+        self.before: Callable[[str, str], None] = lambda method, url: None
 
     def backend(self) -> DockerBackend:  # type: ignore[override]
         def connect() -> Any:
             self.connects += 1
-            return self.engine.client(10.0, self.url)
+            client = self.engine.client(10.0, self.url)
+            ask = client.request
+            client.request = lambda method, url, **options: (self.before(method, url), ask(method, url, **options))[1]
+            return client
 
         backend = DockerBackend(worker=self.pool.workers[0].name, connect=connect, settings=self.settings)
         self._closing.append(backend.close)
