@@ -117,7 +117,7 @@ class Starts:
             try:
                 self._places.create(job_id, bare.container(body, plan))
             except EngineError as error:
-                if not error.is_conflict:  # somebody else has done the same
+                if not (error.is_conflict or error.is_missing):  # somebody else has done the same; the image is gone
                     raise
         return False
 
