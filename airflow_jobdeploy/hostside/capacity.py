@@ -74,7 +74,8 @@ def _is_foreign(entry: dict, job: Optional[str], lease: dict) -> bool:
         return False
     if entry.get("uid") is not None and entry["uid"] != lease["uid_number"]:
         return True
-    return job is not None and bool(lease["job"])
+    # What has wiped its environment still is the job's, as long as its supervisor is above it.
+    return job is not None and bool(lease["job"]) and not process.is_below(entry["pid"], lease["pid"])
 
 
 def job_of(pid: int) -> Optional[str]:

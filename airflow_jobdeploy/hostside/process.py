@@ -108,6 +108,18 @@ def descendants(root: int) -> List[Process]:
     return [process for process in found.values() if process.is_alive]
 
 
+def is_below(pid: int, root: int) -> bool:
+    """Does `pid` descend from `root`, by the parents that live?"""
+    for _ in range(1000):  # a chain that changes while we climb has an end, too
+        found = look(pid)
+        if found is None or found.ppid <= 1:
+            return False
+        pid = found.ppid
+        if pid == root:
+            return True
+    return False
+
+
 def _has_children_files() -> bool:
     # Kernels without CONFIG_PROC_CHILDREN are asked the slow way: all of /proc.
     return os.path.exists("/proc/self/task/%d/children" % os.getpid())

@@ -80,6 +80,7 @@ class MemoryHost:
             self.boot += 1
             for job in self.jobs.values():
                 job.kill(JobStatus.FAILED, Reason.WORKER_LOST)
+            self.line.reboot()
 
     def kill_supervisor(self, job_id: str) -> None:
         """As `kill -9` of the job's supervisor."""

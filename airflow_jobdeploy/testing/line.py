@@ -88,6 +88,10 @@ class MemoryLine:
         self._news.pop(id(holder), None)
         self.turn()
 
+    def reboot(self) -> None:
+        """Nothing is held, nobody waits."""
+        self._places, self._held, self._news = {}, {}, {}
+
     # -- leases ------------------------------------------------------------------------------------------------
 
     def claim(self, lease_id: str, uid: str, job_id: str) -> Lease | None:

@@ -33,6 +33,13 @@ keeper.PROVISIONAL_S = tickets.PROVISIONAL_S = 2.0
 """
 
 
+#: Sessions that soon pass by who takes nothing.
+IMPATIENT_IN_LINE = """
+from airflow_jobdeploy.hostside import line
+line._STALLED_S, line._SELDOM_S = 1.0, 0.5
+"""
+
+
 class Host:
     """One host with GPUs, in a network of its own: sessions, tickets, jobs."""
 
@@ -342,7 +349,7 @@ def test_what_no_job_claims_is_void_in_the_end(host: Host) -> None:
 
 
 def test_a_frozen_session_ahead_is_passed_by(host: Host) -> None:
-    serve, frozen, other = host.serve(), host.serve(), host.serve()
+    serve, frozen, other = host.serve(), host.serve(), host.serve(IMPATIENT_IN_LINE)
     held = lease(serve, host.ticket())
     seek(frozen, host.ticket(priority="high"))
     mine = host.ticket()
@@ -399,13 +406,13 @@ def test_names_that_lie_change_nothing(host: Host, stranger: Stranger) -> None:
 
 def test_a_false_ticket_gets_no_further_than_a_true_one(host: Host, stranger: Stranger) -> None:
     """It may be first, as a true one may; it is passed by when it takes nothing, and cannot speak for another job."""
-    serve, ticket = host.serve(), host.ticket()
+    serve, ticket = host.serve(IMPATIENT_IN_LINE), host.ticket()
     stranger.ticket(host.gpus.model)
     begun = time.monotonic()
     answer = seek(serve, ticket)
     assert (answer["lease"], answer["position"]) == (None, 1)
     granted(serve, ticket, 15.0)
-    assert time.monotonic() - begun > 4.0
+    assert time.monotonic() - begun > 0.8
 
 
 def test_a_ticket_in_our_name_by_another_account_is_not_ours(host: Host, stranger: Stranger) -> None:
@@ -509,6 +516,11 @@ def test_a_job_that_uses_a_gpu_which_it_does_not_hold_is_flagged(host: Host, tmp
     host.gpus.use((mine, pid))
     eventually(lambda: serve.ask("room")["outsiders"] == [])
     assert "foreign_gpus" not in serve.state(job)["facts"]
+    wiped = subprocess.Popen(["sleep", "600"], env={})  # of ours, and no job's
+    host.gpus.use((mine, wiped.pid))
+    eventually(lambda: [each["pid"] for each in serve.ask("room")["outsiders"]] == [wiped.pid])
+    wiped.kill()
+    wiped.wait()
     host.gpus.use((mine, pid), (1 - mine, pid))
 
     def is_seen() -> bool:
