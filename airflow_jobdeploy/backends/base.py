@@ -60,8 +60,6 @@ class Capabilities:
     tracks_leftovers: bool = True
     #: Can project trees be sent and artifacts fetched as streams?
     transfers: bool = True
-    #: Do jobs have a `life_span` there? Else `extend` is a WorkerError.
-    life_span: bool = True
     #: Does it give out leases (clauses 14, 15)? Else `seek`, `release` and `room` are WorkerErrors.
     leases: bool = False
 

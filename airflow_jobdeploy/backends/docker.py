@@ -38,7 +38,7 @@ from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
 from airflow_jobdeploy.errors import WorkerChanged, WorkerError
-from airflow_jobdeploy.hostside import layout
+from airflow_jobdeploy.hostside import layout, life
 
 #: The most that one `read_log` gives.
 LOG_LIMIT = 4 * 1024 * 1024
@@ -72,9 +72,7 @@ class DockerBackend(Unleased):
         reachable_from_anywhere: bool = True,
     ) -> None:
         self.worker = worker
-        self.capabilities = Capabilities(
-            kind="docker", life_span=False, reachable_from_anywhere=reachable_from_anywhere
-        )
+        self.capabilities = Capabilities(kind="docker", reachable_from_anywhere=reachable_from_anywhere)
         self._connect = connect
         self._settings = settings
         self._machine = machine
@@ -238,7 +236,15 @@ class DockerBackend(Unleased):
         orders.renew(parts.places, parts.jobs.listing(), job_ids)
 
     def extend(self, job_id: str, seconds: float, token: str) -> JobState:
-        raise WorkerError(f"{self.worker}: jobs on Docker engines have no life_span in this release")
+        parts = self._ready()
+        state = self._state(job_id)
+        if state.life_span_s is None or state.phase == "ended" or not 0 < seconds <= life.MOST_S:
+            over = f"is over ({state.status}): its life cannot be lengthened"
+            why = over if state.phase == "ended" else f"has no life_span that could be lengthened by {seconds} s"
+            raise WorkerError(f"{self.worker}: job {job_id} {why}")
+        orders.extend(parts.places, parts.jobs.listing(), job_id, seconds, token)
+        parts.jobs.forget(job_id)
+        return self._state(job_id)
 
     def set_moved(self, job_id: str, successor: Plan) -> None:
         parts = self._ready()

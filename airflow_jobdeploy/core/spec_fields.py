@@ -160,7 +160,6 @@ class JobSpec:
         Duration(),
         "The longest it may run, counted from its command's start, all attempts together; can be lengthened while it "
         "runs.",
-        missing_on=_CONTAINERS,
     )
 
     # With what.

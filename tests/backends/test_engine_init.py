@@ -79,3 +79,17 @@ def test_the_program_is_whole_in_every_shell(tmp_path: Path) -> None:
     assert {path.stem for path in INIT.iterdir()} == set(script.INIT)
     for param in SHELLS:
         subprocess.run([*param.values[0], "-n", str(program)], check=True)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_life_lasts_with_all_that_was_added(shell: list[str], tmp_path: Path) -> None:
+    settings = "JD_LIFE=100 JD_GRACE=0 JD_SIGNAL=TERM JD_BUILD= JD_LEASE= JD_TIMEOUT= terminated= shared=$1\n"
+    clock = (
+        'began=1000 life_end=1100 JD_ID=j\nnow() { now=$time; }\nends_at() { time=$1; has_cause && echo "$life"; }\n'
+    )
+    (tmp_path / "life.half").write_text("5")  # its line has no end yet: what it says counts all the same
+    (tmp_path / "life.a").write_text("20\n")
+    (tmp_path / "life.b").write_text("30\n")
+    (tmp_path / "life.odd").write_text("$(exit 9); 7\n")
+    text = f'{settings}. "$2/orders.sh"\n{clock}ends_at 1099; ends_at 1154; ends_at 1155; echo "$cause $limit"'
+    assert run(shell, text, tmp_path, 20) == "155\ntimeout life_span\n"

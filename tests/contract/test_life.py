@@ -21,10 +21,6 @@ from tests.contract.steps import at_once, launch, log, outcome, wait_ready, wait
 def test_16_a_life_ends_and_can_be_lengthened_while_it_lasts(lab: Lab) -> None:
     backend = lab.backend()
     plan = lab.plan(lab.words.block(), limits=Limits(life_span_s=1.5, grace_s=1))
-    if not backend.capabilities.life_span:
-        with pytest.raises(WorkerError, match="life_span"):
-            backend.extend(plan.job_id, 60, "token")
-        return
     job_id = launch(backend, plan)
     wait_ready(backend, job_id)
     assert backend.extend(job_id, 1.0, "a").life_span_s == 2.5

@@ -310,11 +310,10 @@ def test_what_every_pool_honours(kind: str) -> None:
     assert unsupported(load_spec(fields), kind=kind) == []
 
 
-def test_whoever_waits_restarts_a_job_on_any_pool_but_engines_know_no_life_span_yet() -> None:
+def test_whoever_waits_restarts_a_job_on_any_pool() -> None:
     asked = spec(restart_policy="always", life_span=60)
     assert (asked.restart_policy, asked.life_span_s) == ("always", 60)
-    assert unsupported(asked, kind="ssh") == []
-    assert [problem.path for problem in unsupported(asked, kind="docker")] == ["life_span"]
+    assert all(unsupported(asked, kind=kind) == [] for kind in ("local", "ssh", "docker", "memory"))
 
 
 def test_retry_and_restart_policy_are_two_answers_to_one_question() -> None:

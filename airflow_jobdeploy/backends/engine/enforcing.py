@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.backends.engine import judging, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.judging import Seen, seconds
@@ -62,11 +63,20 @@ def _due(places: Places, container: str, seen: Seen, now: float, started: float)
     for limit_s in (limits.get("timeout_s"), step.get("timeout_s")):
         if limit_s is not None and now - started >= limit_s:
             return "limit", {"limit": "timeout", "limit_s": limit_s}
+    if _is_life_over(seen, now - started):
+        fresh = replace(seen, report=places.small(container, names.REPORT, judging.REPORT_LIMIT))
+        if _is_life_over(fresh, now - started):  # nobody has lengthened it since we looked
+            return "limit", {"limit": "life_span", "limit_s": judging.life_span_s(fresh)}
     orphan_after_s = seen.plan.get("orphan_after_s")
     if orphan_after_s is None:
         return "", {}
     silence = now - max(started, _renewed(places, container, seen.job_id))
     return ("orphan", {"orphaned_s": silence}) if silence >= orphan_after_s else ("", {})
+
+
+def _is_life_over(seen: Seen, ran_s: float) -> bool:
+    lasts = judging.life_span_s(seen)
+    return lasts is not None and ran_s >= lasts
 
 
 def _renewed(places: Places, container: str, job_id: str) -> float:

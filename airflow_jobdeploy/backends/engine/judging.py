@@ -22,6 +22,8 @@ from airflow_jobdeploy.hostside.verdict import Evidence
 REPORT_LIMIT = 16 * 1024 * 1024
 _NEVER = "0001-01-01T00:00:00Z"
 _KILLED = -9
+#: Files of the report: hundredths of a second that were added to its life_span, each by one request.
+LIFE = "life."
 #: Facts that are no news for people.
 _INTERNAL = ("metrics", "artifacts")
 #: What the engine says of a container whose end nobody saw: the machine went down under it.
@@ -94,10 +96,20 @@ def wire(seen: Seen) -> dict[str, Any]:
         "uid": seen.plan.get("uid", ""),
         "attempt": seen.plan.get("attempt", 1),
         "grace_s": (seen.plan.get("limits") or {}).get("grace_s", 10.0),
+        "life_span_s": life_span_s(seen),
     }
     if not seen.is_running and (outcome := _outcome(seen)) is not None:
         return {**base, **_ended(seen, outcome)}
     return {**base, **_live(seen)}
+
+
+def life_span_s(seen: Seen) -> float | None:
+    """How long the attempt may run: what was planned, and what was added since (orders.extend)."""
+    planned = (seen.plan.get("limits") or {}).get("life_span_s")
+    if planned is None:
+        return None
+    added = [text for name, data in (seen.report or {}).items() if name.startswith(LIFE) and (text := data.strip())]
+    return float(planned) + sum(int(text) for text in added if text.isdigit()) / 100
 
 
 # -- alive ---------------------------------------------------------------------------------------------------------

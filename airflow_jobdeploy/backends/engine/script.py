@@ -77,6 +77,7 @@ def _conf(plan: Plan, steps: int, nothing: str) -> bytes:
         "JD_GRACE": _hundredths(limits.grace_s),
         "JD_SIGNAL": limits.signal.upper().removeprefix("SIG"),
         "JD_TIMEOUT": _hundredths(limits.timeout_s),
+        "JD_LIFE": _hundredths(limits.life_span_s),
         "JD_DELAY": _hundredths(plan.delay_s or None),
         "JD_HANDOVER": _hundredths(limits.setup_timeout_s or HANDOVER_S) if plan.secret_env else "",
         "JD_HELD": "1" if slots.is_held(plan.to_wire()) else "",

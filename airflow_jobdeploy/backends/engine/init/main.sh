@@ -19,6 +19,8 @@ make_work
 ! ends_resource || : >"$shared/announced"
 now
 [ -z "$JD_TIMEOUT" ] || deadline=$((now + JD_TIMEOUT))
+began=$now
+[ -z "$JD_LIFE" ] || life_end=$((now + JD_LIFE))
 code=0
 ok=1
 last=0

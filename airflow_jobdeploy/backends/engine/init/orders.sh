@@ -31,10 +31,27 @@ has_cause() {
         cause=timeout limit=timeout limit_s=$JD_TIMEOUT
     elif [ -n "${step_deadline:-}" ] && [ "$now" -ge "$step_deadline" ]; then
         cause=timeout limit=timeout limit_s=$step_timeout
+    elif [ -n "${life_end:-}" ] && [ "$now" -ge "$life_end" ] && is_life_over; then
+        cause=timeout limit=life_span limit_s=$life
     elif [ -n "$JD_LEASE" ] && ! is_wanted; then
         cause=orphan
     fi
     [ -n "$cause" ]
+}
+
+# is_life_over: also with what was added to its life_span since? Each addition is a file of the report.
+is_life_over() {
+    life=$JD_LIFE
+    for added in "$report"/life.*; do
+        more=
+        [ ! -f "$added" ] || read -r more <"$added" || :
+        case $more in
+            '' | *[!0-9]*) ;;
+            *) life=$((life + more)) ;;
+        esac
+    done
+    life_end=$((began + life))
+    [ "$now" -ge "$life_end" ]
 }
 
 # Somebody who waits for the job changes its lease's text now and then.
@@ -53,7 +70,7 @@ known_lease=
 patience() {
     now
     patience=$longest_nap
-    for time in "${deadline:-}" "${step_deadline:-}"; do
+    for time in "${deadline:-}" "${step_deadline:-}" "${life_end:-}"; do
         [ -z "$time" ] || [ $((time - now)) -ge "$patience" ] || patience=$((time - now))
     done
     [ -z "$JD_LEASE" ] || [ "$patience" -le $((JD_LEASE / 6 + 1)) ] || patience=$((JD_LEASE / 6 + 1))
