@@ -53,7 +53,7 @@ ASKING = {
     "upload": lambda backend, plan: list(backend.upload(plan.job_id, [])),
     "forget": lambda backend, plan: backend.forget(plan.job_id),
 }
-TICKET = Ticket(uid="x", demand={"cpu": 0.01})
+TICKET = Ticket(uid="x", demand={"disk": 1})
 ASKING_FOR_LEASES = {
     "seek": lambda backend, plan: backend.seek(TICKET),
     "granted": lambda backend, plan: backend.granted(),
