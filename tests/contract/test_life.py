@@ -34,6 +34,16 @@ def test_16_a_life_ends_and_can_be_lengthened_while_it_lasts(lab: Lab) -> None:
         backend.extend(job_id, 1.0, "b")
 
 
+def test_16_additions_at_once_all_count(lab: Lab) -> None:
+    backend = lab.backend()
+    job_id = launch(backend, lab.plan(lab.words.block(), limits=Limits(life_span_s=600)))
+    wait_ready(backend, job_id)
+    others = [lab.backend() for _ in range(4)]
+    at_once(*[lambda b=b, n=n: b.extend(job_id, 10, f"t{n}") for n, b in enumerate(others)])
+    assert lab.backend().poll([job_id])[job_id].life_span_s == 640
+    backend.stop(job_id, reason="seen enough", grace_s=0)
+
+
 def test_16_only_a_job_that_has_a_life_span_can_be_lengthened(lab: Lab) -> None:
     backend = lab.backend()
     plan = lab.plan(lab.words.block())

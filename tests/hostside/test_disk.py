@@ -99,6 +99,18 @@ def test_a_claim_on_a_full_disk_is_refused_and_leaves_nothing(full: Serve, small
     assert full.run(shell("true"))["status"] == "SUCCEEDED"
 
 
+def test_a_life_is_not_lengthened_on_a_full_disk_and_that_is_said(full: Serve, small: Path) -> None:
+    job = full.launch(shell("echo said; sleep 600", limits={"life_span_s": 600}))
+    full.until(job, running)
+    ballast = fill(small)
+    with pytest.raises(Refused, match=r"disk-full: the disk of .* is full"):
+        full.ask("extend", job=job, seconds=60, token="a")
+    assert full.state(job)["life_span_s"] == 600
+    ballast.unlink()
+    assert full.ask("extend", job=job, seconds=60, token="a")["state"]["life_span_s"] == 660
+    full.stop(job, grace_s=0)
+
+
 def test_a_supervisor_killed_on_a_full_disk_is_still_told(full: Serve, small: Path) -> None:
     job = full.launch(shell("echo said; sleep 600"))
     full.until(job, running)
