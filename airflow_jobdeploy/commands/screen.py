@@ -26,7 +26,7 @@ _COLOURS = {"red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan":
 WORDS = {
     **dict.fromkeys(("SUCCEEDED", "ok", "now"), "green"),
     **dict.fromkeys(("FAILED", "wrong", "silent", "never"), "red"),
-    **dict.fromkeys(("CANCELLED", "SUSPENDED", "warning", "waits", "passing", "cordoned"), "yellow"),
+    **dict.fromkeys(("CANCELLED", "SUSPENDED", "warning", "waits", "aside", "passing", "cordoned"), "yellow"),
     **dict.fromkeys(("RUNNING", "active"), "cyan"),
     "UNKNOWN": "magenta",
 }

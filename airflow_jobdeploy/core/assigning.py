@@ -178,4 +178,5 @@ class _Kind:
         if standing is None or fixed is None or needs is None:
             return None
         look = standing.look(needs)
-        return (look.fit != NOW, *weighed(fixed, look)), at, self._board.changes[at]
+        aside = bool(standing.view.set_aside)
+        return (aside, look.fit != NOW, *weighed(fixed, look)), at, self._board.changes[at]

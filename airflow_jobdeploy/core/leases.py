@@ -126,16 +126,18 @@ class Room:
     driver: str = ""
     #: Which demands are enforced here, beside being counted: "cpu", "memory".
     enforced: tuple[str, ...] = ()
+    #: {"job", "status", "reason", "ago_s"} of the last jobs, newest first.
+    ends: Sequence[Mapping[str, Any]] = ()
     #: What a person should know: "the driver does not answer: ...".
     warnings: tuple[str, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
-        lists = {key: [dict(each) for each in getattr(self, key)] for key in ("leases", "tickets", "outsiders")}
+        lists = {key: [dict(each) for each in getattr(self, key)] for key in ("leases", "tickets", "outsiders", "ends")}
         texts = {key: list(getattr(self, key)) for key in ("enforced", "warnings")}
         return {"capacity": dict(self.capacity), **lists, "driver": self.driver, **texts}
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Room:
-        lists = ("leases", "tickets", "outsiders", "enforced", "warnings")
+        lists = ("leases", "tickets", "outsiders", "enforced", "ends", "warnings")
         known = {key: tuple(data.get(key, ())) for key in lists}
         return cls(capacity=dict(data.get("capacity", {})), driver=str(data.get("driver", "")), **known)

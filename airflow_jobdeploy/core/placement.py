@@ -23,6 +23,7 @@ from airflow_jobdeploy.core.capacity import UNBOUNDED, Allowance
 from airflow_jobdeploy.core.demand import NOTHING, Demand
 from airflow_jobdeploy.core.labels import WORKER, mismatch
 from airflow_jobdeploy.core.standing import (
+    ASIDE,
     NEVER,
     NOW,
     PASSING,
@@ -39,7 +40,7 @@ from airflow_jobdeploy.hostside import fitting, layout
 
 #: Less than this is sent before anybody notices, in bytes; each step of the preference is sixteen times more.
 _SOON = 128 << 20
-_ORDER = (NOW, WAITS, PASSING, NEVER)
+_ORDER = (NOW, WAITS, ASIDE, PASSING, NEVER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Choice:
     """One worker's part of a placement."""
 
     worker: str
-    #: NOW, WAITS, PASSING or NEVER.
+    #: NOW, WAITS, ASIDE, PASSING or NEVER.
     fit: str
     why: str
     #: What it waits for: who holds what it needs, how many are before it.
@@ -76,11 +77,6 @@ class Choice:
     gpus: tuple[str, ...] = ()
     #: The most GPUs that its owner may hold on this worker (for the ticket); None: no bound.
     max_gpus: int | None = None
-
-    @property
-    def is_candidate(self) -> bool:
-        """Can the job go there, now or later?"""
-        return self.fit in (NOW, WAITS)
 
     def to_dict(self) -> dict[str, Any]:
         return {**{key: getattr(self, key) for key in self.__dataclass_fields__}, "gpus": list(self.gpus)}
@@ -94,8 +90,9 @@ class Placement:
 
     @property
     def candidates(self) -> tuple[Choice, ...]:
-        """Those to put a ticket on, best first."""
-        return tuple(choice for choice in self.choices if choice.is_candidate)
+        """Those to put a ticket on, best first; those that are set aside only where there are no others."""
+        found = tuple(choice for choice in self.choices if choice.fit in (NOW, WAITS))
+        return found or tuple(choice for choice in self.choices if choice.fit == ASIDE)
 
     @property
     def preferred(self) -> str:
@@ -159,6 +156,8 @@ def _can(wanted: Wanted, choice: Choice, standing: Standing, needs: Needs, held_
         look, why = Look(WAITS, rest=standing.backlog), held_back or behind
     if choice.worker in wanted.avoid:
         why += "; it has just failed there"
+    if standing.view.set_aside:
+        return look._replace(fit=ASIDE), replace(choice, fit=ASIDE, why=f"set aside: {standing.view.set_aside}; {why}")
     if look.fit == WAITS:
         waits_for = _waits_for(wanted, standing, standing.ahead(key))
         return look, replace(choice, fit=WAITS, why=why, waits_for=waits_for)
@@ -180,8 +179,6 @@ def refusal(wanted: Wanted, view: WorkerView) -> tuple[str, str] | None:
         return NEVER, misfit
     if view.cordoned:
         return PASSING, f"takes no new jobs: {view.cordoned}"
-    if view.set_aside:
-        return PASSING, f"set aside: {view.set_aside}"
     return None
 
 

@@ -36,8 +36,9 @@ class WorkerView:
     live_jobs: int = 0
 
 
-#: How a job stands to a worker. PASSING: not at all, for a reason that may pass; NEVER: for one that will not.
-NOW, WAITS, PASSING, NEVER = "now", "waits", "passing", "never"
+#: How a job stands to a worker. ASIDE: it goes there only where there is no other, for it has failed several in a row;
+#: PASSING: not at all, for a reason that may pass; NEVER: for one that will not.
+NOW, WAITS, ASIDE, PASSING, NEVER = "now", "waits", "aside", "passing", "never"
 
 
 class Look(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Dict, List, Optional
 
-from airflow_jobdeploy.hostside import abstract, cage, capacity, census, files, keeper, kernel, queueing, tickets
+from airflow_jobdeploy.hostside import abstract, cage, capacity, census, ends, files, keeper, kernel, queueing, tickets
 from airflow_jobdeploy.hostside.capacity import Capacity
 from airflow_jobdeploy.hostside.gpus import FRESH_S, Gpus, user_name
 from airflow_jobdeploy.hostside.jobdir import Job
@@ -67,6 +67,7 @@ class LineOps:
             outsiders=outside,
             driver=found["driver"],
             enforced=cage.possible(),
+            ends=ends.last(self._host),
             warnings=["GPUs are not known: " + self._capacity.trouble] if self._capacity.trouble else [],
         )
 

@@ -25,7 +25,8 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     seek      ticket (core/leases.py)        lease or null, position, ahead, why; the ticket is in line, or renewed
     drop      uid                            released: was it granted a lease meanwhile, which is given back?
     release   lease                          released: false when it is void, or a job's
-    room                                     capacity, leases, tickets, outsiders, driver, enforced, warnings
+    room                                     capacity, leases, tickets, outsiders, driver, enforced, ends (of
+                                             the last jobs), warnings
     cordon    by, why, or lift               cordoned: by whom and why no new jobs are taken now, or ""
     log       job, offset, limit             offset, dropped, size, bytes, then the bytes
     jobs      deployment, live_only          jobs: [{"plan", "state"}], newest first

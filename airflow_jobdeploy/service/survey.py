@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from airflow_jobdeploy.backends.base import Backend, TreeBusy, WorkerFacts
+from airflow_jobdeploy.core.health import set_aside
 from airflow_jobdeploy.core.leases import Room
 from airflow_jobdeploy.core.placement import Wanted
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
@@ -49,6 +50,7 @@ def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = ()) -> Work
         labels=worker.labels,
         within=_within(worker),
         room=room,
+        set_aside=set_aside(room.ends),
         cordoned=str(room.capacity.get("cordoned") or ""),  # facts may be as old as the connection
         holds=frozenset(name for name in trees if _has(backend, name)),
         live_jobs=facts.live_jobs,

@@ -19,7 +19,7 @@ from airflow_jobdeploy.core.leases import Room, hashed
 from airflow_jobdeploy.core.placement import Placement, Wanted, rank
 from airflow_jobdeploy.core.pool import load_pool
 from airflow_jobdeploy.core.spec import load_spec
-from airflow_jobdeploy.core.standing import NEVER, NOW, PASSING, WAITS, WorkerView
+from airflow_jobdeploy.core.standing import ASIDE, NEVER, NOW, PASSING, WAITS, WorkerView
 from airflow_jobdeploy.hostside import layout
 from airflow_jobdeploy.hostside.queueing import decide
 
@@ -80,6 +80,9 @@ def why(placement: Placement, name: str) -> str:
         (job("T4"), [view("never", A100), view("later", T4, taken=1), view("now", T4)], ["now", "later", "never"]),
         (job("T4"), [view("a", T4, taken=1, tickets=[{"who": "x", "position": 1, "demand": {"gpus": [{"count": 1}]}}]),
                      view("b", T4, taken=1)], ["b", "a"]),
+        # One that is set aside is the last resort.
+        (job("T4"), [view("aside", T4, set_aside="x"), view("later", T4, taken=1)], ["later", "aside"]),
+        (job("T4"), [view("never", A100), view("aside", T4, set_aside="x")], ["aside", "never"]),
         # Nothing asked for: to where least is.
         (job(), [view("busy", live_jobs=3), view("idle")], ["idle", "busy"]),
         (job(), [view("first"), view("second")], ["first", "second"]),
@@ -111,7 +114,7 @@ def test_the_best_worker_first(wanted: Wanted, workers: list[WorkerView], order:
         (job(where={"zone": ("b",)}), view("a", labels={"zone": "a"}), NEVER, "its zone is a, not b"),
         (job(where={"disk": ("x", "y")}), view("a"), NEVER, "it has no label disk, not x or y"),
         (job(), view("a", cordoned="ada, a new disk"), PASSING, "takes no new jobs: ada, a new disk"),
-        (job(), view("a", set_aside="2 failures in a row"), PASSING, "set aside: 2 failures in a row"),
+        (job(), view("a", set_aside="2 failures"), ASIDE, "set aside: 2 failures; 0 jobs run there"),
         (job(), WorkerView(name="a", trouble="no route to host"), PASSING, "cannot be asked: no route to host"),
         (job("A100", avoid=frozenset("a")), view("a", A100), NOW, "it has just failed there"),
     ],

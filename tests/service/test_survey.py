@@ -29,6 +29,10 @@ def test_workers_say_what_they_have_and_which_code_is_there(desk: Desk, tmp_path
     desk.follow(desk.submit(work).handle)
     (after,) = survey(desk.pool, desk.connect, [tree])
     assert after.holds == {tree}
+    assert after.room is not None
+    assert [end["status"] for end in after.room.ends] == ["SUCCEEDED"]
+    assert 0 <= after.room.ends[0]["ago_s"] < 60
+    assert after.set_aside == ""
     sent = [rank(wanted(work), [view]).choices[0].send_bytes for view in (before, after)]
     assert sent == [1000, 0]
 
