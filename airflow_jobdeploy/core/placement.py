@@ -151,7 +151,7 @@ def _can(wanted: Wanted, choice: Choice, standing: Standing, needs: Needs, held_
     key = line_key(wanted.priority, wanted.waited_s, wanted.uid)
     look = standing.look(needs)
     why = standing.offer(needs.demand) if look.fit == NOW else standing.lack(needs.demand)
-    behind = "others are in line before it" if standing.is_behind(key) else ""
+    behind = "others are in line before it" if standing.is_behind(key, needs.demand) else ""
     if look.fit == NOW and (held_back or behind):
         look, why = Look(WAITS, rest=standing.backlog), held_back or behind
     if choice.worker in wanted.avoid:

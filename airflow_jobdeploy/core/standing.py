@@ -115,9 +115,17 @@ class Standing:
                 return Look(NOW, number, least, self._free.bit_count() - many)
         return Look(WAITS, rest=self.backlog)
 
-    def is_behind(self, key: tuple[int, float, str]) -> bool:
-        """Does somebody reserve here who is before one with this key in the line?"""
-        return any(ticket.reserves and ticket.key < key for ticket in self._line)
+    def is_behind(self, key: tuple[int, float, str], demand: Demand) -> bool:
+        """Does somebody reserve here who is before one with this key in the line, and would wait longer for it?"""
+        ours = {gpu.uuid for gpu in fitting.choose(demand.wishes, self.free) or ()}
+        beside = Sums()
+        beside.add(Held(tuple(ours), demand.cpu, demand.memory, demand.disk, ("", ""), ""))
+        left = fitting.without(self.usable, ours)
+        return any(
+            beside.lack(ticket.demand, self.limits) or fitting.choose(ticket.demand.wishes, left) is None
+            for ticket in self._line
+            if ticket.reserves and ticket.key < key
+        )
 
     def ahead(self, key: tuple[int, float, str]) -> int:
         """How many are in line before one with this key."""

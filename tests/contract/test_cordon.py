@@ -9,9 +9,10 @@ from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerError
 from tests.contract.labs import Lab
-from tests.contract.steps import launch
+from tests.contract.steps import launch, wait_until
 
-SMALL = {"cpu": 0.001}
+#: Cores may all be held by other tests.
+SMALL = {"memory": 1}
 
 
 def test_a_cordoned_worker_takes_no_new_jobs_and_says_why(lab: Lab) -> None:
@@ -21,6 +22,7 @@ def test_a_cordoned_worker_takes_no_new_jobs_and_says_why(lab: Lab) -> None:
             backend.cordon(by="ada")
         return
     running = launch(backend, lab.plan(lab.words.block()))
+    wait_until(backend, [running], lambda states: states[running].status is JobStatus.RUNNING)
     told = backend.cordon(by="ada", why="new\x1b[31m disk")
     try:
         assert told.startswith("cordoned by ada: new")

@@ -131,7 +131,8 @@ def test_who_waits_is_told_for_whom() -> None:
         {"gpus": ["a-1", "a-2"], "job": "", "user": "bob", "since_s": 5.0},
         {"gpus": ["a-3"], "job": "jnew", "user": "eve", "since_s": 1.0},
     ]
-    line = [{"who": "x", "position": 1, "priority": "high", "waited_s": 1.0, "reserves": True, "demand": {}}]
+    wants = {"gpus": [{"type": "A100", "count": 1}]}
+    line = [{"who": "x", "position": 1, "priority": "high", "waited_s": 1.0, "reserves": True, "demand": wants}]
     (choice,) = rank(job("A100"), [view("a", *[A100] * 4, leases=leases, tickets=line)]).choices
     assert choice.waits_for == (
         "1 job before it; jold (ada) holds a GPU since 2 h; "
@@ -140,6 +141,10 @@ def test_who_waits_is_told_for_whom() -> None:
     # What is free is for those who reserve before it; behind it they do not matter.
     (choice,) = rank(job("A100"), [view("a", A100, tickets=line)]).choices
     assert (choice.fit, choice.why) == (WAITS, "others are in line before it")
+    (choice,) = rank(job(cpu_count=1), [view("a", A100, tickets=line)]).choices
+    assert choice.fit == NOW
+    (choice,) = rank(job("A100"), [view("a", A100, A100, tickets=line)]).choices
+    assert choice.fit == NOW
     (choice,) = rank(job("A100", priority="high", waited_s=9.0), [view("a", A100, tickets=line)]).choices
     assert choice.fit == NOW
 
