@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,14 @@ class Root:
             else:
                 self.file(entry)
 
+    def pip(self) -> None:
+        """The pip that ensurepip brings, where this interpreter looks for packages."""
+        (wheel,) = (Path(sysconfig.get_path("stdlib")) / "ensurepip" / "_bundled").glob("pip-*.whl")
+        place = f"{sysconfig.get_path('stdlib')}/site-packages"
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                self.text(f"{place}/{name}", archive.read(name))
+
     def shell(self) -> None:
         """sh and what busybox has, and folders that programs expect."""
         program = Path(shutil.which("busybox") or "/bin/busybox")
@@ -112,8 +121,6 @@ def python_root() -> bytes:
 
 def wheel(name: str, version: str, text: str) -> tuple[str, bytes]:
     """(file name, content) of a wheel with one module `name` that holds `text`."""
-    import zipfile
-
     out = io.BytesIO()
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(out, "w") as archive:

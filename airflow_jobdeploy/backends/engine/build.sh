@@ -23,6 +23,7 @@ await() {
         waited=$((waited + 1))
     done
     read -r code <"$build/code"
+    sleep 0.3 # for what was said last to reach the log: the end of a container cuts it off
     exit "$code"
 }
 

@@ -20,15 +20,13 @@ from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.logs import Log
 from airflow_jobdeploy.backends.engine.places import Places
-from airflow_jobdeploy.backends.engine.recipe import ENVIRONMENT, Recipe, Stage
+from airflow_jobdeploy.backends.engine.recipe import ENVIRONMENT, LIMIT_S, Recipe, Stage
 from airflow_jobdeploy.backends.engine.tar import Member, folder
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.hostside import install
 from airflow_jobdeploy.hostside import logs as host_logs
 
 _PLACE = f"{names.TOP}/build"
-#: Where nothing else bounds it, in seconds.
-_LIMIT_S = 2 * 3600
 #: Exit codes of build.sh: nobody began it; it was removed meanwhile.
 _NOT_BEGUN, _GONE = 111, -1
 #: So many looks long the one who began a build is waited for when it has ended.
@@ -130,7 +128,7 @@ class Derived:
         secrets: Mapping[str, str],
     ) -> bool:
         """Start the container that makes it; False: there is one."""
-        limit_s = int(recipe.limit_s or _LIMIT_S)
+        limit_s = max(1, round(recipe.limit_s or LIMIT_S))
         labels = {names.ABOUT: stage.about, names.COMMAND: json.dumps(images.command(before))}
         body = config.builder(str(before["Id"]), _PLACE, labels, limit_s)
         try:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -20,9 +21,10 @@ from airflow_jobdeploy.backends.engine import config, images, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.places import Places
-from airflow_jobdeploy.backends.engine.recipe import Recipe, Stage
+from airflow_jobdeploy.backends.engine.recipe import LIMIT_S, Recipe, Stage
 from airflow_jobdeploy.backends.engine.tar import Member, below
-from airflow_jobdeploy.errors import StagingError, WorkerError
+from airflow_jobdeploy.core.words import duration
+from airflow_jobdeploy.errors import StagingError, WorkerError, WorkerUnreachable
 
 #: Who builds says that he is alive each so often; one who has not for so long was killed. In seconds.
 _BEAT_S, _DEAD_S = 5.0, 30.0
@@ -72,14 +74,29 @@ class Builder:
         headers = {"Content-Type": "application/x-tar", **_logins(self.auth)}
         with self.places.helper({volume: names.BUNDLE}) as helper, self.places.get(helper, _TREE) as pieces:
             data = _context(Pieces(pieces), _ignored(self.places, helper, stage.content["path"]))
+            limit_s = recipe.limit_s or LIMIT_S
+            until = time.monotonic() + limit_s
+            late = f"{stage.about} could not be made: it took longer than {duration(limit_s)}"
             try:
                 with self.engine.receive(
-                    "/build", method="POST", headers=headers, data=data, answer_s=_SILENCE_S, **asked
+                    "/build", method="POST", headers=headers, data=data, answer_s=min(_SILENCE_S, limit_s), **asked
                 ) as answer:
-                    _follow(answer, stage, say)
+                    _follow(_until(answer, until, late), stage, say)
             except EngineError as error:
                 raise StagingError(f"{stage.about} could not be made: {error.said}") from error
+            except WorkerUnreachable as error:
+                if time.monotonic() < until:
+                    raise
+                raise StagingError(late) from error
         say(f"Made {stage.about}: {name}.")
+
+
+def _until(answer: Iterator[bytes], until: float, late: str) -> Iterator[bytes]:
+    """The pieces that come in time."""
+    for piece in answer:
+        if time.monotonic() > until:
+            raise StagingError(late)
+        yield piece
 
 
 def _logins(auth: images.Auth) -> dict[str, str]:

@@ -17,6 +17,8 @@ from airflow_jobdeploy.hostside import layout
 
 #: Where the Python packages of a job lie in its image.
 ENVIRONMENT = "/opt/jobdeploy/env"
+#: How long a stage may take where no setup_timeout bounds it, in seconds.
+LIMIT_S = 2 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
