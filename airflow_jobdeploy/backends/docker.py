@@ -186,11 +186,11 @@ class DockerBackend(Unleased):
                 told = "attempt {attempt} on {worker}".format(**state.moved_to)
                 raise WorkerError(f"{told} has taken the place of job {job_id}: it is not started again")
             parts.starts.start(job_id)
-            parts.jobs.forget(job_id)
-            parts.watch.expect(job_id)
+            parts.jobs.begin(job_id)
             listing = self._listed(job_id)
             self._sweep_seldom(listing, listing.labels(job_id).get(names.DEPLOYMENT, ""))
             state = self._state(job_id, listing)
+            parts.watch.begin(state)
         return state
 
     def _sweep_seldom(self, listing: Listing, deployment: str) -> None:

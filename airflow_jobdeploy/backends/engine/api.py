@@ -29,6 +29,8 @@ class Http(Protocol):
     @property
     def api_version(self) -> str: ...
 
+    def get_adapter(self, url: str) -> Any: ...
+
     def request(self, method: str, url: str, **options: Any) -> Any: ...
 
     def close(self) -> None: ...
@@ -174,7 +176,7 @@ class Engine:
 
     def _session(self) -> Http:
         if self._http is None:
-            self._http = self._connect()
+            self._http = _of_one_pool(self._connect())
         return self._http
 
     @contextlib.contextmanager
@@ -209,6 +211,17 @@ class Engine:
         http, self._http = self._http, None
         if http is not None:
             http.close()
+
+
+def _of_one_pool(http: Http) -> Http:
+    """Let a session's connections serve all questions. The docker SDK's adapters for sockets and ssh keep some for each
+    URL, its path and query included: up to 25, each used once or twice."""
+    adapter: Any = http.get_adapter(http.base_url)
+    if hasattr(adapter, "pools"):
+        adapter.pools.clear()
+        ask = adapter.get_connection
+        adapter.get_connection = lambda url, proxies=None: ask(http.base_url, proxies)
+    return http
 
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:

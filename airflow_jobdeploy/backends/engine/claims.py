@@ -86,7 +86,8 @@ class Claims:
         self._jobs.hide(plan.job_id, list(plan.secret_env.values()))
 
     def _claim(self, plan: Plan) -> None:
-        if self._places.volume_labels(plan.job_id) is not None and self._is_recorded(plan.job_id):
+        is_new = self._places.volume_labels(plan.job_id) is None
+        if not is_new and self._is_recorded(plan.job_id):
             return
         steps, nothing, container = self._todo(plan)
         image = str(container.get("image") or "") or ("" if container.get("dockerfile") else self._settings.image)
@@ -95,8 +96,8 @@ class Claims:
         files = script.members(plan, steps, nothing=nothing)
         labels = {**names.labels(plan), names.IMAGE: image}
         self._make_volumes(plan, labels)
-        made = self.create(plan.job_id, labels, Trees())
-        if self._engine.exists(f"/containers/{made}/archive", path=f"{names.JOB}/conf"):
+        made, is_ours = self._created(plan.job_id, labels, Trees())
+        if not (is_new and is_ours) and self._engine.exists(f"/containers/{made}/archive", path=f"{names.JOB}/conf"):
             return  # another submitter was here
         self._places.put(made, names.JOB, files)
         if plan.resource is not None:
@@ -151,6 +152,10 @@ class Claims:
 
     def create(self, job_id: str, labels: Mapping[str, str], given: Trees) -> str:
         """The container of an attempt: with its image where that is there; the id of whoever was first."""
+        return self._created(job_id, labels, given)[0]
+
+    def _created(self, job_id: str, labels: Mapping[str, str], given: Trees) -> tuple[str, bool]:
+        """Its id, and whether it was made here."""
         plan = names.plan_of(labels)
         labels = {**labels, names.TREES: json.dumps({"work": given.work, "dataset": given.dataset})}
         body = config.claim(plan, labels)
@@ -159,7 +164,7 @@ class Claims:
             body = self._runnable(plan, labels, image, given)
         for _ in range(_TURNS):
             try:
-                return self._places.create(job_id, body)
+                return self._places.create(job_id, body), True
             except EngineError as error:
                 if not error.is_conflict:
                     # The image went away just now; or the engine cannot make such a container: `prepare` will say so.
@@ -168,7 +173,7 @@ class Claims:
                     body = config.claim(plan, labels)
             found = self._awaited(job_id)
             if found:
-                return found
+                return found, False
         raise WorkerError(f"{self._engine.worker}: the container of job {job_id} could not be made: others are at it")
 
     def _awaited(self, job_id: str) -> str:

@@ -18,6 +18,8 @@ from airflow_jobdeploy.errors import WorkerError
 
 #: The longest silence of one stream, and the pause after a failure, in seconds.
 _SILENCE_S, _PAUSE_S = 25.0, 1.0
+#: What is no news: whoever waits for a start looks for it now and then.
+_QUIET = ("exec_", "create", "start", "attach")
 
 
 class Feed:
@@ -28,17 +30,17 @@ class Feed:
         self._since = since
         self._ring = ring
         self._lock = threading.Lock()
-        self._rung: set[str] = set()
+        self._rung: dict[str, bool] = {}
         self._is_closed = False
         #: Is a stream open now? While none is, nothing is told.
         self.is_open = False
         self._thread = threading.Thread(target=self._run, name=f"jobdeploy-events-{worker}", daemon=True)
         self._thread.start()
 
-    def take(self) -> set[str]:
-        """The jobs that were told of since the last call."""
+    def take(self) -> dict[str, bool]:
+        """The jobs that were told of since the last call, and whether it was that they have ended."""
         with self._lock:
-            found, self._rung = self._rung, set()
+            found, self._rung = self._rung, {}
             return found
 
     def close(self) -> None:
@@ -72,8 +74,9 @@ class Feed:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             event = json.loads(line)
             self._since = max(self._since, int(event["timeNano"]) / 1e9)
-            if str(event["Action"]).startswith("exec_"):
+            if str(event["Action"]).startswith(_QUIET):
                 return
             with self._lock:
-                self._rung.add(str(event["Actor"]["Attributes"]["name"]))
+                job_id = str(event["Actor"]["Attributes"]["name"])
+                self._rung[job_id] = self._rung.get(job_id, False) or event["Action"] == "die"
             self._ring()

@@ -41,6 +41,9 @@ class Listing:
     #: When they were made, as the engine writes times.
     noted_at: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
+    def is_live(self, job_id: str) -> bool:
+        return job_id in self.containers and self.containers[job_id]["State"] in _LIVE
+
     def labels(self, job_id: str) -> Mapping[str, str]:
         return self.volumes[job_id].get("Labels") or {}
 
@@ -76,6 +79,8 @@ class _Known:
     secrets: tuple[str, ...] = ()
     said: said.Said = said.NOTHING
     facts: dict[str, Any] = field(default_factory=dict)
+    #: It was let go just now: its first state is told without its report, which has hardly begun and is dear to read.
+    has_just_begun: bool = False
 
 
 class Jobs:
@@ -124,6 +129,11 @@ class Jobs:
         known = self._known.get(job_id)
         if known is not None:
             self._known[job_id] = _Known(secrets=known.secrets)
+
+    def begin(self, job_id: str) -> None:
+        """It was started just now."""
+        self.forget(job_id)
+        self._known.setdefault(job_id, _Known()).has_just_begun = True
 
     def hide(self, job_id: str, values: Sequence[str]) -> None:
         """Values that must not be shown when the end of the log is told."""
@@ -225,7 +235,10 @@ class Jobs:
                 known.looked_at = time.monotonic()
             if listed is not None and listed["State"] != "created" and (known.inspected is None or is_doubted):
                 known.inspected = self._inspect(listed["Id"])
-            if known.report is None or is_doubted or self._may_move(known, names.plan_of(listing.labels(job_id))):
+            is_first, known.has_just_begun = known.has_just_begun, False
+            if is_first and (known.inspected or {}).get("State", {}).get("Running"):
+                known.report = {}
+            elif known.report is None or is_doubted or self._may_move(known, names.plan_of(listing.labels(job_id))):
                 known.report = self._report(job_id, listed)
         container = known.inspected
         if container is None and listed is not None:

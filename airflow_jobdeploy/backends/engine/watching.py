@@ -21,12 +21,16 @@ from airflow_jobdeploy.core.status import JobState
 #: Looks at logs in a second, of all jobs together; the pauses between two at one log, in seconds.
 LOOKS_PER_S = 4.0
 _SOON_S, _SLOWER = 0.1, 2.0
+#: Of the longest pause, the first of a job that has just come to be watched and is quiet.
+_STEPS = 4
 #: Between two looks at a job that changes without the engine's telling, and at everything, in seconds.
 _RESTLESS_S = 0.25
 #: Phases that end without the engine's telling.
 _RESTLESS = ("claimed", "starting", "waiting", "leftovers", "finishing")
 #: An end is told before a listing shows it: so long, and so often, it is looked for.
 _ENDING_S, _ENDING_LOOK_S = 2.0, 0.03
+#: So long what a start has found is fit to be told by the first watch, in seconds.
+_FRESH_S = 0.1
 #: So far back events are asked for at first, in seconds.
 _BEFORE_S = 10.0
 _COMPARE_S, _COMPARE_BLIND_S = 10.0, 1.0
@@ -45,6 +49,7 @@ class _Job:
     mark: str
     due: float
     pause_s: float = _SOON_S
+    looks: int = 0
 
     @property
     def is_running(self) -> bool:
@@ -68,10 +73,14 @@ class EngineWatch:
         self._feed: Feed | None = None
         self._jobs: dict[str, _Job] = {}
         self._expected: set[str] = set()
+        self._begun: dict[str, JobState] = {}
+        self._begun_at = 0.0
         self._compared = self._restless_at = 0.0
         self._listing: Listing | None = None
         #: Jobs of which the engine has told an end that its listing may show some moments later; until when.
         self._ending: dict[str, float] = {}
+        #: Those of them that its listing does not show yet.
+        self._dying: set[str] = set()
 
     def wake(self) -> None:
         self._woken = True
@@ -80,6 +89,10 @@ class EngineWatch:
     def expect(self, job_id: str) -> None:
         """Something was just done to a job."""
         self._expected.add(job_id)
+
+    def begin(self, state: JobState) -> None:
+        """A job was started just now, and this was found: the engine tells of its end, which may be near."""
+        self._begun, self._begun_at = {state.job_id: state}, time.monotonic()
 
     def close(self) -> None:
         self.reset()
@@ -118,20 +131,35 @@ class EngineWatch:
     def _look(self, jobs: Jobs, wanted: Sequence[str], told: Told) -> dict[str, JobState]:
         now = time.monotonic()
         assert self._feed is not None
-        told_of = (self._feed.take() | self._expected) & set(wanted)
+        begun = self._first_of_begun(wanted, told)
+        heard = self._feed.take()
+        told_of = (heard.keys() | self._expected) & set(wanted)
+        self._dying = {job_id for job_id in (*self._dying, *heard) if heard.get(job_id, True)} - self._expected
         self._expected = set()
         self._ending.update(dict.fromkeys(told_of, now + _ENDING_S))
         self._ending = {job: until for job, until in self._ending.items() if until > now and not self._is_over(job)}
         rung = told_of | (set(self._ending) & set(wanted))
         rung |= {job_id for job_id in wanted if job_id not in self._jobs}
+        looked_at = set(rung)
         if now - self._compared >= self._compare_s:
-            self._compared, rung = now, set(wanted)
+            self._compared, rung = now, set(wanted) - begun.keys()
         if now - self._restless_at >= _RESTLESS_S:
             self._restless_at = now
-            rung |= {job_id for job_id, job in self._jobs.items() if job.is_restless}
-        changed = self._asked(jobs, rung, told) if rung else {}
+            restless = {job_id for job_id, job in self._jobs.items() if job.is_restless}
+            rung, looked_at = rung | restless, looked_at | restless
+        changed = self._asked(jobs, rung, looked_at, told) if rung else {}
         grown = self._grown(jobs, [job_id for job_id in wanted if job_id not in rung])
-        return {**grown, **changed}
+        return {**begun, **grown, **changed}
+
+    def _first_of_begun(self, wanted: Collection[str], told: Told) -> dict[str, JobState]:
+        """What the start of a job has found, for its first watch: nothing is asked."""
+        begun, self._begun = self._begun, {}
+        if time.monotonic() - self._begun_at > _FRESH_S:
+            return {}
+        fresh = {job_id: told(job_id, state) for job_id, state in begun.items() if job_id in wanted}
+        if fresh:
+            self._restless_at = time.monotonic()
+        return {job_id: state for job_id, state in fresh.items() if self._is_news(job_id, state)}
 
     def _is_over(self, job_id: str) -> bool:
         return job_id in self._jobs and self._jobs[job_id].state.phase == "ended"
@@ -140,11 +168,22 @@ class EngineWatch:
     def _compare_s(self) -> float:
         return _COMPARE_S if self._feed is not None and self._feed.is_open else _COMPARE_BLIND_S
 
-    def _asked(self, jobs: Jobs, job_ids: Collection[str], told: Told) -> dict[str, JobState]:
+    def _asked(
+        self, jobs: Jobs, job_ids: Collection[str], looked_at: Collection[str], told: Told
+    ) -> dict[str, JobState]:
+        """What differs. Jobs that are not `looked_at` are compared with the listing alone: their logs have turns."""
         self._listing = jobs.listing()
         if self._advance(job_ids, self._listing):
             self._listing = jobs.listing()
-        found = {job_id: told(job_id, jobs.state(job_id, self._listing)) for job_id in job_ids}
+        found = {}
+        self._dying = {job_id for job_id in self._dying & self._ending.keys() if self._listing.is_live(job_id)}
+        for job_id in job_ids:
+            if job_id in self._dying and job_id in self._jobs:
+                continue  # what it reports now is not the last
+            state = jobs.state(job_id, self._listing, counts_log=job_id in looked_at)
+            if state is not None and state.phase == "ended" and job_id not in looked_at:
+                state = jobs.state(job_id, self._listing)  # an end that was not told: with the rest of its log
+            found[job_id] = told(job_id, state)
         return {job_id: state for job_id, state in found.items() if self._is_news(job_id, state)}
 
     def _grown(self, jobs: Jobs, job_ids: Sequence[str]) -> dict[str, JobState]:
@@ -160,14 +199,19 @@ class EngineWatch:
             log = jobs.log(job_id, self._listing)
             try:
                 size, dropped = (log.grow(), log.dropped) if log is not None else (0, 0)
-                messages = jobs.listen(job_id, self._listing)
+                messages = job.state.messages
+                # Of many jobs, each look is at the log or also at the messages: these cost the engine more.
+                if longest <= 1.0 or size != job.state.log_bytes or job.looks % 2:
+                    messages = jobs.listen(job_id, self._listing)
             except EngineError as error:
                 if not error.is_missing:
                     raise
                 self._expected.add(job_id)  # removed just now
                 continue
             has_grown = size != job.state.log_bytes or messages != job.state.messages
-            job.pause_s = _SOON_S if has_grown else min(longest, job.pause_s * _SLOWER)
+            slower = job.pause_s * _SLOWER if job.looks else longest / _STEPS
+            job.pause_s = _SOON_S if has_grown else min(longest, slower)
+            job.looks += 1
             job.due = time.monotonic() + job.pause_s
             if has_grown:
                 news = {"log_bytes": size, "log_dropped_bytes": dropped, "messages": messages, "message": ""}
