@@ -185,6 +185,37 @@ ROWS: dict[str, Row] = {
     "place": Row(
         what="place 1,000 waiting jobs on 100 workers, CPU (ms)", reference_name="", goal="<= 50", is_met=_at_most(50)
     ),
+    "turn_process": Row(
+        what="a GPU becomes free -> first line of the next job, whose task waits, worst (s)",
+        reference_name="",
+        goal="<= 1.5",
+        is_met=_at_most(1.5),
+        digits=2,
+    ),
+    "turn_trigger": Row(
+        what="a GPU becomes free -> event of the trigger of a deferred task, worst (s)",
+        reference_name="Airflow's own way back into a task, beside",
+        goal="<= 1.5",
+        is_met=_at_most(1.5),
+        digits=2,
+    ),
+    "fleet_cpu": Row(
+        what="1,000 quiet jobs on 20 hosts, followed: CPU here (% of a core)",
+        reference_name="",
+        goal="<= 1",
+        is_met=_at_most(1),
+        digits=2,
+    ),
+    "fleet_connections": Row(
+        what="the same: SSH connections", reference_name="", goal="20", is_met=lambda ours, _: ours == 20
+    ),
+    "host_lost": Row(
+        what="a host dies -> its job runs on another, over worker_lost_after (s)",
+        reference_name="",
+        goal="<= 5",
+        is_met=_at_most(5),
+        digits=1,
+    ),
     "serve_start": Row(
         what="start of `serve` to its first answer (ms)",
         reference_name="python3 -S -E -c 'import json, subprocess'",

@@ -21,7 +21,7 @@ Case = Callable[[Lab], Iterator[Measured]]
 
 def _cases() -> dict[str, Case]:
     """Subjects, in the order in which they run: what fills the machine comes last."""
-    from benchmarks import artifacts, hostside, imports, leases, logs, placing, staging, submit, watch
+    from benchmarks import artifacts, hostside, imports, leases, logs, placing, staging, submit, turns, watch
 
     return {
         "submit": submit.raw,
@@ -34,6 +34,9 @@ def _cases() -> dict[str, Case]:
         "preempted": hostside.preempted,
         "import": imports.costs,
         "place": placing.place,
+        "turns": turns.turns,
+        "lost": turns.lost,
+        "fleet": turns.fleet,
         "artifacts": artifacts.down,
         "code": staging.code,
         "data": staging.data,

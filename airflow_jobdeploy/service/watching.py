@@ -270,18 +270,26 @@ class Watch:
         now = self._clock()
         if self._heard is None:  # nobody knows for how long it has been silent
             self._heard = now
-        silent_s = now - self._heard
+        silent_s, has_news = now - self._heard, False
         for follower in self._all():
             if follower.lost_after_s is not None and silent_s >= follower.lost_after_s and not follower.over:
                 known = follower.state if follower.has_ended else None
                 follower.give_up(known or _lost(follower, silent_s))
+                has_news = True
             elif follower.has_ended:
                 continue  # an end that is known stays known while its log is being read
             elif silent_s >= self._unknown_after_s or reason is Reason.WORKER_CHANGED:
                 follower.tell(_unknown(follower, error, reason))
         self._seekers.cut_off(error)
         self._failures += 1
-        self._waker.wait(backoff_s(self._failures, random.random()))
+        if not has_news:  # the last of somebody's: who drives us has to look at it first
+            self._waker.wait(self._pause_s(silent_s))
+
+    def _pause_s(self, silent_s: float) -> float:
+        """Until the next attempt, and no longer than until a job counts as lost."""
+        bounds = [follower.lost_after_s for follower in self._all() if follower.lost_after_s is not None]
+        left_s = [bound - silent_s for bound in bounds if bound > silent_s]
+        return min([backoff_s(self._failures, random.random()), *left_s])
 
 
 def _unknown(follower: Follower, error: WorkerError, reason: Reason) -> JobState:
