@@ -236,9 +236,14 @@ class Jobs:
             if listed is not None and listed["State"] != "created" and (known.inspected is None or is_doubted):
                 known.inspected = self._inspect(listed["Id"])
             is_first, known.has_just_begun = known.has_just_begun, False
-            if is_first and (known.inspected or {}).get("State", {}).get("Running"):
+            runs = bool((known.inspected or {}).get("State", {}).get("Running"))
+            if is_first and runs:
                 known.report = {}
-            elif known.report is None or is_doubted or self._may_move(known, names.plan_of(listing.labels(job_id))):
+            elif (
+                known.report is None
+                or (is_doubted and not runs)
+                or self._may_move(known, names.plan_of(listing.labels(job_id)))
+            ):
                 known.report = self._report(job_id, listed)
         container = known.inspected
         if container is None and listed is not None:
