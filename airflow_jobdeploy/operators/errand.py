@@ -17,10 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
@@ -31,33 +29,12 @@ from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.hooks.reaping import reap_in_passing
 from airflow_jobdeploy.operators import assets, lineage
+from airflow_jobdeploy.operators.handover import Handover, Task
 from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
 from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
 from airflow_jobdeploy.service.line import Granted, StillWaiting
 from airflow_jobdeploy.triggers.events import Followed, JobEvent, LineEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
-from airflow_jobdeploy.triggers.job import CHECKPOINT, DEFERRED_BY, JobTrigger, untold
-from airflow_jobdeploy.triggers.line import LineTrigger
-
-
-class Task(Protocol):
-    """What an errand needs of its operator."""
-
-    deferrable: bool
-    poll_interval: float | None
-    do_xcom_push: bool
-    execution_timeout: timedelta | None
-    outlets: list[Any]
-
-    @property
-    def log(self) -> Any: ...
-
-    @property
-    def goal(self) -> Sequence[str]: ...
-
-    def work(self, context: Mapping[str, Any], *, returning: bool = False) -> Work | None: ...
-
-    def defer(self, *, trigger: Any, method_name: str, timeout: timedelta | int | float | None) -> NoReturn: ...
 
 
 class Errand:
@@ -66,6 +43,7 @@ class Errand:
     def __init__(self, task: Task, context: Mapping[str, Any], *, intent_key: str) -> None:
         self._task = task
         self._context = context
+        self._handover = Handover(task, context)
         self._intents = runtime.StateStore(context, intent_key)
         self._log = task.log
         self._bell: Bell | None = None
@@ -181,7 +159,7 @@ class Errand:
         self._reap(workers, handle)
         while True:
             self._handle = handle
-            can_defer = may_defer and self._can_defer(workers, handle)
+            can_defer = may_defer and self._handover.can_follow(workers, handle)
             followed = follow(
                 workers,
                 handle,
@@ -193,7 +171,7 @@ class Errand:
                 timeout_s=settings.defer_after_s() if can_defer else None,
             )
             if not followed.over:
-                leave = partial(self._part, can_defer=can_defer) if followed.interrupted else self._defer
+                leave = partial(self._part, can_defer=can_defer) if followed.interrupted else self._handover.of_job
                 leave(workers, handle, followed.offset)
             sequel = self._sequel(followed.state)
             if not sequel.again:
@@ -289,7 +267,7 @@ class Errand:
         self, workers: Workers, *, may_defer: bool, granted: Granted | None, sequel: Sequel | None = None
     ) -> Iterator[dict[str, Any]]:
         """The arguments of a submission; within, a wait for a worker that takes long goes to the triggerer."""
-        can_defer = may_defer and self._task.deferrable and self._is_reachable(workers)
+        can_defer = may_defer and self._handover.can_wait(workers)
         try:
             yield {
                 "intents": self._intents,
@@ -301,48 +279,7 @@ class Errand:
                 "line_s": settings.defer_after_s() if can_defer else None,
             }
         except StillWaiting as waiting:
-            trigger = LineTrigger(wait=waiting.wait.to_dict(), sequel=asdict(sequel) if sequel else None)
-            self._hand_over(trigger)
-
-    # -- handing over to the triggerer -------------------------------------------------------------------------
-
-    def _can_defer(self, workers: Workers, handle: JobHandle) -> bool:
-        """Can a triggerer watch this job?"""
-        if not self._task.deferrable:
-            return False
-        if self._is_reachable(workers, handle.worker):
-            return True
-        self._log.info(
-            "Not deferred: jobs of pool %s run on the machine of their task, and the triggerer may be on another one "
-            "(only LocalExecutor puts both on one machine). The task waits itself.",
-            handle.worker_pool,
-        )
-        return False
-
-    def _is_reachable(self, workers: Workers, worker: str = "") -> bool:
-        """Is a worker of the pool (any, where all are alike) the same for a triggerer?"""
-        name = worker or workers.pool.workers[0].name
-        if workers.backend(name).capabilities.reachable_from_anywhere:
-            return True
-        return bool(runtime.is_dag_test() or runtime.is_local_executor(self._task))
-
-    def _defer(self, workers: Workers, handle: JobHandle, offset: int) -> NoReturn:
-        ti, asked = self._context["ti"], self._task.poll_interval
-        ti.xcom_push(key=DEFERRED_BY, value=str(ti.id))
-        ti.xcom_push(key=CHECKPOINT, value=untold(handle, offset))
-        trigger = JobTrigger(
-            jobs=[handle.to_dict()],
-            goal=list(self._task.goal),
-            offset=offset,
-            local=not workers.backend(handle.worker).capabilities.reachable_from_anywhere,
-            poll_interval=settings.poll_interval_s() if asked is None else float(asked),
-            checkpoint_interval=settings.checkpoint_interval_s(),
-        )
-        self._hand_over(trigger)
-
-    def _hand_over(self, trigger: JobTrigger | LineTrigger) -> NoReturn:
-        timeout = runtime.time_left(self._context["ti"], self._task.execution_timeout)
-        self._task.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+            self._handover.of_wait(waiting.wait, sequel)
 
     # -- told to end -------------------------------------------------------------------------------------------
 
@@ -354,7 +291,7 @@ class Errand:
             raise JobCancelled(f"Interrupted: {verdict.why}", status="CANCELLED", reason="Cancelled")
         if verdict.parting is Parting.DEFER and handle is not None:
             self._log.info("%s; the triggerer goes on waiting for job %s.", verdict.why.capitalize(), handle.job_id)
-            self._defer(workers, handle, offset)
+            self._handover.of_job(workers, handle, offset)
         raise JobDeployError(_left_alone(verdict, handle))
 
     def _stop(self, workers: Workers, handle: JobHandle | None, why: str) -> None:
