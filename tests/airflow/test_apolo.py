@@ -189,13 +189,13 @@ def test_all_fields_come_back_as_they_were_given(lab: str, monkeypatch: pytest.M
 
 def test_a_life_is_lengthened(lab: str) -> None:
     with get(lab) as client:
-        job = client.jobs.start(command="sleep 300", life_span=1.5)
+        job = client.jobs.start(command="sleep 300", life_span=3)
         job = until(client, job, lambda job: job.status.is_running)
         client.jobs.bump_life_span(job.id, 1)
-        assert client.jobs.status(job.id).life_span == 2.5
+        assert client.jobs.status(job.id).life_span == 4
         job = until(client, job, ended)
         assert (job.status, job.reason) == (JobStatus.FAILED, "LifeSpanEnded")
-        assert (job.history.run_time_seconds or 0) >= 2
+        assert (job.history.run_time_seconds or 0) >= 4
         with pytest.raises(JobDeployError, match="over"):
             client.jobs.bump_life_span(job.id, 60)
 

@@ -72,7 +72,7 @@ def test_a_job_that_has_to_wait_is_pending_and_the_line_goes_by_priority(gpu: Fa
         high = until(client, high, lambda job: job.reason == "Scheduling")
         assert (low.status, high.status) == (JobStatus.PENDING, JobStatus.PENDING)
         client.jobs.kill(first.id)
-        high = until(client, high, lambda job: job.status.is_running)
+        high = until(client, high, lambda job: job.state["log_bytes"] > 0)
         assert (high.priority, client.jobs.status(low.id).status) == (JobPriority.HIGH, JobStatus.PENDING)
         client.jobs.kill(high.id)
         assert until(client, low, ended).status is JobStatus.SUCCEEDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -41,7 +42,7 @@ def train(run: Run) -> int:
 
 @pytest.fixture
 def client() -> Iterator[MemoryHook]:
-    hosts = {name: MemoryHost(name=name, programs={"train": train, "fail": lambda run: 3}) for name in ("a", "b")}
+    hosts = {name: MemoryHost(name=name, programs={"train": train}) for name in ("a", "b")}
     hook = MemoryHook(hosts)
     with hook.jobs:
         yield hook
@@ -100,8 +101,11 @@ def test_a_preemptible_job_is_resumed_by_the_client_that_started_it(client: Memo
 
 
 def test_nobody_else_restarts_it(client: MemoryHook) -> None:
+    failing = threading.Event()
+    host = client.hosts["a"]
+    host.programs["fail"] = lambda run: 3 * failing.wait()
     job = client.jobs.start(command="fail", restart_policy="always")
-    host = client.hosts[str(job.handle["worker"])]
+    failing.set()
     host.settle()
     stranger = MemoryHook(client.hosts)
     assert stranger.jobs.status(job.id).status is JobStatus.FAILED

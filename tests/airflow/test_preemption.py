@@ -121,15 +121,15 @@ def test_what_always_goes_on_ends_with_its_life_also_where_a_trigger_saw_the_suc
     world: World, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
-    spec = {"command": "sleep 0.6", "restart_policy": "always", "life_span": 1.5, "grace": 0}
+    spec = {"command": "sleep 3", "restart_policy": "always", "life_span": 4, "grace": 0}
     operator = JobRunOperator(task_id="t", job_spec=spec, deferrable=True)
     with pytest.raises(TaskDeferred) as caught:
         execute(operator, world)
     handle = JobHandle.from_dict(caught.value.trigger.serialize()[1]["jobs"][0])
-    state = JobState(job_id=handle.job_id, status=JobStatus.SUCCEEDED, phase="ended", running_s=0.6, life_span_s=1.5)
+    state = JobState(job_id=handle.job_id, status=JobStatus.SUCCEEDED, phase="ended", running_s=3.0, life_span_s=4.0)
     operator.deferrable = False
     event = JobEvent(jobs=(Followed(handle=handle, state=state),))
-    with pytest.raises(JobTimedOut, match=r"Stopped by its life_span of 0\.\d s"):
+    with pytest.raises(JobTimedOut, match=r"Stopped by its life_span of 1\.0 s"):
         call(operator, "execute_complete", world.context(), event.to_dict())
     assert "is started again (restart_policy; it ended SUCCEEDED)" in capfd.readouterr().out
 

@@ -86,17 +86,17 @@ def test_a_deadline_is_held_by_whoever_looks(bare: Dockerd) -> None:
 
 
 def test_a_life_is_as_long_as_the_last_addition_has_it_whoever_looks(bare: Dockerd) -> None:
-    plan = sh(DEAF, limits=Limits(life_span_s=1.5, grace_s=0.5))
+    plan = sh(DEAF, limits=Limits(life_span_s=2.5, grace_s=0.5))
     first, second = backend_of(bare), backend_of(bare)
     launch(first, plan)
     wait_ready(first, plan.job_id)
     for _ in range(2):
-        assert second.extend(plan.job_id, 2.0, "token").life_span_s == 3.5
-    time.sleep(1.0)
+        assert second.extend(plan.job_id, 3.0, "token").life_span_s == 5.5
+    time.sleep(3.0)
     assert first.poll([plan.job_id])[plan.job_id].status is JobStatus.RUNNING  # it knew nothing of the addition
     state = outcome(first, plan.job_id, 15)
     assert (state.status, state.reason, state.facts["limit"]) == (JobStatus.FAILED, Reason.TIMED_OUT, "life_span")
-    assert (state.running_s or 0) >= 3.5
+    assert (state.running_s or 0) >= 5.5
 
 
 def test_a_stop_asks_first_and_kills_then(bare: Dockerd) -> None:

@@ -20,16 +20,16 @@ from tests.contract.steps import at_once, launch, log, outcome, wait_ready, wait
 
 def test_16_a_life_ends_and_can_be_lengthened_while_it_lasts(lab: Lab) -> None:
     backend = lab.backend()
-    plan = lab.plan(lab.words.block(), limits=Limits(life_span_s=1.5, grace_s=1))
+    plan = lab.plan(lab.words.block(), limits=Limits(life_span_s=3.0, grace_s=1))
     job_id = launch(backend, plan)
     wait_ready(backend, job_id)
-    assert backend.extend(job_id, 1.0, "a").life_span_s == 2.5
-    assert lab.backend().extend(job_id, 1.0, "a").life_span_s == 2.5  # asked again, after a lost answer, say
+    assert backend.extend(job_id, 1.0, "a").life_span_s == 4.0
+    assert lab.backend().extend(job_id, 1.0, "a").life_span_s == 4.0  # asked again, after a lost answer, say
     state = outcome(backend, job_id)
     assert (state.status, state.reason, state.facts["limit"]) == (JobStatus.FAILED, "TimedOut", "life_span")
     assert state.running_s is not None
-    assert 2.5 <= state.running_s < 20
-    assert state.message.startswith("Stopped by its life_span of 2.5 s")
+    assert 4.0 <= state.running_s < 20
+    assert state.message.startswith("Stopped by its life_span of 4.0 s")
     with pytest.raises(WorkerError, match="over"):
         backend.extend(job_id, 1.0, "b")
 
