@@ -36,9 +36,12 @@ class Capacity:
             "cordoned": cordon.told(self._cordon) if self._cordon else "",
         }
 
-    def is_fresh(self) -> bool:
-        """May GPUs be given out by what is known of them? Else a look begins, and is news later (`fds`)."""
-        return self._gpus.look(0.0, FRESH_S)[0] is not None
+    def is_fresh(self, since: float = 0.0) -> bool:
+        """May GPUs be given out by what is known of them? Else a look begins, and is news later (`fds`).
+
+        `since`: when a job that used some was seen to be gone; who has stayed is known by a later look only.
+        """
+        return self._gpus.look(0.0, FRESH_S, since)[0] is not None
 
     def fds(self) -> List[int]:
         return self._gpus.fds()

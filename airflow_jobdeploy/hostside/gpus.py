@@ -38,41 +38,49 @@ class Gpus:
         self.has_tools: Optional[bool] = None
         self._running: Optional[_Looking] = None
         self._found: Optional[Seen] = None
-        self._at = 0.0
+        self._at = self._begun = 0.0
         self._why = ""
 
-    def look(self, wait_s: float, fresh_s: float = FRESH_S) -> Tuple[Optional[Seen], str]:
-        """(what was seen, why it is not to be had). Waits for a look that is not older than `fresh_s` seconds.
+    def look(self, wait_s: float, fresh_s: float = FRESH_S, since: float = 0.0) -> Tuple[Optional[Seen], str]:
+        """(what was seen, why it is not to be had). Waits for a look that is not older than `fresh_s` seconds, and that
+        has begun after `since` (time.monotonic).
 
         That is at most `wait_s` for each run of the tools, however many ask meanwhile; what is late comes with a later
         call. Without a tool there are no GPUs, and that is known at once.
         """
         age_s = time.monotonic() - self._at
-        if self._found is not None and age_s <= fresh_s:
+        if self._found is not None and age_s <= fresh_s and self._begun >= since:
             return self._found, ""
         if self._found is None and self._why and age_s <= min(fresh_s, FRESH_S):
             return None, self._why  # it has just failed
+        if not self._is_running(wait_s):
+            return Seen([], "", {}), ""
+        assert self._running is not None
+        self._running.wait(wait_s)
+        if self._running.is_over:
+            self._take(self._running)
+        if self._found is not None and time.monotonic() - self._at <= max(fresh_s, FRESH_S):
+            if self._begun >= since:
+                return self._found, ""
+            self._is_running(0.0)  # that one had begun too soon
+        return None, self._why or "the GPUs are being looked for: %s" % self._running_text()
+
+    def _is_running(self, wait_s: float) -> bool:
+        """Let the tools run, if they do not yet; False when there are none."""
         if self._running is not None and self._running.is_over and self._running.has_gone(wait_s):
             self._running = None  # what had to be killed has let go
         if self._running is None:
             tools = self._tools()
             self.has_tools = bool(tools)
-            if not tools:
-                return Seen([], "", {}), ""
-            self._running = _Looking(tools)
-        self._running.wait(wait_s)
-        if self._running.is_over:
-            self._take(self._running)
-        if self._found is not None and time.monotonic() - self._at <= max(fresh_s, FRESH_S):
-            return self._found, ""
-        return None, self._why or "the GPUs are being looked for: %s" % self._running_text()
+            self._running = _Looking(tools) if tools else None
+        return self._running is not None
 
     def _running_text(self) -> str:
         return self._running.text() if self._running is not None else "no answer yet"
 
     def _take(self, looking: _Looking) -> None:
         self._found, self._why = looking.result()
-        self._at = time.monotonic()
+        self._at, self._begun = time.monotonic(), looking.begun
         if looking.has_gone():  # one that cannot be killed stays on record: no other is started beside it
             self._running = None
 
@@ -101,7 +109,7 @@ class _Looking:
     """One look: the tools that run, and what they have said."""
 
     def __init__(self, tools: List[Tuple[str, str]]) -> None:
-        self._begun = time.monotonic()
+        self.begun = time.monotonic()
         self._killed_at = 0.0
         self._asked = [_Ask(kind, tool) for kind, tool in tools]
 
@@ -123,13 +131,13 @@ class _Looking:
 
     def wait(self, wait_s: float) -> None:
         """Take what comes, until all is there or `wait_s` have passed since the begin; kill what hangs."""
-        until = self._begun + wait_s
+        until = self.begun + wait_s
         while not self.is_over:
-            left = max(0.0, min(until, self._begun + HUNG_S) - time.monotonic())
+            left = max(0.0, min(until, self.begun + HUNG_S) - time.monotonic())
             for fd in select.select(self.fds(), [], [], left)[0]:
                 for ask in self._asked:
                     ask.take(fd)
-            if time.monotonic() - self._begun >= HUNG_S:
+            if time.monotonic() - self.begun >= HUNG_S:
                 self.kill()
             elif time.monotonic() >= until:
                 return
@@ -140,7 +148,7 @@ class _Looking:
             ask.kill("it has not answered for %d s: is its driver hung?" % HUNG_S)
 
     def text(self) -> str:
-        return ", ".join("%s has run for %.1f s" % (ask.tool, time.monotonic() - self._begun) for ask in self._asked)
+        return ", ".join("%s has run for %.1f s" % (ask.tool, time.monotonic() - self.begun) for ask in self._asked)
 
     def result(self) -> Tuple[Optional[Seen], str]:
         """All that the tools have seen; None, and why, when one could not tell."""

@@ -74,12 +74,13 @@ class Holding(stage.Slots):
     def _granted(self) -> Optional[Claims]:
         """What comes of standing in line."""
         if self._line is None:
+            from airflow_jobdeploy.hostside import settle
             from airflow_jobdeploy.hostside.capacity import Capacity
             from airflow_jobdeploy.hostside.gpus import Gpus
             from airflow_jobdeploy.hostside.line import Line
 
             room = Capacity(self._job.host.root, Gpus(os.environ.get("PATH", os.defpath)), self._job.host.cordon)
-            self._line = Line(room, self._given)
+            self._line = Line(room, self._given, lambda: settle.settled(self._job.host))
         else:
             self._line.turn()
         if self._won is None:  # a ticket of ours is renewed whenever we look

@@ -37,10 +37,17 @@ Give = Callable[[str, Claims], Dict[str, Any]]
 
 
 class Line:
-    """`room`: what the host has; `give`: takes over what is claimed. Used by one thread; `close` withdraws all."""
+    """`room`: what the host has; `give`: takes over what is claimed; `settled`: is nothing left of dead holders?
 
-    def __init__(self, room: Capacity, give: Give) -> None:
+    Used by one thread; `close` withdraws all.
+    """
+
+    def __init__(self, room: Capacity, give: Give, settled: Callable[[], bool] = lambda: True) -> None:
         self.room = room
+        self._settled = settled
+        #: Which job had which GPU at the last look; and when one was seen to be gone.
+        self._holders: Dict[str, str] = {}
+        self._freed = 0.0
         self.census = Census()
         self._give = give
         self._entries: Dict[str, tickets.Entry] = {}
@@ -128,7 +135,7 @@ class Line:
         if not self._entries:
             return []
         is_looking = bool(self.room.fds())
-        if is_looking and self.room.is_fresh():  # takes what has come
+        if is_looking and self.room.is_fresh(self._freed):  # takes what has come
             self._due = 0.0
         if not self._has_news and select.select([self.census.fd()], [], [], 0)[0]:
             self._has_news = True
@@ -191,6 +198,10 @@ class Line:
 
     def _judge(self, picture: Picture, room: Dict[str, Any]) -> List[Tuple[tickets.Entry, dict]]:
         """Note for each of our tickets where it stands; those that get something now."""
+        holders = {uuid: lease["job"] for lease in picture.leases if lease["job"] for uuid in lease["gpus"]}
+        if self._holders.items() - holders.items():
+            self._freed = time.monotonic()
+        self._holders = holders
         now = kernel.boottime_s()
         mine = [census.ranked(entry.ticket, os.geteuid(), now) for entry in self._entries.values()]
         others = picture.tickets
@@ -230,7 +241,9 @@ class Line:
 
     def _claim(self, granted: List[Tuple[tickets.Entry, dict]]) -> List[Tuple[str, Dict[str, Any]]]:
         """What is granted, asked once more under the mutex and claimed there."""
-        is_fresh = self.room.is_fresh() if any(_wants_gpus(entry) for entry, _ in granted) else True
+        is_fresh = True
+        if any(_wants_gpus(entry) for entry, _ in granted):
+            is_fresh = self._settled() and self.room.is_fresh(self._freed)
         if not is_fresh:  # no GPU is given out by an old look; the new one has begun
             self._due = time.monotonic() + _SOON_S
             if all(_wants_gpus(entry) for entry, _ in granted):
@@ -243,7 +256,10 @@ class Line:
         done = []
         try:
             picture = self.census.look(self._tags())
-            for entry, verdict in self._judge(picture, self.room.now()):
+            freed, granted = self._freed, self._judge(picture, self.room.now())
+            if self._freed != freed:
+                is_fresh, self._due = False, time.monotonic() + _SOON_S
+            for entry, verdict in granted:
                 if _wants_gpus(entry) and not is_fresh:
                     continue
                 uid = next(uid for uid, each in self._entries.items() if each is entry)

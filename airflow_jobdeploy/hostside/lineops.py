@@ -5,7 +5,19 @@ from __future__ import annotations
 import socket
 from typing import Any, Dict, List, Optional
 
-from airflow_jobdeploy.hostside import abstract, cage, capacity, census, ends, files, keeper, kernel, queueing, tickets
+from airflow_jobdeploy.hostside import (
+    abstract,
+    cage,
+    capacity,
+    census,
+    ends,
+    files,
+    keeper,
+    kernel,
+    queueing,
+    settle,
+    tickets,
+)
 from airflow_jobdeploy.hostside.capacity import Capacity
 from airflow_jobdeploy.hostside.gpus import FRESH_S, Gpus, user_name
 from airflow_jobdeploy.hostside.jobdir import Job
@@ -25,7 +37,7 @@ class LineOps:
             raise OpError("failed", "this system has no abstract sockets: it gives out no leases")
         self._host = host
         self._capacity = Capacity(host.root, seen, host.cordon)
-        self.line = Line(self._capacity, _give)
+        self.line = Line(self._capacity, _give, lambda: settle.settled(host))
         #: Of jobs that were claimed with a lease here and have not started: what keeps that from becoming void.
         self._staying: Dict[str, socket.socket] = {}
 
