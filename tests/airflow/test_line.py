@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,19 +44,35 @@ def run_operator(spec: dict[str, Any], **more: Any) -> JobRunOperator:
 
 
 def test_a_deferred_task_gets_the_gpu_when_it_is_free(
-    run_dag: Callable[..., Any], gpu: FakeGpus, monkeypatch: pytest.MonkeyPatch
+    run_dag: Callable[..., Any], gpu: FakeGpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEFER_AFTER", "0.2")
-    holder = JobDeployHook("local").start(job_spec=wants(gpu, "sleep 6"))
+    door = tmp_path / "door"
+    holder = JobDeployHook("local").start(job_spec=wants(gpu, f"while [ ! -e {door} ]; do sleep 0.05; done"))
     with DAG("line", schedule=None) as dag:
         job = wants(gpu, 'echo "mine is $CUDA_VISIBLE_DEVICES"')
         JobRunOperator(task_id="waits", job_spec=job, deferrable=True)
+    opener = threading.Thread(target=open_when_somebody_waits, args=(door, gpu), daemon=True)
+    opener.start()
     run = run_dag(dag)
+    opener.join(10)
     assert run.state == "success", run.text
     assert f"Waiting for 1 {gpu.model}" in run.text
     assert "number 1 in the line of worker local" in run.text
     assert f"mine is {gpu.uuids[0]}" in run.text
     assert JobDeployHook("local").status(holder)["status"] == "SUCCEEDED", "it was waited for"
+
+
+def open_when_somebody_waits(door: Path, gpu: FakeGpus) -> None:
+    """Once a ticket for the GPU is older than any that a task, which defers soon, could hold itself."""
+    with JobDeployHook("local").get_conn() as workers:
+        backend = workers.backend("local")
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            if any(gpu.model in str(ticket["demand"]) and ticket["waited_s"] > 3 for ticket in backend.room().tickets):
+                break
+            time.sleep(0.1)  # no event tells of the tickets of others
+    door.touch()
 
 
 @pytest.fixture
