@@ -67,8 +67,7 @@ ASKING_FOR_TIME = {"extend": lambda backend, plan: backend.extend(plan.job_id, 6
 
 def asked_of(backend: Backend) -> dict[str, Callable[[Backend, Plan], object]]:
     leases = ASKING_FOR_LEASES if backend.capabilities.leases else {}
-    time = ASKING_FOR_TIME if backend.capabilities.life_span else {}
-    return {**ASKING, **leases, **time}
+    return {**ASKING, **leases, **ASKING_FOR_TIME}
 
 
 def methods() -> set[str]:
