@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -54,19 +53,11 @@ def _made(lab: Lab, host: Any, command: str) -> Any:
     return handle.with_state(state)
 
 
-def _dest(lab: Lab) -> Path:
-    folder = lab.ram / "dest"
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir()
-    return folder
-
-
 def _ours(lab: Lab, handle: Any) -> Callable[[], float]:
     """A connection of its own each time, as the others have it; each file verified."""
 
     def run() -> float:
-        dest = _dest(lab)
+        dest = lab.dest()
         taken = wall_s(lambda: _download(handle, dest))
         assert any(dest.iterdir())
         return taken
@@ -81,7 +72,7 @@ def _download(handle: Any, dest: Path) -> None:
 
 
 def _again(lab: Lab, handle: Any) -> float:
-    dest = _dest(lab)
+    dest = lab.dest()
     _download(handle, dest)
     return interleaved({"again": lambda: wall_s(lambda: _download(handle, dest))}, 5)["again"]
 
@@ -91,7 +82,7 @@ def _shell(lab: Lab, handle: Any, there: str, here: str) -> Callable[[], float]:
     command = shlex.join([*lab.ssh, f"cd {shlex.quote(str(output))} && {there}"])
 
     def run() -> float:
-        dest = _dest(lab)
+        dest = lab.dest()
         begun = time.perf_counter()
         subprocess.run(f"{command} | {here.format(dest=shlex.quote(str(dest)))}", shell=True, check=True)
         taken = time.perf_counter() - begun

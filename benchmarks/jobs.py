@@ -17,21 +17,23 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def backend(pool: str = CONN) -> Iterator[Backend]:
+def backend(pool: str = CONN, worker: str = CONN) -> Iterator[Backend]:
     """The host, over one connection."""
     from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 
     with JobDeployHook(pool).get_conn() as workers:
-        yield workers.backend(CONN)
+        yield workers.backend(worker)
 
 
-def start(host: Backend, command: str, pool: str = CONN, *, environment: Environment | None = None) -> JobHandle:
+def start(
+    host: Backend, command: str, pool: str = CONN, *, worker: str = CONN, environment: Environment | None = None
+) -> JobHandle:
     """Start a job of one shell command."""
     plan = Plan(
         uid=new_uid(),
         steps=(Step(name="job", kind="shell", content=command),),
         worker_pool=pool,
-        worker=CONN,
+        worker=worker,
         limits=Limits(grace_s=1.0),
         environment=environment,
     )
@@ -43,17 +45,19 @@ def start(host: Backend, command: str, pool: str = CONN, *, environment: Environ
         attempt=1,
         key="",
         worker_pool=pool,
-        worker=CONN,
+        worker=worker,
         machine=host.facts().machine,
     )
     return handle.with_state(state)
 
 
-def start_many(host: Backend, command: str, count: int, say: Say) -> list[JobHandle]:
+def start_many(
+    host: Backend, command: str, count: int, say: Say, *, pool: str = CONN, worker: str = CONN
+) -> list[JobHandle]:
     """Many of the same."""
     handles = []
     for number in range(1, count + 1):
-        handles.append(start(host, command))
+        handles.append(start(host, command, pool, worker=worker))
         if number % 100 == 0:
             say(f"{number} of {count} jobs started")
     return handles

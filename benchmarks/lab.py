@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONN = "bench"
 #: The same host as a pool whose root lies in memory: transfers are measured without the disk.
 RAM_POOL = "bench_ram"
+#: A `docker` connection to an engine of our own; as a worker pool, a pool of that one, and its worker's name.
+ENGINE = "bench_engine"
 #: A process apart that takes longer hangs, in seconds.
 _LIMIT_S = 900.0
 
@@ -55,6 +57,14 @@ class Lab:
     def accepted(self) -> int:
         """Connections that the sshd has let in so far."""
         return (self.server.dir / "log").read_text(errors="replace").count("Accepted publickey")
+
+    def dest(self) -> Path:
+        """An empty folder in memory, for what is fetched."""
+        folder = self.ram / "dest"
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        return folder
 
     def apart(self, module: str, **given: Any) -> dict[str, Any]:
         """Run `module` with `given` in a fresh interpreter; what its `answer` returned."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab import CONN, Lab
+from benchmarks.lab import CONN, ENGINE, Lab
 from benchmarks.rows import Measured
 
 _LINES = 1_000_000
@@ -68,12 +68,14 @@ class _Task:
         from airflow_jobdeploy.operators.job import JobRunOperator
         from benchmarks import stock
 
-        command = f"cat {question['source']}"
+        command = question.get("command") or f"cat {question['source']}"
         self.report = Path(question["log"] + ".report")
         self._folder = Path(question["log"] + ".task")
         makers = {
             "ours": lambda: JobRunOperator(task_id="t", job_spec={"command": command}, worker_pool=CONN),
             "stock": lambda: stock.ssh(command),
+            "ours_on_engine": lambda: JobRunOperator(task_id="t", job_spec={"command": command}, worker_pool=ENGINE),
+            "stock_on_engine": lambda: stock.docker(question["engine"], command),
         }
         self._operator = makers[question["kind"]]()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lab import ENGINE
 from benchmarks.measure import cpu_between, cpu_s, host_pids, percentile, rss_bytes
 
 _PROBE_S = 0.01
@@ -18,7 +21,7 @@ _RAMP_S = 180
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Follow all `jobs` for `window_s` seconds, as `kind` ("ours" or "stock") does it."""
     _log_as_a_triggerer(Path(question["log"]))
-    triggers = {"ours": _ours, "stock": _stock}[question["kind"]](question["jobs"])
+    triggers = {"ours": _ours, "stock": _stock, "inspect": _inspect}[question["kind"]](question["jobs"])
     before = rss_bytes()  # modules and arguments are there; connections, threads and states are not
     # Not asyncio.run: it cancels what is left and waits for it, and SSHRemoteJobTrigger may miss a cancellation.
     loop = asyncio.new_event_loop()
@@ -76,6 +79,27 @@ def _stock(jobs: Sequence[dict[str, Any]]) -> list[Any]:
     return [Polled(**job) for job in jobs]
 
 
+def _inspect(jobs: Sequence[dict[str, Any]]) -> list[Any]:
+    """What who waits for a container can do without us: ask for it, each second, by a client of its own."""
+    import docker
+
+    class Inspected:
+        seen: _Seen
+
+        def __init__(self, container: str, url: str) -> None:
+            self._container = container
+            self._client = docker.APIClient(base_url=url, version="1.41")
+
+        async def run(self) -> AsyncIterator[Any]:
+            while (await asyncio.to_thread(self._client.inspect_container, self._container))["State"]["Running"]:
+                self.seen.add(id(self))
+                await asyncio.sleep(1.0)
+            yield "it has ended"
+
+    url = json.loads(os.environ[f"AIRFLOW_CONN_{ENGINE.upper()}"])["host"]
+    return [Inspected(job["job_id"], url) for job in jobs]
+
+
 async def _watched(triggers: list[Any], question: dict[str, Any], rss_before: int) -> dict[str, Any]:
     seen = _Seen(len(triggers))
     for trigger in triggers:
@@ -104,10 +128,18 @@ async def _window(question: dict[str, Any]) -> dict[str, Any]:
     own, taken = _own_cpu_s() - own_before, time.monotonic() - begun
     host_after = cpu_s(host_pids(question["sshd"], question["mark"]))
     return {
+        "connections": held(question["socket"]) - question["held"] if "socket" in question else None,
         "cpu_here": own * 60 / taken,
         "cpu_host": cpu_between(host_before, host_after) * 60 / taken,
         "lag_ms": await _lag_s(question["window_s"] / 2) * 1000,
     }
+
+
+def held(url: str) -> int:
+    """The connections at an engine's socket, proc(5)."""
+    path = url.removeprefix("unix://")
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith(f" {path}") and line.split()[5] == "03" for line in lines)
 
 
 async def _lag_s(window_s: float) -> float:

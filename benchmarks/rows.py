@@ -42,6 +42,8 @@ def _times(factor: float) -> Callable[[float, float], bool]:
 
 
 _REMOTE, _TRIGGER = "SSHRemoteJobOperator", "SSHRemoteJobTrigger"
+_CLIENT, _DOCKER = "`docker run --rm`", "DockerOperator"
+_CONTAINERS, _INSPECT = "100 quiet containers, followed: ", "an inspect of each, each second"
 _QUIET = "500 quiet jobs on one host, followed at 1 s: "
 
 #: In the order of the table.
@@ -258,6 +260,64 @@ ROWS: dict[str, Row] = {
         goal="<= 2",
         is_met=_at_most(2),
         digits=2,
+    ),
+    "engine_run": Row(
+        what="on a Docker engine: `true`, operator.execute (ms)",
+        reference_name=_CLIENT,
+        goal="<= 1.3 of the reference",
+        is_met=_share(1.3),
+    ),
+    "engine_submit": Row(
+        what="the same, beside the stock operator (ms)",
+        reference_name=_DOCKER,
+        goal="<= 1 of the reference",
+        is_met=_share(1),
+    ),
+    "engine_watch_here": Row(
+        what=_CONTAINERS + "CPU here, of a minute (s)",
+        reference_name=_INSPECT,
+        goal="<= 0.1 of the reference",
+        is_met=_share(0.1),
+        digits=2,
+    ),
+    "engine_watch_engine": Row(
+        what=_CONTAINERS + "CPU of the engine, of a minute (s)",
+        reference_name=_INSPECT,
+        goal="<= 0.5 of the reference",
+        is_met=_share(0.5),
+        digits=2,
+    ),
+    "engine_watch_connections": Row(
+        what=_CONTAINERS + "connections",
+        reference_name=_INSPECT,
+        goal="2: one is asked, one tells",
+        is_met=_at_most(2),
+    ),
+    "engine_big_file": Row(
+        what="out of a container, one file of 512 MiB (MB/s)",
+        reference_name="`docker cp`",
+        goal=">= 0.8 of the reference",
+        is_met=_times(0.8),
+    ),
+    "engine_small_files": Row(
+        what="out of a container, 5,000 files of 8 KiB (s)",
+        reference_name="`docker cp`",
+        goal="<= 1.2 of the reference",
+        is_met=_share(1.2),
+        digits=2,
+    ),
+    "engine_log_rate": Row(
+        what="log of 1e6 lines of a container, 200 MB, into the task log (lines/s)",
+        reference_name=_DOCKER,
+        goal=">= 3 of the reference",
+        is_met=_times(3),
+    ),
+    "engine_log_lost": Row(what="the same container: lines lost", reference_name=_DOCKER, goal="0", is_met=_at_most(0)),
+    "engine_log_rss": Row(
+        what="the same container: memory of the task (MB)",
+        reference_name=_DOCKER,
+        goal="<= 200",
+        is_met=_at_most(200),
     ),
 }
 

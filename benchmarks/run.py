@@ -21,14 +21,12 @@ Case = Callable[[Lab], Iterator[Measured]]
 
 def _cases() -> dict[str, Case]:
     """Subjects, in the order in which they run: what fills the machine comes last."""
-    from benchmarks import artifacts, hostside, imports, leases, logs, placing, staging, submit, turns, watch
+    from benchmarks import artifacts, engines, hostside, imports, logs, placing, staging, submit, turns, watch
 
     return {
         "submit": submit.raw,
         "dag_test": submit.in_dag_test,
         "serve": hostside.start,
-        "serve_gpus": leases.start,
-        "freed": leases.freed,
         "memory": hostside.memory,
         "killed": hostside.killed,
         "preempted": hostside.preempted,
@@ -41,6 +39,10 @@ def _cases() -> dict[str, Case]:
         "code": staging.code,
         "data": staging.data,
         "environments": staging.environments,
+        "engine": engines.submit,
+        "engine_artifacts": engines.down,
+        "engine_log": engines.flood,
+        "engine_watch": engines.quiet,
         "log": logs.flood,
         "watch": watch.quiet,
     }

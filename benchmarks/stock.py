@@ -1,4 +1,4 @@
-"""The ssh provider's operators, run as Airflow runs them but without its processes around."""
+"""The operators of the ssh and docker providers, run as Airflow runs them but without its processes around."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def remote_job(command: str, **options: Any) -> SSHRemoteJobOperator:
 def ssh(command: str) -> SSHOperator:
     """Without its default limit of 10 s for a command."""
     return SSHOperator(task_id="t", ssh_conn_id=CONN, command=command, cmd_timeout=None)
+
+
+def docker(url: str, command: str) -> Any:
+    """At its quickest: nothing mounted, and no network, which engines take long to make."""
+    from airflow.providers.docker.operators.docker import DockerOperator
+
+    from tests.servers.dockerd import IMAGE
+
+    options: dict[str, Any] = {"mount_tmp_dir": False, "network_mode": "none", "auto_remove": "force"}
+    return DockerOperator(task_id="t", docker_url=url, image=IMAGE, command=command, **options)
 
 
 def run_deferred(operator: SSHRemoteJobOperator, context: Any) -> None:

@@ -259,6 +259,7 @@ def test_what_is_watched_costs_the_same_for_one_job_and_for_many(engine: Dockerd
         sessions.append(client)
         return client
 
+    held = _held(engine)
     backend = DockerBackend(worker="engine", connect=connect, settings=Settings(image=IMAGE))
     ids = [launch(backend, job(BLOCK)) for _ in range(12)]
     wait_until(backend, ids, lambda states: all(state.log_bytes for state in states.values()))
@@ -272,4 +273,11 @@ def test_what_is_watched_costs_the_same_for_one_job_and_for_many(engine: Dockerd
     # Each look at a log is two requests, in rounds 3 s apart; listings and signs of life are less than two a second.
     assert len(asked) <= (3 + 3) * (2 * LOOKS_PER_S + 2)
     assert len(sessions) == 2, "one for questions, one for the engine's events"
+    assert _held(engine) - held <= 2, "the SDK keeps one for each URL"
     backend.close()
+
+
+def _held(engine: Dockerd) -> int:
+    """The connections at an engine's socket, proc(5)."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith(f" {engine.socket}") and line.split()[5] == "03" for line in lines)
