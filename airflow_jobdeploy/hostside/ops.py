@@ -22,6 +22,7 @@ from airflow_jobdeploy.hostside import (
     moves,
     pack,
     plans,
+    putting,
     recover,
     relay,
     resources,
@@ -159,34 +160,7 @@ class Ops:
             )
 
     def put(self, ask: dict, blobs: Iterator[bytes]) -> Reply:
-        stream = pack.Stream(blobs)
-        try:
-            return self._put(ask, stream)
-        finally:
-            stream.drain()
-
-    def _put(self, ask: dict, stream: pack.Stream) -> Reply:
-        job = self._job(ask)
-        target = self._target(job, ask.get("into"))
-        fresh = os.path.join(files.private_dir(self.host.incoming), os.urandom(16).hex())
-        try:
-            total = pack.unpack(stream, fresh)
-            if self._is_unstarted(job):
-                jobdir.replace(self.host, fresh, target)
-        except pack.BadArchive as error:
-            raise OpError("bad-request", str(error)) from None
-        finally:
-            if os.path.isdir(fresh):
-                files.remove_tree(fresh)
-        return Reply(total)
-
-    def _target(self, job: Job, into: object) -> str:
-        if into == "checkpoint":
-            return self.host.checkpoint(job.plan()["uid"])
-        raise OpError("bad-request", "put into %r: only checkpoint is known" % (into,))
-
-    def _is_unstarted(self, job: Job) -> bool:
-        return not job.has_ended and job.state().get("pid") is None
+        return Reply(putting.put(self.host, lambda: self._job(ask), ask.get("into"), blobs))
 
     def start(self, ask: dict) -> Reply:
         job = self._job(ask)
