@@ -23,6 +23,8 @@ NAME_LIMIT = 107
 #: How many may look at a claim at once before its holder lets go of those who have left (`forget_gone`).
 _BACKLOG = 4096
 _LIST = "/proc/net/unix"
+#: So many lines surely are one page.
+_ONE_PAGE = 20
 _LISTENS = 0x10000  # __SO_ACCEPTCON, linux/net.h
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -55,9 +57,7 @@ def answer_for(claim: socket.socket) -> None:
 def names() -> List[bytes]:
     """Names of ours, as far as the list tells the truth: `reach` tells whether one is held."""
     found = []
-    with open(_LIST, "rb") as file:
-        data = file.read()
-    for line in data.split(b"\n"):
+    for line in _listed():
         place = line.find(b" @" + PREFIX)
         if place < 0:
             continue
@@ -65,6 +65,16 @@ def names() -> List[bytes]:
         if len(fields) == 7 and _is_listening(fields[3]):
             found.append(line[place + 2 :])
     return found
+
+
+def _listed() -> List[bytes]:
+    """The lines of the list. It is read page by page, and while sockets come and go a page may skip one: so twice."""
+    with open(_LIST, "rb") as file:
+        lines = file.read().split(b"\n")
+        if len(lines) > _ONE_PAGE:
+            file.seek(0)
+            lines = list({*lines, *file.read().split(b"\n")})
+    return lines
 
 
 def _is_listening(flags: bytes) -> bool:

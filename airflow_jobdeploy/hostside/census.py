@@ -79,7 +79,8 @@ class Census:
     def _refresh(self, names: List[bytes]) -> None:
         listed = set(names)
         for name, peer in list(self._known.items()):
-            if name not in listed or peer.connection is None or peer.is_gone:
+            # A connection that stands is proof; the list may lack a name while others come and go.
+            if peer.connection is None or peer.is_gone:
                 self._known.pop(name).close()
         # What is held comes before who waits: it must be known whole.
         for name in sorted(listed - self._known.keys(), key=lambda name: (name.startswith(PREFIX + b"ask/"), name)):

@@ -439,7 +439,8 @@ def test_a_ticket_in_our_name_by_another_account_is_not_ours(host: Host, strange
     who = hashed("who", ticket.uid)
     stranger.notice(b"ask", [who, "", "", 0, 0, now + 60, 1, 0, 0, 0, None, [["", 9, 0, None]], 0])
     stranger.notice(b"use", ["", who, "", "", 0, 0, 0, now, "", []])
-    assert seek(serve, ticket)["position"] == 1  # neither turned out of the line, nor taken for granted
+    answer = seek(serve, ticket)
+    assert answer["position"] == 1, answer  # neither turned out of the line, nor taken for granted
     serve.ask("release", lease=held["id"])
     granted(serve, ticket, 1.0)
 
