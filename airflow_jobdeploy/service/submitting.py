@@ -6,8 +6,6 @@ on the worker before anything starts, and whoever comes back asks the worker fir
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -18,18 +16,14 @@ from airflow_jobdeploy.core.policy import Intent, Sequel, Verb, on_return
 from airflow_jobdeploy.core.status import JobHandle, JobState
 from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
+from airflow_jobdeploy.service.insisting import PATIENCE_S, Insisting
 from airflow_jobdeploy.service.line import Granted
 from airflow_jobdeploy.service.placing import Placing
 from airflow_jobdeploy.service.sending import Sending
 from airflow_jobdeploy.service.staging import Staging
 from airflow_jobdeploy.service.taking import Taken
-from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Identity, Work
 from airflow_jobdeploy.service.workers import Workers
-
-#: How long a submitter asks for the worker that has its job and does not answer, unless `schedule_timeout` says
-#: otherwise. A host reboots within that.
-PATIENCE_S = 600.0
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -134,6 +128,7 @@ class _Submission:
         self.handle: JobHandle | None = None
         self._placing = placing
         placing.check = self._check
+        self._ask = Insisting(workers, say, self._check, work.schedule_timeout_s or PATIENCE_S)
 
     def run(self) -> Submitted:
         saved = self.intents.load()
@@ -343,22 +338,6 @@ class _Submission:
                 job_id = str(job["plan"]["job_id"])
                 self.say(f"Job {job_id} of an earlier, forgotten submission of this task is stopped first.")
                 self._stop(worker, job_id, "a newer submission of its task")
-
-    def _ask(self, worker: str, question: Callable[[Backend], T], *, patience_s: float | None = None) -> T:
-        """Ask a worker, again with growing delays while it is unreachable: all questions are idempotent."""
-        limit = self.work.schedule_timeout_s or PATIENCE_S if patience_s is None else patience_s
-        begun, failures = time.monotonic(), 0
-        while True:
-            self._check()
-            try:
-                return question(self.workers.backend(worker))
-            except WorkerUnreachable as error:
-                self.workers.drop(worker)
-                failures += 1
-                if time.monotonic() - begun >= limit:
-                    raise
-                self.say(f"Worker {worker} cannot be asked, trying again: {error}")
-                self.workers.pause(backoff_s(failures, random.random()))
 
     def _check(self) -> None:
         if self.interrupted():
