@@ -190,6 +190,8 @@ class DockerBackend(Unleased):
             listing = self._listed(job_id)
             self._sweep_seldom(listing, listing.labels(job_id).get(names.DEPLOYMENT, ""))
             state = self._state(job_id, listing)
+            if state.phase == "ended":  # so soon: what follows is told its end, and with that how much log there is
+                state = parts.jobs.state(job_id, listing) or state
             parts.watch.begin(state)
         return state
 

@@ -164,8 +164,11 @@ def test_arguments_are_stronger_than_the_spec(project: Path, airflow_db: None, h
         hook.prepare_run({"command": "x", "repo": "not/here"})
 
 
-def test_the_version_of_the_dags_own_bundle_is_recorded(tmp_path: Path, airflow_db: None, home: Path) -> None:
+def test_the_version_of_the_dags_own_bundle_is_recorded(
+    tmp_path: Path, airflow_db: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A git bundle as Airflow gives it to a task: a version of it is a folder without .git."""
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", str(tmp_path / "bundles"))
     remote = repository(tmp_path / "dags.git", {"dags/main.py": "committed", "dags/dag.py": ""})
     version = git(remote, "rev-parse", "HEAD")
     write(remote, {"dags/main.py": "newer"})
@@ -180,7 +183,7 @@ def test_the_version_of_the_dags_own_bundle_is_recorded(tmp_path: Path, airflow_
     assert work.takes.bundle.origin["commit"] == version
     with work.takes.bundle.open(work.takes.bundle.manifest.entries[1]) as file:
         assert file.read() == b"committed"
-    assert projects.about(told) == {"dag_bundle": {"name": "ours", "version": version}}
+    assert projects.about(told)["dag_bundle"] == {"name": "ours", "version": version}
 
 
 def test_a_bundle_of_a_forge_has_a_link_and_one_without_versions_tells_nothing(tmp_path: Path) -> None:

@@ -27,6 +27,16 @@ def test_4_the_log_is_the_commands_bytes(lab: Lab) -> None:
     assert state.log_bytes == len(HOSTILE.encode())
 
 
+def test_4_who_watches_a_job_that_ends_at_once_hears_how_long_its_log_is(lab: Lab) -> None:
+    for _ in range(5):
+        backend = lab.backend()
+        job_id = launch(backend, lab.plan(lab.words.say("at once")))
+        state = backend.watch([job_id], 10.0)[job_id]  # nothing else has asked
+        while not state.status.is_finished:
+            state = backend.watch([job_id], 10.0).get(job_id, state)
+        assert state.log_bytes == len(log(backend, job_id)) == len("at once")
+
+
 def test_4_any_offset_as_often_as_asked(lab: Lab) -> None:
     backend = lab.backend()
     job_id = launch(backend, lab.plan(lab.words.say("0123456789")))
