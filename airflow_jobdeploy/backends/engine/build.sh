@@ -69,11 +69,24 @@ install_pip() {
     "$place/bin/python" -m pip install --progress-bar off "$@"
 }
 
+# What is printed, also kept: an engine may lose the end of a log when its container ends.
+told() {
+    if command -v tee >/dev/null 2>&1 && command -v tail >/dev/null 2>&1; then
+        tee "$build/.said"
+        tail -c 1500 "$build/.said" >"$build/said"
+        rm -f "$build/.said"
+    else
+        cat
+    fi
+}
+
 make() {
     echo $$ >"$build/pid"
     cd /
-    ("install_$1")
-    printf '%s\n' "$?" >"$build/.code"
+    {
+        ("install_$1")
+        printf '%s\n' "$?" >"$build/.code"
+    } 2>&1 | told
     mv "$build/.code" "$build/code"
 }
 

@@ -204,7 +204,8 @@ class Derived:
     def _failure(self, holder: str, stage: Stage, code: int, tail: bytes, secrets: Mapping[str, str]) -> str:
         files = self._places.small(holder, _PLACE, 4096)
         words = files.get("why", b"").decode("utf-8", "replace").strip()
-        words = words or install.last_words(_hidden(tail.decode("utf-8", "replace"), secrets)) or "it said nothing"
+        end = files.get("said", tail).decode("utf-8", "replace")
+        words = words or install.last_words(_hidden(end, secrets)) or "it said nothing"
         text = f"{stage.about} could not be made (exit code {code}): {words}"
         return f"{text}\nFree some space on the engine's disk (docker system df)." if "No space left" in words else text
 
