@@ -1,4 +1,4 @@
-"""What GPUs cost: a session on a host that has some, and the time in which a free one does nothing."""
+"""What GPUs cost: a session on a host that has some."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from airflow_jobdeploy.backends.channel import LocalClient
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.backends.session import Session
-from airflow_jobdeploy.core.leases import Lease, Ticket, lease_of
-from airflow_jobdeploy.core.plan import Plan, Step, new_uid
+from airflow_jobdeploy.core.plan import new_uid
 from benchmarks.lab import Lab
 from benchmarks.rows import Measured
 from tests.servers.gpus import FakeGpus
@@ -33,45 +32,6 @@ def _started(lab: Lab, path: str) -> float:
     taken = time.perf_counter() - begun
     session.close()
     return taken
-
-
-def freed(lab: Lab, rounds: int = 7) -> Iterator[Measured]:
-    """One process holds the only GPU of an SSH host and gives it back; another waits there, and starts a job then."""
-    gpus = _equipped(lab, count=1)
-    holder, waiter = _backend(lab, gpus), _backend(lab, gpus)
-    try:
-        times = [_first_line_after(holder, waiter, gpus.model) for _ in range(rounds)]
-    finally:
-        holder.close()
-        waiter.close()
-    yield Measured(row="freed", ours=max(times))
-
-
-def _first_line_after(holder: HostedBackend, waiter: HostedBackend, model: str) -> float:
-    demand = {"gpus": [{"type": model, "count": 1}]}
-    held = holder.seek(Ticket(uid=new_uid(), demand=demand)).lease or _granted(holder)
-    ticket = Ticket(uid=new_uid(), demand=demand)
-    assert waiter.seek(ticket).lease is None
-    begun = time.monotonic()
-    holder.release(held.id)
-    step = Step(name="job", kind="shell", content="echo begun; exec sleep 0.2")
-    plan = Plan(uid=ticket.uid, steps=(step,), lease=lease_of(ticket, _granted(waiter)))
-    waiter.claim(plan)
-    waiter.start(plan.job_id)
-    while not waiter.read_log(plan.job_id, 0, 100).data:
-        waiter.watch([plan.job_id], 1.0)
-    taken = time.monotonic() - begun
-    while not waiter.poll([plan.job_id])[plan.job_id].status.is_finished:
-        waiter.watch([plan.job_id], 1.0)
-    return taken
-
-
-def _granted(backend: HostedBackend) -> Lease:
-    while not (answers := backend.granted(5.0)):
-        continue
-    [answer] = answers.values()
-    assert answer.lease, answer
-    return answer.lease
 
 
 def _equipped(lab: Lab, count: int = 8) -> FakeGpus:

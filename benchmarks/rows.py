@@ -233,13 +233,6 @@ ROWS: dict[str, Row] = {
         goal="<= 50",
         is_met=_at_most(50),
     ),
-    "freed": Row(
-        what="GPU given back -> first line of the next job, over SSH, worst (s)",
-        reference_name="",
-        goal="<= 1.5",
-        is_met=_at_most(1.5),
-        digits=2,
-    ),
     "supervisor_memory": Row(
         what="private memory of one supervisor (MB)",
         reference_name="python3 -S -E, idle",

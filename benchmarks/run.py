@@ -21,12 +21,13 @@ Case = Callable[[Lab], Iterator[Measured]]
 
 def _cases() -> dict[str, Case]:
     """Subjects, in the order in which they run: what fills the machine comes last."""
-    from benchmarks import artifacts, engines, hostside, imports, logs, placing, staging, submit, turns, watch
+    from benchmarks import artifacts, engines, hostside, imports, leases, logs, placing, staging, submit, turns, watch
 
     return {
         "submit": submit.raw,
         "dag_test": submit.in_dag_test,
         "serve": hostside.start,
+        "serve_gpus": leases.start,
         "memory": hostside.memory,
         "killed": hostside.killed,
         "preempted": hostside.preempted,

@@ -136,7 +136,7 @@ _DAG = """
 from airflow.sdk import DAG
 from airflow_jobdeploy.operators.job import JobRunOperator
 
-with DAG("redispatch", schedule=None) as dag:
+with DAG("redispatch", schedule=None, is_paused_upon_creation=False) as dag:
     spec = {"command": "sleep 5; date +%s.%N > {{ dag_run.conf['folder'] }}/ended"}
     JobRunOperator(task_id="run", job_spec=spec, deferrable=True)
 """
