@@ -39,7 +39,7 @@ def code(lab: Lab, rounds: int = 5) -> Iterator[Measured]:
 
 
 def data(lab: Lab, rounds: int = 5) -> Iterator[Measured]:
-    """A dataset of one large file. The first time it is read twice: its name follows from its content."""
+    """A dataset of one large file, which the first time nobody has read."""
     from airflow_jobdeploy.packing import dataset
 
     folder = lab.ram / "dataset"

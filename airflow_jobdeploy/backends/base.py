@@ -212,6 +212,9 @@ class Backend(Protocol):
         TreeBusy while another session brings it.
         """
 
+    def may_have(self, sizes: Sequence[int]) -> bool:
+        """May one of its trees hold a file of one of these sizes (bytes)? False: surely none."""
+
     def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
         """Bring a tree to the worker: only what it lacks is sent, as one stream (clause 11).
 

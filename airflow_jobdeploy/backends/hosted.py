@@ -255,6 +255,9 @@ class HostedBackend(Leasing):
     def has_tree(self, name: str) -> bool:
         return trees.has(self._connection.control(), name)
 
+    def may_have(self, sizes: Sequence[int]) -> bool:
+        return bool(self._connection.control().request("sizes", sizes=sorted(set(sizes)))["may"])
+
     def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
         with self._connection.transfer() as session:
             return trees.send(session, source, progress)

@@ -95,3 +95,15 @@ class Foreseeing(Protocol):
 
     def expect(self, entries: Sequence[Entry]) -> None:
         """These will be opened, from their beginning, in this order; or there is a fault, and they will not."""
+
+
+@runtime_checkable
+class Unread(Protocol):
+    """A source that may have files which nobody has read: they can be sent as they are, or read first."""
+
+    @property
+    def unread_sizes(self) -> Sequence[int]:
+        """Of those files, in bytes."""
+
+    def read(self) -> None:
+        """Read them: the manifest has all digests then. StagingError."""

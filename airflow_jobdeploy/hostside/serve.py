@@ -9,6 +9,7 @@ Single-threaded. Of several waiting requests `stop` is answered first. The ops o
     put       job, into, then tar            files, bytes; published by rename. into: "checkpoint"
     tree      name                           have; a whole tree counts as used. Or busy: {"by", "bytes", "of"}, while
                                              another session brings it
+    sizes     sizes                          may: could a tree hold a file of one of these sizes, in bytes?
     offer     name, version, size, then the  have, name: nothing is lacking; or busy; or lacks: [[first entry, count]],
               manifest, compressed by zlib   offsets: [[entry, bytes that are here]], bytes to come
     fill      then all that it lacks         name, files, bytes; contents: sha256 of each file that came without one
@@ -70,13 +71,28 @@ from airflow_jobdeploy.hostside.ops import Ops
 from airflow_jobdeploy.hostside.protocol import MAX_FRAME, OpError, Reply
 
 _OPS = (
-    *("hello", "claim", "put", "tree", "offer", "fill", "use", "start", "poll", "watch", "stop", "preempt", "renew"),
+    *(
+        "hello",
+        "claim",
+        "put",
+        "tree",
+        "sizes",
+        "offer",
+        "fill",
+        "use",
+        "start",
+        "poll",
+        "watch",
+        "stop",
+        "preempt",
+        "renew",
+    ),
     *("extend", "move", "own", "log", "jobs", "resource", "manifest", "get", "upload", "checkpoint", "forget"),
     *("collect", "bye"),
     *("seek", "drop", "release", "room", "cordon"),
 )
 #: Those that bytes follow, those of treeops.py.
-_WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "offer", "fill", "use")
+_WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "sizes", "offer", "fill", "use")
 #: Those of lineops.py.
 _OF_LINES = ("seek", "drop", "release", "room")
 #: How long a transfer may stand still, and how often a long answer gives a sign of life, in seconds.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Dict, List, Tuple
+from typing import Dict, List, Set, Tuple
 
 from airflow_jobdeploy.hostside import files, given, layout, manifest
 from airflow_jobdeploy.hostside.layout import StorePaths, TreePaths
@@ -115,6 +115,23 @@ def elsewhere(store: StorePaths, wanted: List[list], but: str) -> Known:
                 missing.discard((content, kind))
                 found[content, kind] = top + b"/" + encoded(path)
     return found
+
+
+def may_have(store: StorePaths, sizes: Set[int]) -> bool:
+    """May a tree hold a file of one of these sizes? True also where there is too much to be looked through."""
+    budget = _OTHERS_BYTES
+    for paths in _recent(store):
+        try:
+            budget -= os.stat(paths.manifest).st_size
+            if budget < 0:
+                return True
+            with open(paths.manifest, "rb") as file:
+                known = manifest.parsed(file.read(manifest.LIMIT + 1))
+        except (OSError, files.Damaged):
+            continue  # nothing of it could be used
+        if any(entry[3] and entry[2] in sizes for entry in known):  # of what came unread, and was cut, none has a name
+            return True
+    return False
 
 
 def _recent(store: StorePaths) -> List[TreePaths]:

@@ -34,6 +34,9 @@ class TreeOps:
             return Reply(have=False, busy=told)
         return Reply(have=store.has(self._store, name))
 
+    def sizes(self, ask: dict) -> Reply:
+        return Reply(may=store.may_have(self._store, {size for size in ask["sizes"] if isinstance(size, int)}))
+
     def offer(self, ask: dict, blobs: Iterator[bytes]) -> Reply:
         self.close()
         if ask.get("name"):

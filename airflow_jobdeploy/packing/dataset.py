@@ -1,7 +1,8 @@
 """Datasets: files that a job reads, as a tree: a folder or file here, or objects of a storage that fsspec reads.
 
 Of files here every sha256 is known before anything is sent, so only what the worker lacks is; they are read by several
-threads, and not again while they have not changed. Objects of a storage are read while they are sent, and not kept
+threads, and not again while they have not changed. Large ones that were never read are read while they are sent, where
+the worker has nothing of their sizes. Objects of a storage are read while they are sent, and not kept
 here: their digests are known from then on, as long as their ETags (or times) stay.
 """
 
@@ -40,6 +41,8 @@ _STAMPS = (
     "last_modified",
 )
 _FIRST = 10
+#: Files here of so many bytes are left unread until it is known whether the worker may have them.
+LEAVE_BYTES = 64 * 1024 * 1024
 #: So much of an object is asked for at once, in bytes.
 _BLOCK = 8 * 1024 * 1024
 
@@ -79,8 +82,18 @@ class Dataset:
 
     def learn(self, manifest: Manifest) -> None:
         """It was sent, and these are the digests of its files."""
-        if isinstance(self.tree, _Objects):
+        if isinstance(self.tree, (_Objects, Files)):
             self.tree.learn(manifest)
+
+    @property
+    def unread_sizes(self) -> Sequence[int]:
+        """See core.manifest.Unread."""
+        return self.tree.unread_sizes if isinstance(self.tree, Files) else ()
+
+    def read(self) -> None:
+        """See core.manifest.Unread."""
+        if isinstance(self.tree, Files):
+            self.tree.read()
 
 
 # -- here -----------------------------------------------------------------------------------------------------------
@@ -97,7 +110,7 @@ def here(path: Path, progress: Progress | None = None) -> Dataset:
     else:
         root, name = os.path.split(root)
         names = [name]
-    files = Files(root, names, what="dataset", progress=progress)
+    files = Files(root, names, what="dataset", progress=progress, leave_bytes=LEAVE_BYTES)
     _check_links(root, files.manifest)
     return _dataset(str(path), files, files.skipped)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from airflow_jobdeploy.backends.base import Progress, TreeBusy, TreeReport
-from airflow_jobdeploy.core.manifest import TreeSource
+from airflow_jobdeploy.core.manifest import TreeSource, Unread
 from airflow_jobdeploy.core.words import counted, duration, size
 from airflow_jobdeploy.errors import StagingError, WorkerUnreachable
 from airflow_jobdeploy.service.watching import backoff_s
@@ -63,13 +63,15 @@ class Sending:
 
         Raises StagingError, WorkerUnreachable, and whatever `check` does.
         """
-        manifest = source.manifest
-        name = manifest.name if manifest.is_known else ""
-        about = about or f"{counted(manifest.files, 'file')}, {size(manifest.bytes)}"
+        about = about or f"{counted(source.manifest.files, 'file')}, {size(source.manifest.bytes)}"
         told = [False]
 
         def attempt() -> TreeReport:
             backend = self._workers.backend(self._worker)
+            if isinstance(source, Unread) and source.unread_sizes and backend.may_have(source.unread_sizes):
+                source.read()
+            manifest = source.manifest
+            name = manifest.name if manifest.is_known else ""
             if name and backend.has_tree(name):
                 return TreeReport(name=name, files=manifest.files, bytes=manifest.bytes, manifest=manifest)
             if not told[0]:

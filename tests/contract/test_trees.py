@@ -99,6 +99,14 @@ def test_11_only_what_differs_is_sent(lab: Lab) -> None:
     assert printed(backend, lab, report.name, "moved") == b"content 3"
 
 
+def test_11_who_asks_whether_something_like_it_may_be_there_hears_of_what_is(lab: Lab) -> None:
+    backend = lab.backend()
+    backend.send_tree(tree({"a": os.urandom(1237)}))
+    assert backend.may_have([5, 1237])
+    backend.send_tree(tree({"b": os.urandom(4321)}).unread())
+    assert lab.backend().may_have([4321])
+
+
 def test_11_an_empty_tree_is_a_tree(lab: Lab) -> None:
     backend = lab.backend()
     assert backend.send_tree(NOTHING).files == 0

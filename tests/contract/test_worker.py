@@ -38,6 +38,7 @@ ASKING = {
     "read_log": lambda backend, plan: backend.read_log(plan.job_id, 0, 1),
     "stop": lambda backend, plan: backend.stop(plan.job_id, reason="x"),
     "has_tree": lambda backend, plan: backend.has_tree("t" + "a" * 32),
+    "may_have": lambda backend, plan: backend.may_have([1]),
     "send_tree": lambda backend, plan: backend.send_tree(NOTHING),
     "use_tree": lambda backend, plan: backend.use_tree(plan.job_id, "work", "t" + "a" * 32),
     "preempt": lambda backend, plan: backend.preempt(plan.job_id, reason="x"),

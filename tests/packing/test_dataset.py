@@ -12,9 +12,9 @@ from typing import IO, Any
 import fsspec
 import pytest
 
-from airflow_jobdeploy.core.manifest import EXECUTABLE, FOLDER, LINK
+from airflow_jobdeploy.core.manifest import EXECUTABLE, FOLDER, LINK, Manifest
 from airflow_jobdeploy.errors import StagingError
-from airflow_jobdeploy.packing import dataset
+from airflow_jobdeploy.packing import dataset, digests
 from airflow_jobdeploy.packing.dataset import Dataset
 from tests.packing.repositories import HOSTILE, write
 
@@ -99,6 +99,35 @@ def test_a_large_file_is_read_in_pieces(data: Path) -> None:
         file.truncate(40 * 1024 * 1024)
     entries = {entry.path: entry for entry in dataset.here(data).manifest.entries}
     assert entries["large"].content == hashlib.sha256(bytes(40 * 1024 * 1024)).hexdigest()
+
+
+def test_large_files_are_left_to_who_sends_them_and_remembered(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "LEAVE_BYTES", 1000)
+    monkeypatch.setattr(digests, "RACE_NS", -(10**18))  # as if all had been written long ago
+    for name in ("large", "touched"):
+        (data / name).write_bytes(name.encode() * 1000)
+    found = dataset.here(data)
+    assert sorted(found.unread_sizes) == [5000, 7000]
+    assert not found.manifest.is_known
+    assert {entry.path for entry in found.manifest.entries if entry.is_file and not entry.content} == {
+        "large",
+        "touched",
+    }
+    assert found.version
+    sums = {name: hashlib.sha256(contents(found)[name]).hexdigest() for name in ("large", "touched")}
+    whole = [entry._replace(content=sums.get(entry.path, entry.content)) for entry in found.manifest.entries]
+    (data / "touched").write_bytes(b"x" * 7000)
+    found.learn(Manifest.of(whole))
+    assert found.manifest.is_known
+    assert (found.unread_sizes, found.version) == ((), "")
+    again = dataset.here(data)
+    assert again.unread_sizes == (7000,), "what was touched while it was sent is not taken for what was sent"
+    again.read()
+    assert again.manifest.is_known
+    entries = {entry.path: entry.content for entry in again.manifest.entries}
+    assert entries["large"] == sums["large"]
+    assert entries["touched"] == hashlib.sha256(b"x" * 7000).hexdigest()
+    assert dataset.here(data).manifest.is_known
 
 
 # -- elsewhere ------------------------------------------------------------------------------------------------------
