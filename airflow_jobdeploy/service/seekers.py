@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.leases import RENEW_S, SeekAnswer, Ticket
-from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.errors import WorkerChanged, WorkerError, WorkerUnreachable
 
 
 class Seeker:
@@ -69,7 +69,7 @@ class Seekers:
         for seeker in self._all():
             if seeker.due <= self._clock():
                 seeker.due = self._clock() + RENEW_S
-                seeker.deliver(backend.seek(seeker.ticket()))
+                seeker.deliver(_answer(backend, seeker))
 
     def tell(self, answers: Mapping[str, SeekAnswer]) -> None:
         """What the worker has told meanwhile."""
@@ -88,3 +88,13 @@ class Seekers:
     def _all(self) -> list[Seeker]:
         with self._lock:
             return list(self._waiting.values())
+
+
+def _answer(backend: Backend, seeker: Seeker) -> SeekAnswer | WorkerError:
+    """What the worker says to a ticket; a no to this one is told to who waits, and breaks nothing for the others."""
+    try:
+        return backend.seek(seeker.ticket())
+    except (WorkerUnreachable, WorkerChanged):
+        raise
+    except WorkerError as error:
+        return error

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.core.capacity import Capacity, Quota
-from airflow_jobdeploy.core.leases import Lease, SeekAnswer
+from airflow_jobdeploy.core.leases import Lease, SeekAnswer, Ticket
 from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Sequel
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
@@ -319,6 +319,21 @@ def test_a_worker_that_is_cut_off_gets_the_ticket_anew_no_younger(cluster: Clust
     tickets = cluster.hosts["a"].backend().room().tickets
     assert [ticket["waited_s"] >= 1000 for ticket in tickets] == [True]
     triggerer.close()
+
+
+def test_a_ticket_that_a_worker_refuses_disturbs_nobody_else(cluster: Cluster) -> None:
+    news: SimpleQueue[SeekAnswer | WorkerError] = SimpleQueue()
+    bad, good = (Ticket(uid=new_uid(), demand={"cpu": cpu}) for cpu in ("x", 1))
+    watcher = Watcher.get(id(news), cluster.hosts["a"].backend)
+    places = [watcher.seek(Seeker(each.uid, ticket=lambda each=each: each, deliver=news.put)) for each in (bad, good)]  # type: ignore[misc]
+    refusal, answer = news.get(timeout=20), news.get(timeout=20)
+    assert isinstance(refusal, WorkerError)
+    assert "cannot be read" in str(refusal)
+    assert isinstance(answer, SeekAnswer)
+    assert answer.lease
+    for place in places:
+        place.close()
+    until(lambda: not cluster.line())
 
 
 def test_a_lease_that_is_void_by_then_means_a_place_in_the_line_of_that_worker(cluster: Cluster) -> None:
