@@ -50,6 +50,8 @@ class Settings:
     cache_limit_bytes: int | None = None
     #: A folder of the engines' machines that all jobs see at the same place; "": none.
     shared: str = ""
+    #: GPUs that are declared, as hostside/fitting.py has them, each with its "devices"; (): the engine is asked.
+    gpus: tuple[Mapping[str, Any], ...] = ()
     auth: images.Auth = lambda image: None
 
 
