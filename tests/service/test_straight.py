@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,28 +54,6 @@ def test_files_go_straight_and_only_once(desk: Desk, place: ObjectFolder, tmp_pa
     assert report.bytes == sum(file["size"] for file in report.files)
     assert (fetch(desk, handle, place).skipped, fetch(desk, handle, place, direct=False).bytes) == (4, 0)
     assert "Signature" not in " ".join(desk.said)
-
-
-def test_the_urls_are_in_no_file_of_the_worker_and_in_no_command_line(
-    desk: Desk, s3: S3, place: ObjectFolder, tmp_path: Path
-) -> None:
-    handle = ended(desk, FILES)
-    seen: list[bytes] = []
-
-    def look(*numbers: int) -> None:
-        for pid in (name for name in os.listdir("/proc") if name.isdigit()):
-            try:
-                seen.append(Path(f"/proc/{pid}/cmdline").read_bytes())
-            except OSError:
-                continue
-
-    with desk.workers() as workers:
-        wanted = service.Wanted(direct=True)
-        service.fetch(workers, handle, place, wanted, say=desk.said.append, progress=look)
-    assert any(b"\0upload\0" in line for line in seen)
-    assert not [line for line in seen if b"Signature=" in line and s3.url.encode() in line]
-    for path in (tmp_path / "root").rglob("*"):
-        assert not (path.is_file() and b"Signature=" in path.read_bytes()), path
 
 
 def test_what_was_changed_after_the_end_does_not_become_an_object(
@@ -130,12 +110,19 @@ class Elsewhere(ObjectFolder):
         return self.address + url[url.index("/", 8) :]
 
 
-@pytest.fixture
-def refusing() -> Iterator[str]:
-    """A server that takes nothing, and quotes what it was asked."""
+@dataclass
+class Refusing:
+    """A server that takes nothing, and quotes what it was asked; `meanwhile` is done before it answers."""
 
+    url: str
+    meanwhile: Callable[[], None] = lambda: None
+
+
+@pytest.fixture
+def refusing() -> Iterator[Refusing]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
+            made.meanwhile()
             body = f"<Error><Code>AccessDenied</Code><Resource>{self.path}</Resource></Error>".encode()
             self.send_response(403)
             self.send_header("Content-Length", str(len(body)))
@@ -146,16 +133,17 @@ def refusing() -> Iterator[str]:
             return
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made = Refusing(f"http://127.0.0.1:{server.server_port}")
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield made
     server.shutdown()
     server.server_close()
 
 
-def test_a_store_that_refuses_the_worker(desk: Desk, s3: S3, refusing: str) -> None:
+def test_a_store_that_refuses_the_worker(desk: Desk, s3: S3, refusing: Refusing) -> None:
     path = s3.bucket()
     place = Elsewhere(s3.fs(), path, f"s3://{path}")
-    place.address = refusing
+    place.address = refusing.url
     handle = ended(desk, FILES)
     with pytest.raises(
         StagingError, match=r"'empty' was not sent \(refused\): the store answered 403 \(AccessDenied\)"
@@ -166,6 +154,29 @@ def test_a_store_that_refuses_the_worker(desk: Desk, s3: S3, refusing: str) -> N
     assert "Files go through this machine: 'empty' was not sent (refused)" in " ".join(desk.said)
     assert set(found(place)) == NAMES
     assert "Signature" not in " ".join(desk.said)
+
+
+def test_the_urls_are_in_no_file_of_the_worker_and_in_no_command_line(
+    desk: Desk, s3: S3, refusing: Refusing, tmp_path: Path
+) -> None:
+    path = s3.bucket()
+    place = Elsewhere(s3.fs(), path, f"s3://{path}")
+    place.address = refusing.url
+    commands: list[bytes] = []
+    written: list[Path] = []
+
+    def look() -> None:
+        for pid in (name for name in os.listdir("/proc") if name.isdigit()):
+            with contextlib.suppress(OSError):  # it has ended
+                commands.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+        files = [path for path in (tmp_path / "root").rglob("*") if path.is_file()]
+        written.extend(path for path in files if b"Signature=" in path.read_bytes())
+
+    refusing.meanwhile = look
+    fetch(desk, ended(desk, FILES), place)
+    assert any(b"\0upload\0" in line for line in commands)
+    assert not [line for line in commands if refusing.url.encode() in line]
+    assert not written
 
 
 def test_a_store_that_the_worker_cannot_reach(desk: Desk, s3: S3) -> None:
