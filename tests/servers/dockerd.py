@@ -39,10 +39,11 @@ def _program(name: str) -> str:
 
 @dataclass
 class Dockerd:
-    """One engine. `options`: more arguments of dockerd."""
+    """One engine. `options`: more arguments of dockerd; `path`: where it looks for programs first."""
 
     dir: Path
     options: tuple[str, ...] = ()
+    path: str = ""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -82,7 +83,7 @@ class Dockerd:
         command += ["--pidfile", str(self.dir / "pid"), "--shutdown-timeout=3", *self.options]
         config = self.dir / "daemon.json"
         config.write_text("{}")
-        env = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + _SBIN}
+        env = {**os.environ, "PATH": f"{self.path}:{os.environ.get('PATH', os.defpath)}{_SBIN}".lstrip(":")}
         with (self.dir / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--config-file", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env
@@ -193,10 +194,10 @@ def _busybox() -> bytes:
 
 
 @contextlib.contextmanager
-def started(*options: str, disk: str = "") -> Iterator[Dockerd]:
+def started(*options: str, disk: str = "", path: str = "") -> Iterator[Dockerd]:
     """An engine with the test image, for as long as the block lasts. `disk`: its size ("40m"), in memory."""
     folder = Path(tempfile.mkdtemp(prefix="jdd-"))
-    engine = Dockerd(folder, options)
+    engine = Dockerd(folder, options, path)
     if disk:
         (folder / "data").mkdir()
         command = [_program("mount"), "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(folder / "data")]
