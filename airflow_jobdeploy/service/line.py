@@ -119,17 +119,19 @@ def timed_out(wait: Wait, place: str = "") -> JobTimedOut:
 class Places:
     """What the workers have said of one wait; says it in one line, not too often."""
 
-    def __init__(self, wait: Wait, age: Age) -> None:
+    def __init__(self, wait: Wait, age: Callable[[], float]) -> None:
         self._wait = wait
         self._age = age
         self._answers: dict[str, SeekAnswer] = {}
+        #: How old the wait was when each was heard.
+        self._heard: dict[str, float] = {}
         self._silent: dict[str, str] = {}
         self._said = ""
         self._said_at = 0.0
 
     def heard(self, worker: str, answer: SeekAnswer) -> None:
         self._silent.pop(worker, None)
-        self._answers[worker] = answer
+        self._answers[worker], self._heard[worker] = answer, self._age()
 
     def missed(self, worker: str, error: Exception) -> None:
         """It cannot be asked now."""
@@ -138,16 +140,16 @@ class Places:
 
     def news(self) -> str:
         """A line when there is something to say, else ""."""
-        now, text = self._age(), self.text()
-        pause_s = SAY_AGAIN_S if text == self._said else SAY_S
-        if not text or (self._said and now - self._said_at < pause_s):
+        now, place = self._age(), self.text(ages=False)
+        pause_s = SAY_AGAIN_S if place == self._said else SAY_S
+        if not place or (self._said and now - self._said_at < pause_s):
             return ""
-        self._said, self._said_at = text, now
+        self._said, self._said_at = place, now
         waited = f", for {duration(now)} so far" if now >= 1 else ""
-        return f"Waiting for {self._wait.wanted}{waited}: {text}"
+        return f"Waiting for {self._wait.wanted}{waited}: {self.text()}"
 
-    def text(self) -> str:
-        """The best place that the job has, and who is ahead there; or why it has none."""
+    def text(self, *, ages: bool = True) -> str:
+        """The best place that the job has, and who is ahead there, with `ages` for how long; or why it has none."""
         placed = [(answer.position, worker) for worker, answer in self._answers.items() if answer.position]
         if not placed:
             out = [f"worker {worker}: {answer.why}" for worker, answer in self._answers.items()]
@@ -155,15 +157,18 @@ class Places:
                 [*out, *(f"worker {worker} cannot be asked: {why}" for worker, why in self._silent.items())]
             )
         position, worker = min(placed)
-        ahead = [_shown(each) for each in self._answers[worker].ahead[:3]]
+        passed_s = self._age() - self._heard[worker] if ages else None
+        ahead = [_shown(each, passed_s) for each in self._answers[worker].ahead[:3]]
         behind = f", behind {', '.join(ahead)}" if position > 1 and ahead else ""
         more = f" (in line on {len(placed)} workers)" if len(placed) > 1 else ""
         why = self._answers[worker].why
         return f"number {position} in the line of worker {worker}{behind}{more}{f': {why}' if why else ''}"
 
 
-def _shown(ahead: Mapping[str, Any]) -> str:
-    return f"a job of {ahead.get('user') or 'another account'} ({ahead.get('priority') or 'normal'})"
+def _shown(ahead: Mapping[str, Any], passed_s: float | None) -> str:
+    """`passed_s`: since this was heard; None leaves out for how long it waits."""
+    waits = "" if passed_s is None else f", waiting for {duration(float(ahead.get('waited_s') or 0.0) + passed_s)}"
+    return f"a job of {ahead.get('user') or 'another account'} ({ahead.get('priority') or 'normal'}{waits})"
 
 
 # -- in this process --------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from airflow_jobdeploy.core.presets import Preset
 from airflow_jobdeploy.core.status import JobHandle, JobStatus
 from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, WorkerError
 from airflow_jobdeploy.service import Interrupted, Watcher, Work
-from airflow_jobdeploy.service.line import Granted, StillWaiting, Wait
+from airflow_jobdeploy.service.line import Granted, Places, StillWaiting, Wait
 from airflow_jobdeploy.service.seekers import Seeker
 from airflow_jobdeploy.testing import MemoryHost
 from tests.service.conftest import Desk, Notebook
@@ -196,6 +196,22 @@ def test_who_waits_says_where_and_goes_to_whatever_worker_is_free_first(cluster:
     assert handle.worker == free.worker
     until(lambda: cluster.status(handle).status is JobStatus.RUNNING)
     assert not cluster.line(), "the ticket on the other worker was taken back"
+
+
+def test_it_is_said_who_is_ahead_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 5.0
+    wait = Wait(uid="me", worker_pool="p", since=0.0, tickets={"a": Ticket(uid="me", demand={})}, wanted="1 A100")
+    places = Places(wait, lambda: now)
+    other = {"user": "eve", "priority": "high", "waited_s": 3600.0}
+    places.heard("a", SeekAnswer(position=2, ahead=(other,), why="0 of 2 free"))
+    line = "Waiting for 1 A100, for {}: number 2 in the line of worker a, behind a job of eve (high, waiting for {})"
+    line += ": 0 of 2 free"
+    assert places.news() == line.format("5.0 s so far", "1 h")
+    now += 60
+    places.heard("a", SeekAnswer(position=2, ahead=({**other, "waited_s": 3660.0},), why="0 of 2 free"))
+    assert places.news() == "", "that others have grown older is no news"
+    now += 300
+    assert places.news() == line.format("6 min so far", "1 h 6 min")
 
 
 def test_high_goes_before_normal_and_normal_before_low(cluster: Cluster) -> None:
