@@ -32,6 +32,7 @@ from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.places import Places, machine_label
 from airflow_jobdeploy.backends.engine.resources import Resources
 from airflow_jobdeploy.backends.engine.starts import Starts
+from airflow_jobdeploy.backends.engine.stock import Stock, facts_of
 from airflow_jobdeploy.backends.engine.watching import EngineWatch
 from airflow_jobdeploy.backends.unleased import Unleased
 from airflow_jobdeploy.core.manifest import TreeSource
@@ -54,6 +55,7 @@ class _Parts:
     claims: Claims
     starts: Starts
     watch: EngineWatch
+    stock: Stock
     facts: WorkerFacts
 
 
@@ -98,6 +100,7 @@ class DockerBackend(Unleased):
             places.set_clock(str(info.get("SystemTime", "")))
             resources = Resources(places)
             claims = Claims(self._engine, places, jobs, resources, self._settings, self._secrets)
+            stock = Stock(self._engine, places, self._settings, info)
             self._parts = _Parts(
                 places=places,
                 jobs=jobs,
@@ -105,7 +108,8 @@ class DockerBackend(Unleased):
                 claims=claims,
                 starts=Starts(self._engine, places, jobs, claims),
                 watch=self._watch_holder,
-                facts=self._facts(info, jobs.listing()),
+                stock=stock,
+                facts=facts_of(self.worker, self._machine or "", info, jobs.listing(), stock),
             )
         return self._parts
 
@@ -119,20 +123,8 @@ class DockerBackend(Unleased):
             )
         self._machine = machine
 
-    def _facts(self, info: dict[str, Any], listing: Listing) -> WorkerFacts:
-        live = sum(entry["State"] in ("running", "paused") for entry in listing.containers.values())
-        kept = ("ServerVersion", "Driver", "CgroupVersion", "Runtimes", "Architecture", "OSType")
-        return WorkerFacts(
-            worker=self.worker,
-            machine=self._machine or "",
-            hostname=str(info.get("Name", "")),
-            root=str(info.get("DockerRootDir", "")),
-            cpu_count=float(info.get("NCPU") or 0),
-            memory_bytes=int(info.get("MemTotal") or 0),
-            live_jobs=live,
-            warnings=tuple(str(text) for text in info.get("Warnings") or ()),
-            extra={key: info.get(key) for key in kept},
-        )
+    def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
+        return self._ready().stock.cordon(by=by, why=why, lift=lift)
 
     def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
         parts = self._ready()

@@ -21,6 +21,11 @@ _AT_ONCE_S = 60.0
 _PAUSE_S, _LONGEST_S = 600.0, 7200.0
 
 
+def settles(end: Mapping[str, Any]) -> bool:
+    """Does nothing matter that ended before it: did the worker do what it should?"""
+    return end["reason"] not in _ITS_OWN and end["status"] not in _NOTHING
+
+
 def set_aside(ends: Sequence[Mapping[str, Any]]) -> str:
     """The evidence for which a worker is left alone now, in words; "" when it is not.
 
@@ -33,7 +38,7 @@ def set_aside(ends: Sequence[Mapping[str, Any]]) -> str:
             if end["ago_s"] - before_s >= _AT_ONCE_S:
                 failures.append(end)
             before_s = end["ago_s"]
-        elif end["status"] not in _NOTHING:
+        elif settles(end):
             break
     if len(failures) < 2:
         return ""

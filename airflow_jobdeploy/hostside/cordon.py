@@ -21,7 +21,7 @@ def change(path: str, ask: Dict[str, Any]) -> str:
     OSError when it cannot be written.
     """
     if not ask.get("lift"):
-        files.write_json(path, {"by": _plain(str(ask.get("by"))), "why": _plain(str(ask.get("why")))}, sync=True)
+        files.write_json(path, record(ask), sync=True)
     elif os.path.lexists(path):
         os.unlink(path)
     return told(path)
@@ -33,8 +33,16 @@ def told(path: str) -> str:
         found = files.read_json(path)
     except files.Damaged:
         return "%s cannot be read" % path
-    if found is None:
-        return ""
+    return "" if found is None else in_words(found)
+
+
+def record(ask: Dict[str, Any]) -> Dict[str, str]:
+    """What is written down of an order."""
+    return {"by": _plain(str(ask.get("by"))), "why": _plain(str(ask.get("why")))}
+
+
+def in_words(found: Dict[str, Any]) -> str:
+    """A record, for people."""
     why = _plain(str(found.get("why") or ""))
     return "cordoned by %s%s" % (_plain(str(found.get("by") or "")) or "somebody", ": " + why if why else "")
 

@@ -10,6 +10,9 @@ volume jobdeploy-slots-<pool>      one lock file a slot
 volume jobdeploy-leases            who was asked for lately
 volume jobdeploy-<note>-<job id>   empty; its labels say something about a job that has changed since the claim
 volume jobdeploy-machine           its label is the engine's identity
+volume jobdeploy-stock-<number>    empty; its label says which GPUs were seen; the highest number counts (marks.py)
+volume jobdeploy-cordon-<number>   empty; its label says by whom and why the engine takes no new jobs
+container jobdeploy-look           looks which GPUs there are, for a second or two
 container jobdeploy-x-<random>     never started: through it the volumes are read and written
 a volume without a name            of a job with secrets: memory, gone with its container, emptied when it has read them
 container jobdeploy-build-<key>    makes the image jobdeploy/built:<key>, or holds its name meanwhile
@@ -40,6 +43,8 @@ PINNED = "pinned"
 TRASH = "trash"
 #: About an engine: when it was looked for garbage.
 SWEPT = "swept"
+#: About an engine, by number (marks.py): which GPUs it was seen to have; by whom and why it takes no new jobs.
+STOCK, CORDON = "stock", "cordon"
 UID, ATTEMPT, KEY, POOL = "jobdeploy.uid", "jobdeploy.attempt", "jobdeploy.key", "jobdeploy.pool"
 DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "jobdeploy.plan", "jobdeploy.stage"
 RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
@@ -88,6 +93,8 @@ def tree_volume(name: str) -> str:
     return f"jobdeploy-{layout.checked_name(name)}"
 
 
+#: The container that looks at an engine's machine: its name is held meanwhile.
+LOOK_NAME = "jobdeploy-look"
 #: Held while a job gets the engine's GPUs.
 GPUS_NAME = "jobdeploy-gpus"
 

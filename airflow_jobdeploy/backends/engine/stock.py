@@ -1,34 +1,274 @@
-"""What an engine has to give out."""
+"""What an engine has to give out.
+
+Cores and memory stand in what it says of itself. Its GPUs it does not tell: a container looks (probe.py), now and then,
+beside whatever else goes on, and what it has seen is written down on the engine for all clients. Nobody waits for that
+but who asks for GPUs, and only where nothing is known yet.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from airflow_jobdeploy.backends.base import WorkerFacts
+from airflow_jobdeploy.backends.engine import names, probe
 from airflow_jobdeploy.backends.engine.api import Engine
 from airflow_jobdeploy.backends.engine.claims import Settings
+from airflow_jobdeploy.backends.engine.jobs import Listing
+from airflow_jobdeploy.backends.engine.marks import Marks, Notes, marked
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.core.words import counted
+from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.hostside import cordon as cordons
+from airflow_jobdeploy.hostside.gpu_names import is_model
+
+#: What was seen is believed for so long, and looked for anew after less where there was nothing or no answer, in
+#: seconds. What is older still counts until it is known better.
+_SEEN_S, _NONE_S, _FAILED_S = 3600.0, 300.0, 30.0
+#: Images that are tried, at most.
+_IMAGES = 4
+_LIKELY = ("cuda", "nvidia", "torch", "tensorflow", "rapids", "triton")
+_NOT_YET = "they are being looked at"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of an engine's GPUs. `why`: they are not known, for this reason; "": they are, or there are none.
+
+    `boot`: the boot id of the machine's kernel, "" where it is not known: hosts have the same one.
+    """
+
+    gpus: tuple[Mapping[str, Any], ...] = ()
+    driver: str = ""
+    why: str = ""
+    boot: str = ""
 
 
 class Stock:
     """Of one connection to one engine. Used by one thread at a time."""
 
-    def __init__(self, engine: Engine, places: Places, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, places: Places, settings: Settings, info: Mapping[str, Any] | None = None
+    ) -> None:
         self._engine = engine
         self._places = places
         self._settings = settings
-        self._info: dict[str, Any] = {}
+        self._marks = Marks(engine, places)
+        self._info: Mapping[str, Any] = info or {}
+        self._looking: threading.Thread | None = None
+        self._begun = -_FAILED_S
+        #: Why the GPUs are not known, when they are not.
+        self.trouble = ""
 
-    def capacity(self) -> dict[str, Any]:
+    def capacity(self, notes: Notes | None = None) -> dict[str, Any]:
         """As hostside/fitting.py has it: {"cpu", "memory", "disk", "gpus", "cordoned"}, a dict of the caller's own.
 
-        Asked often (each look at the line): it must be cheap when nothing has changed. A GPU may have "devices", the
-        paths that its container gets where the engine has no NVIDIA runtime.
+        Asked often (each look at the line): it is cheap when nothing has changed. A GPU may have "devices", the
+        paths that its container gets where the engine has no NVIDIA runtime. `notes`: those of a listing, if there is
+        one. GPUs that are not known are not there (`trouble`).
         """
-        info = self._info = self._info or dict(self._engine.get("/info"))
+        notes = self._marks.notes() if notes is None else notes
+        self._look_if_due(notes)
+        known = self.known(notes)
+        self.trouble = known.why
         return {
-            "cpu": float(info.get("NCPU") or 0),
-            "memory": int(info.get("MemTotal") or 0),
+            "cpu": float(self._described().get("NCPU") or 0),
+            "memory": int(self._described().get("MemTotal") or 0),
             "disk": None,
-            "gpus": [dict(gpu) for gpu in self._settings.gpus],
-            "cordoned": "",
+            "gpus": [dict(gpu) for gpu in known.gpus],
+            "driver": known.driver,
+            "cordoned": told(notes),
         }
+
+    def known(self, notes: Notes) -> Known:
+        """What there is, by what was written down and what the pool declares; nobody looks."""
+        declared, record = self._settings.gpus, _record(notes)
+        boot = str((record or {}).get("boot") or "")
+        if any(gpu.get("devices") for gpu in declared):
+            return Known(gpus=declared, boot=boot)
+        if record is None or not _is_of(record, self._described()):
+            return Known(why=_NOT_YET)
+        seen = tuple(_with_memory(gpu, declared) for gpu in record.get("gpus") or ())
+        why = str(record.get("why") or "")
+        return Known(
+            gpus=seen or (declared if why else ()),
+            driver=str(record.get("driver") or ""),
+            why="" if seen or (declared and why) else why,
+            boot=boot,
+        )
+
+    def warnings(self, notes: Notes) -> list[str]:
+        """What a person should know of the GPUs."""
+        record, declared = _record(notes), self._settings.gpus
+        if record is None or not _is_of(record, self._described()) or any(gpu.get("devices") for gpu in declared):
+            return []
+        why = str(record.get("why") or "")
+        if why and not record.get("gpus"):
+            return [f"GPUs are not known: {why}"]
+        if declared and not record.get("gpus"):
+            return [
+                f"the pool declares {counted(len(declared), 'GPU')}, the engine gives none to containers: {_INSTALL}"
+            ]
+        return []
+
+    def look(self, wait_s: float) -> None:
+        """Wait until it is known which GPUs there are, at most so long; not at all where that is known."""
+        notes = self._marks.notes()
+        self._look_if_due(notes)
+        if self.known(notes).why and self._looking is not None:
+            self._looking.join(wait_s)
+
+    def cordon(self, *, by: str, why: str, lift: bool) -> str:
+        """Let all clients know that the engine takes no new jobs, or (`lift`) takes them again; what is told now."""
+        if lift:
+            self._marks.clear(names.CORDON)
+        else:
+            self._marks.write(names.CORDON, json.dumps(cordons.record({"by": by, "why": why})))
+        return told(self._marks.notes(names.CORDON))
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _look_if_due(self, notes: Notes) -> None:
+        """Let somebody look, beside us, where what was seen is old."""
+        record = _record(notes)
+        is_known = record is not None and _is_of(record, self._described())
+        if record is not None and is_known and self._places.now() - float(record.get("at") or 0) < _lasts_s(record):
+            return
+        if (self._looking is not None and self._looking.is_alive()) or time.monotonic() - self._begun < _FAILED_S:
+            return
+        self._begun = time.monotonic()
+        other = Stock(self._engine.another(), self._places, self._settings)
+        self._looking = threading.Thread(target=other.see, name=f"jobdeploy-look-{self._engine.worker}", daemon=True)
+        self._looking.start()
+
+    def see(self) -> None:
+        """Look, and write down what was seen. By a connection of its own."""
+        with contextlib.suppress(WorkerError, probe.Busy):  # the next look will tell
+            self._places = _beside(self._engine)
+            self._marks = Marks(self._engine, self._places)
+            has_devices = any(gpu.get("devices") for gpu in self._settings.gpus)
+            found = probe.look(self._engine, self._places, self._shells(), wants_gpus=not has_devices)
+            if has_devices and (before := _record(self._marks.notes())) and not before.get("declared"):
+                return  # another pool has seen more
+            self._write(found, declared=has_devices)
+        self._engine.drop()
+
+    def _write(self, found: probe.Look, *, declared: bool) -> None:
+        if found.gpus and self._is_held_by_number():
+            return  # they get their names when those jobs have ended
+        record = {
+            "at": self._places.now(),
+            "of": _engine_of(self._described()),
+            "boot": found.boot,
+            "gpus": found.gpus,
+            "driver": found.driver,
+            "why": found.why,
+            **({"declared": True} if declared else {}),
+        }
+        self._marks.write(names.STOCK, json.dumps(record))
+
+    def _is_held_by_number(self) -> bool:
+        """Does a job hold a GPU under the name that it had before it was seen?"""
+        found = self._engine.get("/containers/json", all=True, filters={"name": ["jobdeploy-gpu-"]})
+        return any(name.rpartition("-")[2].isdigit() for each in found for name in each.get("Names") or ())
+
+    def _shells(self) -> Sequence[str]:
+        """Images that are there: the pool's, those of our jobs, then others, those first that look like it."""
+        ours = {"label": [f"{names.KIND}={names.JOB_KIND}"]}
+        jobs = self._engine.get("/containers/json", all=True, filters=ours)
+        used = [str((job.get("Labels") or {}).get(names.IMAGE) or "") for job in jobs]
+        tags = [str(tag) for image in self._engine.get("/images/json") for tag in image.get("RepoTags") or ()]
+        there = sorted(
+            (tag for tag in tags if not tag.startswith(("<none>", names.NOTHING_IMAGE))),
+            key=lambda tag: not any(word in tag for word in _LIKELY),
+        )
+        wanted = dict.fromkeys(image for image in (self._settings.image, *used) if image)
+        known = [image for image in wanted if self._places.has_image(image)]
+        return list(dict.fromkeys([*known, *there]))[:_IMAGES]
+
+    # -- what was written down -----------------------------------------------------------------------------------------
+
+    def _described(self) -> Mapping[str, Any]:
+        self._info = self._info or self._engine.get("/info")
+        return self._info
+
+
+_INSTALL = "install the NVIDIA container toolkit there, or name their `devices`"
+
+
+def told(notes: Notes) -> str:
+    """By whom and why an engine takes no new jobs, in words; "" when it takes them."""
+    text = marked(names.CORDON, notes)
+    if text is None:
+        return ""
+    try:
+        return cordons.in_words(dict(json.loads(text)))
+    except (ValueError, TypeError):
+        return "cordoned by somebody, in a way that cannot be read"
+
+
+def facts_of(worker: str, machine: str, info: Mapping[str, Any], listing: Listing, stock: Stock) -> WorkerFacts:
+    """What an engine says of itself at connect, and what is written down there."""
+    live = sum(entry["State"] in ("running", "paused") for entry in listing.containers.values())
+    kept = ("ServerVersion", "Driver", "CgroupVersion", "Runtimes", "Architecture", "OSType")
+    known = stock.known(listing.notes)
+    return WorkerFacts(
+        worker=worker,
+        machine=machine,
+        hostname=str(info.get("Name", "")),
+        root=str(info.get("DockerRootDir", "")),
+        cpu_count=float(info.get("NCPU") or 0),
+        memory_bytes=int(info.get("MemTotal") or 0),
+        live_jobs=live,
+        gpus=known.gpus,
+        driver=known.driver,
+        cordoned=told(listing.notes),
+        warnings=(*(str(text) for text in info.get("Warnings") or ()), *stock.warnings(listing.notes)),
+        extra={**{key: info.get(key) for key in kept}, "boot_id": known.boot},
+    )
+
+
+def _beside(engine: Engine) -> Places:
+    places = Places(engine)
+    places.set_clock(str(engine.get("/info").get("SystemTime", "")))
+    return places
+
+
+def _record(notes: Notes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(marked(names.STOCK, notes) or "null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _lasts_s(record: Mapping[str, Any]) -> float:
+    if record.get("why"):
+        return _FAILED_S
+    return _SEEN_S if record.get("gpus") or record.get("declared") else _NONE_S
+
+
+def _engine_of(info: Mapping[str, Any]) -> str:
+    """Changes when what it has may be another: a new kernel, a new engine, a runtime that was installed."""
+    parts = [info.get("KernelVersion"), info.get("ServerVersion"), *sorted(info.get("Runtimes") or ())]
+    devices = [device.get("ID") for device in info.get("DiscoveredDevices") or ()]
+    return " ".join(str(part) for part in (*parts, *devices))
+
+
+def _is_of(record: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
+    return record.get("of") == _engine_of(info)
+
+
+def _with_memory(gpu: Mapping[str, Any], declared: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """One whose memory could not be seen has what the pool says of its type."""
+    if gpu.get("memory_bytes") is not None:
+        return gpu
+    like = (
+        each for each in declared if each.get("model") and is_model(str(each["model"]), str(gpu.get("model") or ""))
+    )
+    return {**gpu, "memory_bytes": next((each.get("memory_bytes") for each in like), None)}
