@@ -13,16 +13,13 @@ import contextlib
 import os
 import select
 import shlex
-import socket
 import subprocess
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_jobdeploy.backends import trouble
+from airflow_jobdeploy.backends import trouble, tuning
 from airflow_jobdeploy.backends.gate import connecting
 
 if TYPE_CHECKING:
@@ -203,14 +200,6 @@ class LocalChannel:
 # -- SSH ------------------------------------------------------------------------------------------------------------
 
 
-#: So much may wait in the kernel to be sent, in bytes.
-UNSENT_BYTES = 128 * 1024
-#: When to ask for new keys: where OpenSSH does by itself (its packet.c, for AES). paramiko would each 512 MiB, and its
-#: thread then waits for itself when the other side closes a channel meanwhile: the connection breaks.
-REKEY_BYTES, REKEY_PACKETS = 1 << 36, 1 << 31
-_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; named in Python only from 3.12 on
-
-
 class ParamikoClient:
     """A paramiko connection.
 
@@ -226,9 +215,7 @@ class ParamikoClient:
         if transport is None:
             raise trouble.unreachable(name, EOFError("the connection was closed at once"))
         self._transport = transport
-        transport.set_keepalive(keepalive_s)
-        transport.packetizer.REKEY_BYTES, transport.packetizer.REKEY_PACKETS = REKEY_BYTES, REKEY_PACKETS
-        _tune(transport.sock)
+        tuning.tune(transport, keepalive_s=keepalive_s)
 
     def _connected(self, connect: Callable[[], paramiko.SSHClient]) -> paramiko.SSHClient:
         errors = trouble.connect_errors()
@@ -238,7 +225,7 @@ class ParamikoClient:
                 with connecting(self.name):
                     return connect()
             except errors as error:
-                _close_half_made(error)
+                tuning.close_half_made(error)
                 if pause_s is None or not trouble.is_busy(error, time.monotonic() - began):
                     raise trouble.unreachable(self.name, error) from error
                 time.sleep(pause_s)  # nothing tells when the sshd has room again
@@ -263,20 +250,8 @@ class ParamikoClient:
         return self._transport.is_active()
 
     def close(self) -> None:
+        tuning.hang_up(self._transport)
         self._client.close()
-
-
-def _close_half_made(error: Exception) -> None:
-    """Close what a failed connect left open: paramiko's client keeps it in a thread, and sshd for two minutes.
-
-    A refused host key or password, again and again, would else use up the connections that sshd lets wait.
-    """
-    import paramiko
-
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        for value in list(frame.f_locals.values()):
-            if isinstance(value, paramiko.Transport):
-                value.close()
 
 
 @contextlib.contextmanager
@@ -289,18 +264,6 @@ def _closed_after(timeout_s: float, channel: paramiko.Channel) -> Iterator[None]
         yield
     finally:
         timer.cancel()
-
-
-def _tune(sock: Any) -> None:
-    """Small requests at once, also beside a transfer; a dead peer is noticed after 30 s, not the kernel's 15 min."""
-    if not isinstance(sock, socket.socket) or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return  # a jump host: a pipe or a channel
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-        # tcp(7): the kernel would take in megabytes of a project that a slow line has not sent, and a stop would wait
-        # behind them for longer than Airflow lets a task live.
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 class ParamikoChannel:

@@ -49,6 +49,8 @@ class Follower:
         self.over = False
         self._deliver = deliver
         self._until = until
+        #: What `until` says of the state: a watch looks at it in each pass, for a thousand quiet jobs.
+        self._has_reached = False
         #: More than this much log left at the end is left to somebody with more time.
         self._leave_bytes = leave_bytes
         #: After so much silence of its worker the job has stopped itself; None: it goes on.
@@ -79,7 +81,8 @@ class Follower:
         """A new state came."""
         changed = self.state is None or _news(self.state) != _news(state)
         self.state = state
-        if changed and not self._ends():
+        self._has_reached = self._until(state)
+        if changed and not self._has_reached:
             self._give("")
 
     def read(self, backend: Backend, limit: int, now: float) -> int:
@@ -96,7 +99,7 @@ class Follower:
 
     def settle(self) -> None:
         """Deliver the last update when the job is over and its log is read, or left for others."""
-        if self.over or not self._ends():
+        if self.over or not self._has_reached:
             return
         leaves = 0 < self._leave_bytes < self.backlog
         if not self.backlog or leaves:
@@ -111,9 +114,6 @@ class Follower:
         mark = f"[{left} bytes of log lost with the worker at offset {self._next}]\n" if left else ""
         self.state, self.over = state, True
         self._give(self._view.end() + mark)
-
-    def _ends(self) -> bool:
-        return self.state is not None and self._until(self.state)
 
     def _give(self, text: str) -> None:
         assert self.state is not None

@@ -144,14 +144,17 @@ class JobTrigger(BaseTrigger):
 
     async def _first(self, news: asyncio.Queue[Update]) -> Update:
         while True:
-            patience_s = min(PROGRESS_EVERY_S, self.checkpoint_interval)
             try:
-                return await asyncio.wait_for(
-                    news.get(), patience_s if self._announcer.is_pending else self.checkpoint_interval
-                )
+                return await asyncio.wait_for(news.get(), self._patience_s())
             except asyncio.TimeoutError:
                 self._announce(is_last=False)
                 await self._checkpoint_in_time()
+
+    def _patience_s(self) -> float | None:
+        """Until there is something to say or to note without further news; None: for ever, as for most quiet jobs."""
+        if self._announcer.is_pending:
+            return min(PROGRESS_EVERY_S, self.checkpoint_interval)
+        return self.checkpoint_interval if self._unsaved() else None
 
     def _take(self, update: Update) -> None:
         """Tell what is new, and remember it for the event."""
@@ -197,11 +200,16 @@ class JobTrigger(BaseTrigger):
 
     async def _checkpoint(self) -> None:
         """Note how far the log was told, if that has changed."""
-        if self.offset is None or self.task_instance is None or not self._followed:
-            return
-        (followed,) = self._followed.values()
-        if followed.offset != self._saved_offset:
+        followed = self._unsaved()
+        if followed is not None:
             await self._save(followed.handle, followed.offset)
+
+    def _unsaved(self) -> Followed | None:
+        """The job whose log has been told further than is noted."""
+        if self.offset is None or self.task_instance is None or not self._followed:
+            return None
+        (followed,) = self._followed.values()
+        return followed if followed.offset != self._saved_offset else None
 
     async def _save(self, handle: JobHandle, offset: int) -> None:
         assert self.offset is not None
