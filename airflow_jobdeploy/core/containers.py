@@ -14,6 +14,7 @@ from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.source import suggestion
 from airflow_jobdeploy.core.spec_fields import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import Problem
+from airflow_jobdeploy.hostside.gpu_names import is_model
 
 Wanted = JobSpec | TemplateOptions
 
@@ -73,40 +74,41 @@ def _dockerfile_problems(wanted: Wanted, *, has_project: bool) -> list[Problem]:
 
 
 def _chosen(wanted: Wanted, pool: WorkerPool) -> int | None:
-    """How many GPUs: of the first alternative that every engine of the pool has."""
-    fitting = [gpu for gpu in wanted.gpu_types if all(not _lack(gpu, worker) for worker in pool.workers)]
-    return fitting[0].count if fitting else None
+    """How many GPUs: of the first alternative that some engine of the pool may have."""
+    possible = (gpu for gpu in wanted.gpu_types if any(not _lack(gpu, worker) for worker in pool.workers))
+    return next((gpu.count for gpu in possible), None)
 
 
 def _gpu_problems(wanted: Wanted, pool: WorkerPool) -> list[Problem]:
-    """Until jobs are placed by what they need, any engine of a pool must do."""
-    if not wanted.gpu_types:
-        return []
-    lacks = [
-        next((f"{worker.name} {lack}" for worker in pool.workers if (lack := _lack(gpu, worker))), "")
-        for gpu in wanted.gpu_types
-    ]
-    if not all(lacks):
+    """What no engine can have by what the pool says of them all. Those of which it says nothing are asked later."""
+    lacks = [(worker, [_lack(gpu, worker) for gpu in wanted.gpu_types]) for worker in pool.workers]
+    if not wanted.gpu_types or any(not all(each) for _, each in lacks):
         return []
     field = "gpu_types" if "gpu_types" in wanted.given or "preset" not in wanted.given else "preset"
-    hint = "Say what its engines have: workers: [{url: ..., gpu_types: [{type: A100, count: 2}]}]; or ask for type any."
-    return [_at(field, wanted, f"pool {pool.name!r}: {'; '.join(dict.fromkeys(lacks))}.", hint)]
+    asked = " or ".join(str(gpu) for gpu in wanted.gpu_types)
+    has = "; ".join(dict.fromkeys(f"{worker.name} has {each[0]}" for worker, each in lacks))
+    hint = f"{_near(wanted, pool)} That is what the pool's `gpu_types` say: without them engines are asked.".strip()
+    return [_at(field, wanted, f"no worker of pool {pool.name!r} has {asked}: {has}.", hint)]
+
+
+def _near(wanted: Wanted, pool: WorkerPool) -> str:
+    known = sorted({has.type for worker in pool.workers for has in worker.gpu_types if has.type})
+    strange = [gpu.type for gpu in wanted.gpu_types if gpu.type and not any(is_model(gpu.type, each) for each in known)]
+    return next(filter(None, (suggestion(name, known) for name in strange)), "")
 
 
 def _lack(gpu: GpuWish, worker: Worker) -> str:
-    """Why a worker cannot give these GPUs; "" when it can, or says nothing of its GPUs and any will do."""
-    if not worker.gpu_types:
-        return f"does not say that it has {gpu}" if gpu != GpuWish(count=gpu.count) else ""
-    if sum(has.count for has in worker.gpu_types if _is_like(has, gpu)) >= gpu.count:
+    """What a worker has instead of these GPUs; "" when it has them, or the pool says nothing of its GPUs."""
+    if not worker.gpu_types or sum(has.count for has in worker.gpu_types if _is_like(has, gpu)) >= gpu.count:
         return ""
-    return f"has {', '.join(str(has) for has in worker.gpu_types)}, not {gpu}"
+    return ", ".join(str(has) for has in worker.gpu_types)
 
 
 def _is_like(has: GpuWish, wanted: GpuWish) -> bool:
     memory = has.memory_bytes_min or 0
     most = wanted.memory_bytes_max
     right = memory >= (wanted.memory_bytes_min or 0) and (most is None or memory <= most)
-    return right and wanted.type.lower() in ("", has.type.lower())
+    return right and is_model(wanted.type, has.type)
 
 
 def _at(name: str, wanted: Wanted, message: str, hint: str) -> Problem:

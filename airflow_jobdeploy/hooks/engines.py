@@ -13,6 +13,7 @@ from airflow_jobdeploy.backends.docker import DockerBackend, Settings
 from airflow_jobdeploy.backends.engine.api import Http
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.core.containers import image_of
+from airflow_jobdeploy.core.engine_gpus import declared_gpus
 from airflow_jobdeploy.core.engines import Containers, Tls
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerUnreachable
@@ -41,6 +42,7 @@ def backend(pool: WorkerPool, worker: Worker) -> DockerBackend:
         security=security,
         auth=_login(worker),
         cache_limit_bytes=pool.cache_limit_bytes,
+        gpus=declared_gpus(worker),
     )
     return DockerBackend(
         worker=worker.name,

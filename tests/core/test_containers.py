@@ -8,6 +8,7 @@ import pytest
 
 from airflow_jobdeploy.core.containers import container_of, container_problems
 from airflow_jobdeploy.core.demand import with_preset
+from airflow_jobdeploy.core.engine_gpus import declared_gpus
 from airflow_jobdeploy.core.pool import WorkerPool, load_pool
 from airflow_jobdeploy.core.spec import JobSpec, load_spec
 from airflow_jobdeploy.errors import PoolError, SpecError
@@ -128,10 +129,58 @@ def test_gpus_must_be_what_the_pool_says_that_it_has() -> None:
     assert asked({"gpu_types": [{"type": "A100", "count": 2}]}, pool(a100))["gpus"] == 2
     alternatives = [{"type": "H100", "count": 1}, {"type": "A100", "count": 2}]
     assert asked({"gpu_types": alternatives}, pool(a100))["gpus"] == 2
-    assert "has 2 A100 of 40.0 GiB.., not 3 A100" in problem({"gpu_types": [{"type": "A100", "count": 3}]}, pool(a100))
-    assert "not 1 GPU of 80.0 GiB.." in problem({"gpu_types": [{"type": "any", "memory": "80GB"}]}, pool(a100))
-    assert "does not say that it has 1 A100" in problem({"preset": "a100"})
-    assert "does not say that it has 1 A100" in problem({"gpu_types": [{"type": "A100"}]})
+    said = problem({"gpu_types": [{"type": "A100", "count": 3}]}, pool(a100))
+    assert "no worker of pool 'engines' has 3 A100: tcp://a.example:2376 has 2 A100 of 40.0 GiB..." in said
+    assert "has 1 GPU of 80.0 GiB..: " in problem({"gpu_types": [{"type": "any", "memory": "80GB"}]}, pool(a100))
+    assert "Did you mean 'A100'?" in problem({"gpu_types": [{"type": "A10"}]}, pool(a100))
+
+
+def test_engines_of_which_the_pool_says_nothing_are_asked_when_a_job_is_placed() -> None:
+    assert asked({"preset": "a100"})["gpus"] == 1
+    several = [
+        {"url": "tcp://a:1", "gpu_types": [{"type": "T4"}]},
+        {"url": "tcp://b:1", "gpu_types": [{"type": "H100"}]},
+    ]
+    assert asked({"gpu_types": [{"type": "H100"}]}, pool(workers=several))["gpus"] == 1
+    said = problem({"gpu_types": [{"type": "A100"}]}, pool(workers=several))
+    assert "has 1 A100: tcp://a:1 has 1 T4; tcp://b:1 has 1 H100." in said
+    assert problem({"gpu_types": [{"type": "A100"}]}, pool(workers=[*several, {"url": "tcp://c:1"}])) == ""
+
+
+@pytest.mark.parametrize(
+    ("devices", "types", "expected"),
+    [
+        (
+            ["/dev/nvidia1", "/dev/nvidia0", "/dev/nvidiactl"],
+            [{"type": "A100", "count": 2, "memory": "80GB"}],
+            [
+                ("dev-nvidia0", "A100", 80 << 30, ("/dev/nvidia0", "/dev/nvidiactl")),
+                ("dev-nvidia1", "A100", 80 << 30, ("/dev/nvidia1", "/dev/nvidiactl")),
+            ],
+        ),
+        (
+            ["/dev/kfd", "/dev/dri/card1", "/dev/dri/renderD129", "/dev/dri/renderD128"],
+            [{"type": "MI300X"}],
+            [
+                ("dev-dri0", "MI300X", None, ("/dev/dri/renderD128", "/dev/kfd")),
+                ("dev-dri1", "", None, ("/dev/dri/card1", "/dev/dri/renderD129", "/dev/kfd")),
+            ],
+        ),
+        (["/dev/null:/dev/nvidia0"], [], [("dev-null", "", None, ("/dev/null:/dev/nvidia0",))]),
+        (
+            ["/dev/null:/dev/nvidia0"],
+            [{"type": "A100", "count": 2}],
+            [(f"dev-gpu{n}", "A100", None, ("/dev/null:/dev/nvidia0",)) for n in (0, 1)],
+        ),
+        (["/dev/kfd"], [], [("dev-gpu0", "", None, ("/dev/kfd",))]),
+        ([], [{"type": "T4"}, {"type": "A100"}], [("0", "T4", None, None), ("1", "A100", None, None)]),
+        ([], [], []),
+    ],
+)
+def test_what_a_pool_declares_of_an_engines_gpus(devices: list[str], types: list[Any], expected: list[Any]) -> None:
+    worker = load_pool({"kind": "docker", "workers": [{"url": "tcp://a:1", "devices": devices, "gpu_types": types}]})
+    found = declared_gpus(worker.workers[0])
+    assert [(gpu["uuid"], gpu["model"], gpu["memory_bytes"], gpu.get("devices")) for gpu in found] == expected
 
 
 @pytest.mark.parametrize(
