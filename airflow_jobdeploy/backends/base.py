@@ -285,8 +285,12 @@ class Backend(Protocol):
     def release(self, lease_id: str) -> bool:
         """Give back a provisional lease. False: it is void, or a job's by now."""
 
-    def room(self) -> Room:
-        """What there is, who holds it, who waits, who uses GPUs without a lease."""
+    def room(self, *, gpus: bool = True) -> Room:
+        """What there is, who holds it, who waits, who uses GPUs without a lease.
+
+        `gpus`: False: who asks needs none, and does not wait for a look at them. While they are not known, its capacity
+        says why in "gpus_unknown".
+        """
 
     def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
         """Let the worker take no new jobs, or (`lift`) take them again: all who use its account see it.

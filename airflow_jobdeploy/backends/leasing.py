@@ -44,8 +44,8 @@ class Leasing:
     def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
         return str(self._connection.control().request("cordon", by=by, why=why, lift=lift)["cordoned"])
 
-    def room(self) -> Room:
-        return Room.from_wire(self._connection.control().request("room"))
+    def room(self, *, gpus: bool = True) -> Room:
+        return Room.from_wire(self._connection.control().request("room", gpus=gpus))
 
     def _take(self, session: Session, timeout_s: float) -> None:
         """Sort the events that come within `timeout_s`."""

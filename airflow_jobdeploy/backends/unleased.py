@@ -33,7 +33,7 @@ class Unleased:
     def release(self, lease_id: str) -> bool:
         self._no()
 
-    def room(self) -> Room:
+    def room(self, *, gpus: bool = True) -> Room:
         self._no()
 
     def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:

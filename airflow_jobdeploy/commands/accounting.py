@@ -9,6 +9,7 @@ from typing import Any
 from airflow_jobdeploy.commands.frame import PROBLEM, command
 from airflow_jobdeploy.commands.lookup import listing, open_pool, pool_named
 from airflow_jobdeploy.commands.screen import Column, complain, print_data, print_plain, print_table, say
+from airflow_jobdeploy.core.standing import WorkerView
 from airflow_jobdeploy.core.usage import usage_of
 from airflow_jobdeploy.errors import JobDeployError
 from airflow_jobdeploy.hooks import runtime
@@ -71,7 +72,7 @@ def sync(args: Namespace) -> int:
         (print_plain if args.output == "plain" else print_table)(rows, _SYNC_COLUMNS)
     for row in rows:
         for worker, why in row["silent"].items():
-            complain(f"worker {worker} cannot be asked, its GPUs are not counted: {why}", "warning")
+            complain(f"worker {worker}: its GPUs are not counted: {why}", "warning")
         if row["error"]:
             complain(row["error"])
     return PROBLEM if any(row["error"] or row["silent"] for row in rows) else 0
@@ -84,7 +85,7 @@ def _synced(name: str) -> dict[str, Any]:
     except JobDeployError as error:
         return {**row, "error": str(error)}
     views = survey(pool, lambda worker: backend(pool, worker))
-    row["silent"] = {view.name: view.trouble for view in views if view.room is None}
+    row["silent"] = {view.name: why for view in views if (why := _uncounted(view))}
     row["gpus"] = sum(map(gpu_count, views))
     before = runtime.airflow_pool_slots(PREFIX + name)
     # What cannot be asked is no reason to take slots away.
@@ -93,6 +94,11 @@ def _synced(name: str) -> dict[str, Any]:
         return row
     runtime.keep_airflow_pool(PREFIX + name, slots, f"A slot for each GPU of worker pool {name}.")
     return {**row, "airflow_pool": PREFIX + name, "slots": slots}
+
+
+def _uncounted(view: WorkerView) -> str:
+    """Why it is not known how many GPUs a worker has; "" when it is."""
+    return view.trouble if view.room is None else str(view.room.capacity.get("gpus_unknown") or "")
 
 
 def _slots(row: Mapping[str, Any]) -> str:

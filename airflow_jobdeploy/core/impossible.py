@@ -23,11 +23,14 @@ _FIELDS = {"gpus": "gpu_types", "cpu_count": "cpu_count", "memory_bytes": "memor
 def impossible(spec: JobSpec, demand: Demand, pool: WorkerPool, workers: Sequence[WorkerView]) -> list[Problem]:
     """What of `demand` no worker of `workers` can meet; nothing where one can, or where one has not answered.
 
-    `workers`: those that the spec's labels allow. A worker that cannot be asked may be the one that can.
+    `workers`: those that the spec's labels allow. A worker that cannot be asked may be the one that can, and so may one
+    whose GPUs are not known.
     """
     if not workers or any(view.room is None for view in workers):
         return []
     standings = [Standing(view, view.room) for view in workers if view.room is not None]
+    if demand.gpus and any(standing.gpus_unknown for standing in standings):
+        return []
     if _can(demand, standings):
         return []
     parts = {name: _only(demand, name) for name in _FIELDS}

@@ -67,6 +67,7 @@ class Standing:
         self.view = view
         whole = fitting.read_limits(dict(room.capacity))
         self.limits = fitting.narrowed(whole, dict(view.within)) or whole
+        self.gpus_unknown = str(room.capacity.get("gpus_unknown") or "")
         self.foreign = {str(each.get("gpu")) for each in room.outsiders}
         self.usable = fitting.without(self.limits.gpus, self.foreign)
         self.used = Sums()
@@ -165,6 +166,8 @@ class Standing:
         lack = Sums().lack(demand, self.limits)
         if lack:
             return NEVER, f"more than is here: {lack}"
+        if self.gpus_unknown:
+            return PASSING, f"needs {gpus_text(demand)}; its GPUs are not known: {self.gpus_unknown}"
         if fitting.choose(demand.wishes, self.limits.gpus) is not None:
             which = ", ".join(str(gpu.number) for gpu in self.limits.gpus if gpu.uuid in self.foreign)
             return PASSING, f"needs {gpus_text(demand)}; processes without a lease use GPU {which}"

@@ -27,6 +27,7 @@ from airflow_jobdeploy.hostside.protocol import OpError, Reply
 
 #: How long a ticket, and a question for all there is, wait for a look at the GPUs.
 _SEEK_WAIT_S, _ROOM_WAIT_S = 0.5, 2.0
+_TOLD = ("cpu", "memory", "disk", "gpus", "cordoned")
 
 
 class LineOps:
@@ -63,8 +64,10 @@ class LineOps:
     def release(self, ask: dict) -> Reply:
         return Reply(released=keeper.release(str(ask["lease"])))
 
-    def room(self, _: dict) -> Reply:
-        found = self._capacity.now(_ROOM_WAIT_S, FRESH_S)
+    def room(self, ask: dict) -> Reply:
+        wanted = ask.get("gpus", True)
+        found = self._capacity.now(_ROOM_WAIT_S, FRESH_S) if wanted else self._capacity.now()
+        trouble = self._capacity.trouble
         picture = self.line.look_around()
         outside = capacity.outsiders(found["users"], picture.leases)
         note_strayed(self._host, capacity.strayed(outside, picture.leases))
@@ -73,14 +76,14 @@ class LineOps:
         verdicts = queueing.decide(found, picture.leases, picture.tickets, capacity.taken(outside))
         waiting = sorted(zip(picture.tickets, verdicts), key=lambda both: both[1]["position"] or 1 << 30)
         return Reply(
-            capacity={key: found[key] for key in ("cpu", "memory", "disk", "gpus", "cordoned")},
+            capacity={**{key: found[key] for key in _TOLD}, **({"gpus_unknown": trouble} if trouble else {})},
             leases=[_lease(lease) for lease in picture.leases],
             tickets=[_ticket(ticket, verdict) for ticket, verdict in waiting],
             outsiders=outside,
             driver=found["driver"],
             enforced=cage.possible(),
             ends=ends.last(self._host),
-            warnings=["GPUs are not known: " + self._capacity.trouble] if self._capacity.trouble else [],
+            warnings=["GPUs are not known: " + trouble] if trouble else [],
         )
 
     def turn(self) -> List[dict]:

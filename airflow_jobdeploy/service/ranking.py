@@ -70,7 +70,8 @@ class Looking:
 
     def _view(self, worker: Worker, trees: Sequence[str], refusals: dict[str, WorkerError]) -> WorkerView:
         try:
-            return view_of(worker, self.workers.backend(worker.name), trees)
+            backend = self.workers.backend(worker.name)
+            return view_of(worker, backend, trees, gpus=bool(self.work.need.demand.gpus))
         except WorkerError as error:
             refusals[worker.name] = error
             self.workers.drop(worker.name)

@@ -41,10 +41,10 @@ def _asked(connect: Callable[[Worker], Backend], trees: Sequence[str], worker: W
         return silent(worker, error)
 
 
-def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = ()) -> WorkerView:
-    """One worker, by a connection to it. WorkerError when it cannot be asked."""
+def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = (), *, gpus: bool = True) -> WorkerView:
+    """One worker, by a connection to it; `gpus`: does anybody care for its GPUs? WorkerError: it cannot be asked."""
     facts = backend.facts()
-    room = backend.room() if backend.capabilities.leases else _room(facts)
+    room = backend.room(gpus=gpus) if backend.capabilities.leases else _room(facts)
     return WorkerView(
         name=worker.name,
         labels=worker.labels,

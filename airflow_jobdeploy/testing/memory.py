@@ -238,7 +238,7 @@ class MemoryBackend:
             self._ask().line.capacity["cordoned"] = text
             return text
 
-    def room(self) -> Room:
+    def room(self, *, gpus: bool = True) -> Room:
         with self._host.changed:
             return self._ask().line.room()
 

@@ -65,7 +65,7 @@ def test_sync_keeps_a_pool_of_airflow(
     monkeypatch.setenv("AIRFLOW_CONN_DEAD", json.dumps(dead))
     done = cli("pools", "sync", "dead", "nowhere")
     assert done.code == 1
-    assert "warning: worker dead cannot be asked, its GPUs are not counted" in done.err
+    assert "warning: worker dead: its GPUs are not counted" in done.err
     assert "error: worker pool 'nowhere'" in done.err
     assert airflow_pool("jobdeploy.dead") is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,20 @@ def job(*wishes: Any, **facts: Any) -> Wanted:
 
 def why(placement: Placement, name: str) -> str:
     return next(choice.why for choice in placement.choices if choice.worker == name)
+
+
+def test_a_worker_whose_gpus_are_not_known_yet_may_have_what_is_asked_for() -> None:
+    known, unknown = view("known", T4), view("unknown")
+    assert unknown.room is not None
+    capacity = {**unknown.room.capacity, "gpus_unknown": "they are being looked at"}
+    unknown = replace(unknown, room=replace(unknown.room, capacity=capacity))
+    placement = rank(job("A100"), [known, unknown])
+    assert [(choice.worker, choice.fit) for choice in placement.choices] == [("unknown", PASSING), ("known", NEVER)]
+    assert why(placement, "unknown") == "needs 1 GPU A100; its GPUs are not known: they are being looked at"
+    spec, pool = load_spec({"command": "x", "gpu_types": [{"type": "A100"}]}), load_pool({"kind": "local"}, name="lab")
+    assert impossible(spec, job("A100").demand, pool, [known, unknown]) == []
+    assert impossible(spec, job("A100").demand, pool, [known]) != []
+    assert rank(job(cpu_count=64), [unknown]).choices[0].fit == NEVER
 
 
 # -- which is best -----------------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class Stock:
             "gpus": [dict(gpu) for gpu in known.gpus],
             "driver": known.driver,
             "cordoned": told(notes),
+            **({"gpus_unknown": known.why} if known.why else {}),
         }
 
     def known(self, notes: Notes) -> Known:
