@@ -45,6 +45,7 @@ def show_usage(names: list[str], output: str) -> int:
 _USAGE_COLUMNS = [
     Column(title="POOL", cell=lambda row: row["worker_pool"]),
     Column(title="OWNER", cell=lambda row: row["owner"] or "(nobody)", cut=True),
+    Column(title="TEAM", cell=lambda row: row["team"], cut=True, optional=True),
     Column(title="GPUS NOW", cell=lambda row: str(row["gpus_now"])),
     Column(title="GPU HOURS", cell=lambda row: f"{row['gpu_hours']:.2f}"),
     Column(title="JOBS", cell=lambda row: str(row["jobs"])),

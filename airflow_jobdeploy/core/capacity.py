@@ -9,6 +9,7 @@ from typing import Any
 from airflow_jobdeploy.core.fields import Record, declared
 from airflow_jobdeploy.core.gpus import MAX_GPUS
 from airflow_jobdeploy.core.kinds import Number, Problems, Schema, Size, Text, expected
+from airflow_jobdeploy.core.quotas import Count
 from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.hostside.queueing import PRIORITIES
 
@@ -70,15 +71,27 @@ QUOTA: Any = Record(Quota, "a quota")
 
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
-    """What the pool allows the jobs of one `owner` (the name that its quota goes by; "" where there is none)."""
+    """What the pool allows a job of `owner` and `team` ("": it has none)."""
 
     owner: str = ""
+    team: str = ""
+    #: GPUs that all jobs of the owner, and of the team, may hold at once; None: no bound.
     max_gpus: int | None = None
+    team_max_gpus: int | None = None
     max_priority: str = PRIORITIES[0]
 
     def priority(self, asked: str | None) -> str:
         """The priority that `asked` comes to."""
         return max(asked or "normal", self.max_priority, key=PRIORITIES.index)
+
+    def counts(self, deployment: str) -> tuple[Count, ...]:
+        """The quotas that bound its GPUs."""
+        given = (("owner", self.owner, self.max_gpus), ("team", self.team, self.team_max_gpus))
+        return tuple(
+            Count(kind=kind, name=name, most=most, deployment=deployment)
+            for kind, name, most in given
+            if most is not None
+        )
 
 
 #: Of who has no quota and no name.
@@ -86,10 +99,15 @@ UNBOUNDED = Allowance()
 
 
 def allowance(quotas: Mapping[str, Quota], *, owner: str = "", team: str = "") -> Allowance:
-    """What `quotas` allow: the owner's own, else the team's (all its owners together), else that of `*` (each)."""
-    named = next((name for name in (owner, team) if name and name in quotas), None)
-    quota = quotas.get(OTHERS if named is None else named)
-    if quota is None:
-        return Allowance(owner=owner or team)
-    most = quota.max_priority or PRIORITIES[0]
-    return Allowance(owner=named or owner or team, max_gpus=quota.max_gpus, max_priority=most)
+    """What `quotas` allow: the owner's own and the team's, each of them; that of `*` to an owner who has neither."""
+    own, shared = (quotas.get(name) if name not in ("", OTHERS) else None for name in (owner, team))
+    if own is None and shared is None:
+        own = quotas.get(OTHERS)
+    most = [quota.max_priority or PRIORITIES[0] for quota in (own, shared) if quota is not None]
+    return Allowance(
+        owner=owner,
+        team=team,
+        max_gpus=own.max_gpus if own else None,
+        team_max_gpus=shared.max_gpus if shared else None,
+        max_priority=max(most, key=PRIORITIES.index, default=PRIORITIES[0]),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow_jobdeploy.core.gpus import GpuWish, gpu_wishes
 from airflow_jobdeploy.core.labels import mismatch
@@ -88,9 +88,16 @@ def asked(wanted: JobSpec | TemplateOptions) -> Demand:
     )
 
 
-def with_preset(spec: JobSpec, pool: WorkerPool) -> JobSpec:
-    """`spec` with what its preset says and it does not itself. A preset that the pool lacks changes nothing."""
-    preset: Preset | None = pool.presets.get(spec.preset or "")
+Asking = TypeVar("Asking", JobSpec, TemplateOptions)
+
+
+def with_preset(spec: Asking, pool: WorkerPool) -> Asking:
+    """`spec` with what its preset, else the pool's default one, says and it does not itself.
+
+    A preset that the pool lacks changes nothing.
+    """
+    named: str | None = getattr(spec, "preset", None)  # templates name none
+    preset: Preset | None = pool.presets.get(named or pool.default_preset or "")
     if preset is None:
         return spec
     given = spec.given

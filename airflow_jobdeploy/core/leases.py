@@ -37,6 +37,9 @@ class Ticket:
     owner: str = ""
     #: The most GPUs that the owner may hold on this worker; None: no bound.
     max_gpus: int | None = None
+    #: The same of its team.
+    team: str = ""
+    team_max_gpus: int | None = None
     ttl_s: float = TICKET_S
 
     def to_wire(self) -> dict[str, Any]:
@@ -106,7 +109,7 @@ class SeekAnswer:
 
 
 def hashed(kind: str, name: str) -> str:
-    """What other accounts are told instead of a name. `kind`: "who" (a job's uid), "deployment" or "owner"."""
+    """What other accounts are told instead of a name. `kind`: "who" (a job's uid), "deployment", "owner" or "team"."""
     return layout.short(kind, name) if name else ""
 
 
@@ -116,10 +119,12 @@ class Room:
 
     #: As hostside/fitting.py has it: {"cpu", "memory", "disk", "gpus"}.
     capacity: Mapping[str, Any]
-    #: {"id", "job" ("": provisional), "who", "deployment", "owner" (`hashed`), "user", "gpus", "cpu", "memory", "disk",
-    #: "since_s"}
+    #: {"id", "job" ("": provisional), "who", "deployment", "owner", "team" (`hashed`), "user", "ours": of our account,
+    #: "gpus", "cpu", "memory", "disk", "since_s"}; of those that a quota counts also "priority" and "waited_s", as they
+    #: were when it was granted (core.quotas)
     leases: Sequence[Mapping[str, Any]] = ()
-    #: {"who", "deployment", "owner" (hashes), "user", "priority", "waited_s", "demand", "reserves", "position", "why"}
+    #: {"who", "deployment", "owner", "team" (hashes), "user", "priority", "waited_s", "demand", "reserves", "position",
+    #: "why"}
     tickets: Sequence[Mapping[str, Any]] = ()
     #: {"gpu", "pid", "name", "user", "memory_bytes", "job" ("": not ours)}: who uses a GPU without a lease of it
     outsiders: Sequence[Mapping[str, Any]] = ()

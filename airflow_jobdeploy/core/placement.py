@@ -22,6 +22,7 @@ from typing import Any
 from airflow_jobdeploy.core.capacity import UNBOUNDED, Allowance
 from airflow_jobdeploy.core.demand import NOTHING, Demand
 from airflow_jobdeploy.core.labels import WORKER, mismatch
+from airflow_jobdeploy.core.quotas import Left
 from airflow_jobdeploy.core.standing import (
     ASIDE,
     NEVER,
@@ -36,7 +37,7 @@ from airflow_jobdeploy.core.standing import (
     line_key,
 )
 from airflow_jobdeploy.core.words import counted
-from airflow_jobdeploy.hostside import fitting, layout
+from airflow_jobdeploy.hostside import fitting
 
 #: Less than this is sent before anybody notices, in bytes; each step of the preference is sixteen times more.
 _SOON = 128 << 20
@@ -75,11 +76,17 @@ class Choice:
     send_bytes: int = 0
     #: What it would get now, by UUID.
     gpus: tuple[str, ...] = ()
-    #: The most GPUs that its owner may hold on this worker (for the ticket); None: no bound.
+    #: The most GPUs that its owner, and its team, may hold on this worker (for the ticket); None: no bound.
     max_gpus: int | None = None
+    team_max_gpus: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**{key: getattr(self, key) for key in self.__dataclass_fields__}, "gpus": list(self.gpus)}
+
+    @property
+    def bounds(self) -> dict[str, int | None]:
+        """Fields of its ticket."""
+        return {"max_gpus": self.max_gpus, "team_max_gpus": self.team_max_gpus}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +117,11 @@ class Placement:
 
 def rank(wanted: Wanted, workers: Sequence[WorkerView]) -> Placement:
     """All workers, best first; equal ones in the pool's order."""
-    bounded, bounds = _bounded(wanted, workers)
+    bounded, left = _bounded(wanted, workers)
     demand = wire(bounded.demand)
     found: list[tuple[tuple[Any, ...], Choice]] = []
     for order, view in enumerate(workers):
-        look, choice = _looked(bounded, demand, view, bounds)
+        look, choice = _looked(bounded, demand, view, left)
         found.append(((_ORDER.index(look.fit), *merit(bounded, view, look), order), choice))
     found.sort(key=lambda each: each[0])
     return Placement(choices=tuple(choice for _, choice in found))
@@ -125,10 +132,9 @@ def wire(demand: Demand) -> fitting.Demand:
     return fitting.read_demand(demand.to_wire()) or fitting.Demand()
 
 
-def _looked(wanted: Wanted, demand: fitting.Demand, view: WorkerView, bounds: _Bounds) -> tuple[Look, Choice]:
-    choice = Choice(
-        worker=view.name, fit=NEVER, why="", send_bytes=to_send(wanted, view), max_gpus=bounds.on(view.name)
-    )
+def _looked(wanted: Wanted, demand: fitting.Demand, view: WorkerView, left: Left) -> tuple[Look, Choice]:
+    sent = to_send(wanted, view)
+    choice = Choice(worker=view.name, fit=NEVER, why="", send_bytes=sent, **left.bounds(view.name))
     refused = refusal(wanted, view)
     if refused is not None:
         return _cannot(choice, *refused)
@@ -138,9 +144,10 @@ def _looked(wanted: Wanted, demand: fitting.Demand, view: WorkerView, bounds: _B
     needs = standing.needs(demand)
     if needs is None:
         return _cannot(choice, *standing.impossible(demand))
-    if bounds.never:
-        return _cannot(choice, NEVER, bounds.never)
-    return _can(wanted, choice, standing, needs, bounds.held_back)
+    counts = [wish.count for wish in wanted.demand.gpus]
+    if never := left.never(counts):
+        return _cannot(choice, NEVER, never)
+    return _can(wanted, choice, standing, needs, left.why_not(min(counts, default=0)))
 
 
 def _cannot(choice: Choice, fit: str, why: str) -> tuple[Look, Choice]:
@@ -213,42 +220,12 @@ def to_send(wanted: Wanted, view: WorkerView) -> int:
 # -- quotas ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Bounds:
-    """What the owner's quota leaves of a pool."""
-
-    max_gpus: int | None = None
-    #: worker -> GPUs of the owner there
-    held: Mapping[str, int] = field(default_factory=dict)
-    #: Why the job has to wait for others of its owner, or can never start; "": it has not, it can.
-    held_back: str = ""
-    never: str = ""
-
-    def on(self, worker: str) -> int | None:
-        if self.max_gpus is None:
-            return None
-        elsewhere = sum(count for name, count in self.held.items() if name != worker)
-        return max(self.max_gpus - elsewhere, 0)
-
-
-def _bounded(wanted: Wanted, workers: Sequence[WorkerView]) -> tuple[Wanted, _Bounds]:
-    """The job with those of its alternatives that its owner's quota ever allows, and what others hold of that."""
-    most, gpus = wanted.allowance.max_gpus, wanted.demand.gpus
-    if most is None or not gpus:
-        return wanted, _Bounds()
-    held = {view.name: _owned(wanted, view) for view in workers}
-    total = sum(held.values())
-    ever = tuple(wish for wish in gpus if wish.count <= most)
-    now = tuple(wish for wish in ever if total + wish.count <= most)
-    whose = f"its owner {wanted.allowance.owner or '(none)'}"
-    if not ever:
-        return wanted, _Bounds(most, held, never=f"{whose} may hold {counted(most, 'GPU')} of this pool")
-    back = "" if now else f"{whose} holds {total} of the {counted(most, 'GPU')} that it may"
-    return replace(wanted, demand=replace(wanted.demand, gpus=now or ever)), _Bounds(most, held, back)
-
-
-def _owned(wanted: Wanted, view: WorkerView) -> int:
-    leases = view.room.leases if view.room is not None else ()
-    names = {"deployment": wanted.deployment, "owner": wanted.allowance.owner}
-    ours = tuple(layout.short(key, name) if name else "" for key, name in names.items())  # as leases name them
-    return sum(len(each.get("gpus", ())) for each in leases if (each.get("deployment"), each.get("owner")) == ours)
+def _bounded(wanted: Wanted, workers: Sequence[WorkerView]) -> tuple[Wanted, Left]:
+    """The job with those of its alternatives that its quotas allow now, else that they ever do; what they leave."""
+    counts, gpus = wanted.allowance.counts(wanted.deployment), wanted.demand.gpus
+    if not counts or not gpus:
+        return wanted, Left()
+    left = Left(counts=counts, leases={view.name: view.room.leases if view.room else () for view in workers})
+    ever = tuple(wish for wish in gpus if not left.never([wish.count])) or gpus
+    now = tuple(wish for wish in ever if left.allows(wish.count))
+    return replace(wanted, demand=replace(wanted.demand, gpus=now or ever)), left

@@ -42,7 +42,7 @@ from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
 from airflow_jobdeploy.core.kinds import Flag, Many, Number, Problems, Schema, Size, Text, expected
 from airflow_jobdeploy.core.labels import WORKER, Labels
 from airflow_jobdeploy.core.presets import Preset, Presets
-from airflow_jobdeploy.core.source import Item, described, in_order
+from airflow_jobdeploy.core.source import Item, described, in_order, suggestion
 from airflow_jobdeploy.errors import PoolError
 
 DEFAULT_ROOT = "~/.jobdeploy"
@@ -189,8 +189,13 @@ class WorkerPool:
         Size(GB), "How much code and data a worker keeps that no job uses; a number is GB.", 50 * GB
     )
     presets: Mapping[str, Preset] = declared(Presets(), "Named amounts of resources.", {})
+    default_preset: str | None = declared(
+        Text(), "The preset of jobs that name none, for all that they do not say: so none is outside of the line."
+    )
     quotas: Mapping[str, Quota] = declared(
-        _QUOTAS, "The most that an owner or a team may have: {max_gpus, max_priority}; `*`: each other owner.", {}
+        _QUOTAS,
+        "The most that an owner or a team may have: {max_gpus, max_priority}; `*`: each owner who has neither.",
+        {},
     )
     image: str | None = declared(ImageName(), "The image of jobs that name none, of a docker pool.")
     images: Mapping[str, str] = declared(Images(), "Short names for images: {py37: registry.example/py37:4}.", {})
@@ -241,12 +246,20 @@ def load_pool(
         PoolKind().read(item.child("kind"), problems)
     else:
         attributes = read_record(WorkerPool, item, problems, what="a worker pool")
+    _check_default(attributes, item, problems)
     if attributes.get("kind"):
         attributes["workers"] = _checked_workers(attributes, item, problems)
     if problems:
         raise PoolError(in_order(problems))
     stem = item.document.path.stem if item.document.path else ""
     return WorkerPool(**{**attributes, "name": name or stem, "where": item.where})
+
+
+def _check_default(attributes: Mapping[str, Any], root: Item, problems: Problems) -> None:
+    name, presets = attributes.get("default_preset"), attributes.get("presets", {})
+    if name is not None and name not in presets:
+        hint = suggestion(name, presets) or (f"It has {', '.join(presets)}." if presets else "It has none.")
+        problems.append(root.child("default_preset").problem(f"the pool has no preset {name!r}.", hint))
 
 
 def _checked_workers(attributes: Mapping[str, Any], root: Item, problems: Problems) -> tuple[Worker, ...]:

@@ -217,6 +217,11 @@ class JobSpec:
         option=True,
     )
     preset: str | None = declared(Text(), "A preset of the pool.")
+    team: str | None = declared(
+        Text(),
+        "The team whose quota of the pool counts the job, beside its owner's. Where Airflow has teams it is the DAG's.",
+        option=True,
+    )
     priority: str | None = declared(
         Text(("low", "normal", "high")), "Before which others it starts.", missing_on=_CONTAINERS, same=("normal",)
     )
@@ -314,6 +319,7 @@ class TemplateOptions:
     shm_size_bytes: int | None = None
     pids_limit: int | None = None
     gpu_types: tuple[GpuWish, ...] = ()
+    team: str | None = None
 
     #: As in JobSpec.
     given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -9,9 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What the jobs of one owner came to. `owner`: as quotas count it; "": jobs that asked for nothing."""
+    """What the jobs of one owner for one team came to. `owner`, `team`: as quotas count them; an owner of "": jobs that
+    asked for nothing; a team of "": those of none."""
 
     owner: str
+    team: str = ""
     jobs: int = 0
     #: Of jobs that run.
     gpus_now: int = 0
@@ -23,21 +25,26 @@ class Usage:
 
 
 def usage_of(rows: Iterable[Mapping[str, Any]]) -> list[Usage]:
-    """By owner, the most GPU-hours first. `rows`: {"plan", "state"} as `Backend.jobs` gives them."""
-    found: dict[str, Usage] = {}
+    """By owner and team, the most GPU-hours first. `rows`: {"plan", "state"} as `Backend.jobs` gives them."""
+    found: dict[tuple[str, str], Usage] = {}
     for row in rows:
         lease = row["plan"].get("lease") or {}
-        owner = str((lease.get("ticket") or {}).get("owner") or "")
-        before = found.get(owner, Usage(owner=owner))
+        owner, team = whose = _whose(lease.get("ticket") or {})
+        before = found.get(whose, Usage(owner=owner, team=team))
         gpus, state = _gpus(lease, row["state"]), row["state"]
         runs = state.get("status") == "RUNNING"
-        found[owner] = Usage(
+        found[whose] = Usage(
             owner=owner,
+            team=team,
             jobs=before.jobs + 1,
             gpus_now=before.gpus_now + (gpus if runs else 0),
             gpu_hours=before.gpu_hours + gpus * _ran_s(state) / 3600,
         )
-    return sorted(found.values(), key=lambda usage: (-usage.gpu_hours, -usage.jobs, usage.owner))
+    return sorted(found.values(), key=lambda usage: (-usage.gpu_hours, -usage.jobs, usage.owner, usage.team))
+
+
+def _whose(ticket: Mapping[str, Any]) -> tuple[str, str]:
+    return str(ticket.get("owner") or ""), str(ticket.get("team") or "")
 
 
 def _gpus(lease: Mapping[str, Any], state: Mapping[str, Any]) -> int:

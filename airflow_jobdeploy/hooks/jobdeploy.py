@@ -137,15 +137,17 @@ class JobDeployHook(BaseHook):
         owner: str = "none",
         where: Iterable[Path] | None = None,
         user: str = "",
+        team: str = "",
         dag_bundle: Mapping[str, str] | None = None,
         returning: bool = False,
     ) -> Work:
         """A template read, rendered and checked; nothing is started. `where`: folders to look files up in.
 
-        `dag_bundle`: of hooks.runtime. `returning`: an earlier submission is known, which says what code goes.
+        `user`, `team` (of the DAG, in Airflow): whom quotas count. `dag_bundle`: of hooks.runtime. `returning`: an
+        earlier submission is known, which says what code goes.
         """
         from airflow_jobdeploy.core.template import load_template
-        from airflow_jobdeploy.service import prepare_up
+        from airflow_jobdeploy.service import Payer, prepare_up
 
         folders = tuple(where) if where is not None else files.folders()
         source = _source(template, folders, "template", TemplateError)
@@ -159,7 +161,7 @@ class JobDeployHook(BaseHook):
             key=key or JobKey(),
             owner=owner,
             resolve_secret=resolve_secret,
-            user=user or getpass.getuser(),
+            payer=Payer(user=user or getpass.getuser(), team=team),
             commit=files.commit_of(folder) or (dag_bundle or {}).get("version", ""),
             given_origin=projects.origin_of(folder, dag_bundle or {}),
             about=projects.about(dag_bundle or {}, user),
@@ -177,12 +179,13 @@ class JobDeployHook(BaseHook):
         owner: str = "none",
         where: Iterable[Path] | None = None,
         user: str = "",
+        team: str = "",
         dag_bundle: Mapping[str, str] | None = None,
         returning: bool = False,
     ) -> Work:
         """A job spec read and checked; nothing is started. Arguments as of `prepare_up`."""
         from airflow_jobdeploy.hooks.datasets import dataset_of
-        from airflow_jobdeploy.service import prepare_run
+        from airflow_jobdeploy.service import Payer, prepare_run
 
         folders = tuple(where) if where is not None else files.folders()
         spec, beside = load_job(job_spec, overrides, folders)
@@ -201,7 +204,7 @@ class JobDeployHook(BaseHook):
             resolve_secret=resolve_secret,
             given_origin=projects.origin_of(place.project_dir, dag_bundle or {}),
             about=projects.about(dag_bundle or {}, user),
-            user=user or getpass.getuser(),
+            payer=Payer(user=user or getpass.getuser(), team=team),
             returning=returning,
         )
 

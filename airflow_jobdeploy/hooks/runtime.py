@@ -53,6 +53,11 @@ def epoch(context: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def team(context: Mapping[str, Any]) -> str:
+    """The team that the DAG of a task belongs to, by its bundle; "" where Airflow has no teams ([core] multi_team)."""
+    return str(getattr(context["dag_run"], "team_name", None) or "")
+
+
 def dag_bundle(ti: Any) -> dict[str, str]:
     """The DAG bundle of a task, if it has versions: {"name", "version", "path", "url"}; a git bundle's is a commit."""
     bundle = getattr(ti, "bundle_instance", None)

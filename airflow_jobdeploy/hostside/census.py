@@ -107,7 +107,7 @@ class Census:
             # Only what the same account really holds; its keeper and its job both tell of it for a moment.
             uuids = [hashes[each] for each in lease["gpus"] if each in hashes and held[hashes[each]][0] in (uid, -1)]
             told = {**lease, "id": tag, "tag": tag, "gpus": uuids, "uid_number": uid, "pid": pids[kind, tag, uid]}
-            told["owner"] = owned_by(lease["owner"], uid)
+            told["owner"], told["team"] = owned_by(lease["owner"], uid), owned_by(lease.get("team", ""), uid)
             before = leases.get((tag, uid))
             if before is None or not before["job"]:
                 leases[tag, uid] = told
@@ -125,7 +125,8 @@ def _untold(uuid: str, uid: int, pid: int) -> dict:
     """A GPU that is held without a word: by who just begins or ends, or by who does not play by our rules."""
     names = dict.fromkeys(("job", "who", "deployment", "past", "tag"), "")
     amounts: Dict[str, Any] = {"cpu": 0, "memory": 0, "disk": 0, "since": kernel.boottime_s()}
-    return {**names, **amounts, "id": "", "owner": owned_by("", uid), "gpus": [uuid], "uid_number": uid, "pid": pid}
+    whose = {key: owned_by("", uid) for key in ("owner", "team")}
+    return {**names, **amounts, **whose, "id": "", "gpus": [uuid], "uid_number": uid, "pid": pid}
 
 
 def _tickets(found: Dict[Tuple[bytes, str, int], list], pids: Dict[Tuple[bytes, str, int], int]) -> List[dict]:
@@ -141,7 +142,8 @@ def _tickets(found: Dict[Tuple[bytes, str, int], list], pids: Dict[Tuple[bytes, 
 
 def ranked(ticket: dict, uid: int, now: float) -> dict:
     """A ticket as queueing.decide wants it: names are the account's own, so that nobody can speak for another."""
-    names = {"uid": claimed_by(ticket["who"], uid), "owner": owned_by(ticket["owner"], uid)}
+    whose = {key: owned_by(ticket[key], uid) for key in ("owner", "team")}
+    names = {"uid": claimed_by(ticket["who"], uid), **whose}
     return {**ticket, **names, "uid_number": uid, "waited_s": max(0.0, now - ticket["since"])}
 
 

@@ -31,6 +31,8 @@ _MUTEX_S = 0.5
 _NAME = re.compile(r"[a-z2-7]{1,20}@(\d+)\b")
 #: Whoever does not take for so long what is granted is passed by.
 _STALLED_S = 5.0
+#: Whom quotas count.
+_WHOSE = ("owner", "team")
 
 #: Called under the mutex, with the claims of what a ticket was granted; what it returns is the answer's "lease".
 Give = Callable[[str, Claims], Dict[str, Any]]
@@ -98,7 +100,7 @@ class Line:
             return None
         if entry is not None:
             entry.withdraw()
-        self._entries[uid] = tickets.Entry(ticket, now + ttl_s, str(ask.get("owner") or ""))
+        self._entries[uid] = tickets.Entry(ticket, now + ttl_s, {key: str(ask.get(key) or "") for key in _WHOSE})
         return self._entries[uid]
 
     def drop(self, uid: str) -> str:
@@ -231,8 +233,9 @@ class Line:
         why = verdict["why"] or "its turn has come"
         if self.room.trouble and _wants_gpus(entry):
             why = self.room.trouble
-        owner = census.owned_by(entry.ticket["owner"], os.geteuid())
-        why = why.replace(owner, entry.owner or "(none)")
+        for key in _WHOSE:
+            name = census.owned_by(entry.ticket[key], os.geteuid())
+            why = why.replace("its %s %s" % (key, name), "its %s %s" % (key, entry.names[key] or "(none)"))
         why = _NAME.sub(lambda found: "a job of %s" % user_name(int(found[1])), why)
         ahead = [tickets.ahead(names[uid]) for uid in verdict["ahead"] if uid in names]
         return {"lease": None, "position": verdict["position"], "ahead": ahead, "why": why}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any, Dict, List, Optional
 
@@ -117,14 +118,16 @@ def note_strayed(host: HostPaths, jobs: Dict[str, List[str]]) -> None:
 
 
 def _lease(lease: dict) -> Dict[str, Any]:
-    kept = ("id", "job", "who", "deployment", "gpus", "cpu", "memory", "disk")
+    kept = ("id", "job", "who", "deployment", "gpus", "cpu", "memory", "disk", "priority", "waited_s")
+    whose = {key: lease[key].partition("@")[0] for key in ("owner", "team")}
+    user = {"user": user_name(lease["uid_number"]), "ours": lease["uid_number"] == os.geteuid()}
     since = max(0.0, kernel.boottime_s() - lease["since"])
-    told = {"owner": lease["owner"].partition("@")[0], "user": user_name(lease["uid_number"]), "since_s": since}
-    return {**{key: lease[key] for key in kept}, **told}
+    return {**{key: lease[key] for key in kept if key in lease}, **whose, **user, "since_s": since}
 
 
 def _ticket(ticket: dict, verdict: dict) -> Dict[str, Any]:
     kept = ("who", "deployment", "priority", "waited_s", "demand", "reserves")
-    told = {"owner": ticket["owner"].partition("@")[0], "user": user_name(ticket["uid_number"])}
+    whose = {key: ticket[key].partition("@")[0] for key in ("owner", "team")}
+    told = {**whose, "user": user_name(ticket["uid_number"])}
     place = {"position": verdict["position"], "why": verdict["why"] or "its turn has come"}
     return {**{key: ticket[key] for key in kept}, **told, **place}

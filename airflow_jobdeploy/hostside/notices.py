@@ -89,10 +89,14 @@ def joined(pieces: Dict[int, bytes], count: int) -> Optional[list]:
 
 
 def lease_values(lease: Dict[str, Any]) -> List[Any]:
-    """Of {"job", "who", "deployment", "owner", "cpu", "memory", "disk", "since", "past", "gpus"}."""
+    """Of {"job", "who", "deployment", "owner", "cpu", "memory", "disk", "since", "past", "gpus"}.
+
+    Of one that a quota counts also "team", "priority" and "waited_s": its place in the line when it was granted.
+    """
     amounts = [round(lease["cpu"], 3), _mib(lease["memory"]), _mib(lease["disk"]), int(lease["since"])]
     names = [lease[key] for key in ("job", "who", "deployment", "owner")]
-    return [*names, *amounts, lease["past"], [gpu_hash(uuid) for uuid in lease["gpus"]]]
+    counted = [lease["team"], _PRIORITIES.index(lease["priority"]), int(lease["waited_s"])] if "team" in lease else []
+    return [*names, *amounts, lease["past"], [gpu_hash(uuid) for uuid in lease["gpus"]], *counted]
 
 
 def lease(values: list) -> Optional[Dict[str, Any]]:
@@ -104,7 +108,14 @@ def lease(values: list) -> Optional[Dict[str, Any]]:
     job, who, deployment, owner, cpu, memory, disk, since, past, gpus = values[:10]
     sizes = {"cpu": cpu, "memory": memory * _MIB, "disk": disk * _MIB, "since": since, "past": past}
     names = {"job": job, "who": who, "deployment": deployment, "owner": owner}
-    return {**names, **sizes, "gpus": [str(gpu) for gpu in gpus[:64]]}
+    return {**names, **sizes, "gpus": [str(gpu) for gpu in gpus[:64]], **_counted(values[10:13])}
+
+
+def _counted(values: list) -> Dict[str, Any]:
+    """What only leases say that a quota counts."""
+    if len(values) < 3 or not _is_name(values[0]) or values[1] not in (0, 1, 2) or not _is_number(values[2]):
+        return {}
+    return {"team": values[0], "priority": _PRIORITIES[int(values[1])], "waited_s": max(0, int(values[2]))}
 
 
 def gpu_hash(uuid: str) -> str:
@@ -124,7 +135,8 @@ def ticket_values(ticket: Dict[str, Any], until: float) -> List[Any]:
     amounts = [demand.get("cpu") or 0, _mib(demand.get("memory")), _mib(demand.get("disk"))]
     names = [ticket["who"], ticket["deployment"], ticket["owner"]]
     rank = [_PRIORITIES.index(ticket["priority"]), round(ticket["since"], 2), math.ceil(until), int(ticket["reserves"])]
-    return [*names, *rank, *amounts, ticket.get("max_gpus"), wishes, within or 0]
+    team = [ticket["team"], ticket.get("team_max_gpus")] if ticket.get("team") else []
+    return [*names, *rank, *amounts, ticket.get("max_gpus"), wishes, within or 0, *team]
 
 
 def ticket(values: list) -> Optional[Tuple[Dict[str, Any], float]]:
@@ -136,6 +148,9 @@ def ticket(values: list) -> Optional[Tuple[Dict[str, Any], float]]:
     who, deployment, owner, priority, since, until, reserves, cpu, memory, disk, most, wishes, within = values[:13]
     if not isinstance(wishes, list) or not all(_is_wish(wish) for wish in wishes):
         return None
+    team, team_most = values[13:15] if len(values) > 14 else ("", None)
+    if not _is_name(team):
+        return None
     demand = {"cpu": cpu, "memory": memory * _MIB, "disk": disk * _MIB, "gpus": [_wish(wish) for wish in wishes]}
     found = {
         "who": who,
@@ -146,6 +161,8 @@ def ticket(values: list) -> Optional[Tuple[Dict[str, Any], float]]:
         "reserves": bool(reserves),
         "demand": demand,
         "max_gpus": most,
+        "team": team,
+        "team_max_gpus": team_most,
         "within": within or None,
     }
     return found, float(until)

@@ -8,10 +8,12 @@ first starts once those have ended that ran before it became first, whatever arr
 Lines of other accounts are read with the same eyes: what is malformed, or more than this host could ever give, is not
 in the line at all. A lie can make us wait as long as a true ticket could, and can never give away what is held.
 
-    lease     {"id", "gpus": [uuid], "cpu", "memory", "disk", "deployment", "owner", "past"}    `past`: see a grant
+    lease     {"id", "gpus": [uuid], "cpu", "memory", "disk", "deployment", "owner", "team", "past"}
+              `past`: see a grant
     ticket    {"uid", "priority": "high" | "normal" | "low", "waited_s", "demand", "reserves": bool,
                "within": what the pool declares of the host (fitting.narrowed), "stalled": bool,
-               "deployment", "owner", "max_gpus": the most that the owner may hold here}
+               "deployment", "owner", "team", "max_gpus", "team_max_gpus": the most that the owner, and the team, may
+               hold here}
     verdict   {"uid", "granted": bool, "gpus": [uuid], "past": uid, "position": n, "ahead": [uid], "why": text}
 
 `position` is 1 for the first in line, 0 for who is not in it; `ahead` names the first few only. A granted one's `past`
@@ -44,6 +46,9 @@ class Ticket(NamedTuple):
     #: (deployment, owner) and the most GPUs that it may hold here.
     owner: Tuple[str, str]
     max_gpus: Optional[int]
+    #: The same of its team.
+    team: Tuple[str, str]
+    team_max_gpus: Optional[int]
     #: Which of those given.
     at: int
 
@@ -109,11 +114,12 @@ def read_ticket(limits: Limits, data: Any, index: int = 0) -> Optional[Ticket]:
         return None
     if demand is None or within is None or waited_s is None:
         return None
-    most = data.get("max_gpus")
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int)):
+    bounds = [data.get(name) for name in ("max_gpus", "team_max_gpus")]
+    if any(most is not None and (isinstance(most, bool) or not isinstance(most, int)) for most in bounds):
         return None
+    owner, team = owner_of(data), owner_of(data, "team")
     key = (PRIORITIES.index(priority), -min(waited_s, _LONGEST_S), uid)
-    return Ticket(uid, key, demand, within, data.get("reserves") is True, owner_of(data), most, index)
+    return Ticket(uid, key, demand, within, data.get("reserves") is True, owner, bounds[0], team, bounds[1], index)
 
 
 # -- what is free ------------------------------------------------------------------------------------------------------
@@ -174,9 +180,16 @@ class _Room:
             found = self._now[key] = (lack, gpus)
         return found
 
-    def owned(self, owner: Tuple[str, str]) -> int:
-        """GPUs that an owner holds here."""
-        return sum(len(held.gpus) for held in self._all if held.owner == owner)
+    def quotas(self, ticket: Ticket) -> List[Tuple[str, int, int]]:
+        """Those that count the job: whose, how many GPUs are held of it here, and how many may be."""
+        found = []
+        if ticket.max_gpus is not None:
+            held = sum(len(held.gpus) for held in self._all if held.owner == ticket.owner)
+            found.append(("owner " + (ticket.owner[1] or "(none)"), held, ticket.max_gpus))
+        if ticket.team_max_gpus is not None:
+            held = sum(len(held.gpus) for held in self._all if held.team == ticket.team)
+            found.append(("team " + ticket.team[1], held, ticket.team_max_gpus))
+        return found
 
 
 class _Head:
@@ -225,11 +238,10 @@ class _Head:
 
 
 def _verdict(ticket: Ticket, room: _Room, passed: int) -> Dict[str, Any]:
-    if ticket.max_gpus is not None and ticket.demand.wishes:
-        held = room.owned(ticket.owner)
-        wishes = tuple(wish for wish in ticket.demand.wishes if held + wish.many <= ticket.max_gpus)
+    for whose, held, most in room.quotas(ticket) if ticket.demand.wishes else ():
+        wishes = tuple(wish for wish in ticket.demand.wishes if held + wish.many <= most)
         if not wishes:
-            return _waits(ticket.uid, 0, _over(ticket.owner[1], held, ticket.max_gpus))
+            return _waits(ticket.uid, 0, "its %s holds %d of the %d GPUs that it may" % (whose, held, max(most, 0)))
         ticket = ticket._replace(demand=ticket.demand._replace(wishes=wishes))
     never = room.never(ticket)
     if never:
@@ -247,7 +259,7 @@ def _verdict(ticket: Ticket, room: _Room, passed: int) -> Dict[str, Any]:
             return _waits(ticket.uid, passed + 1, "would delay %s, which is first in line" % past)
     demand = ticket.demand
     chosen = tuple(gpu.uuid for gpu in gpus)
-    room.take(Held(chosen, demand.cpu, demand.memory, demand.disk, ticket.owner, past))
+    room.take(Held(chosen, demand.cpu, demand.memory, demand.disk, ticket.owner, past, ticket.team))
     return {**_waits(ticket.uid, 0, ""), "granted": True, "gpus": list(chosen), "past": past}
 
 
@@ -261,10 +273,6 @@ def _never(demand: Demand, limits: Limits, usable: Sequence[Gpu]) -> str:
         taken = [str(gpu.number) for gpu in limits.gpus if gpu not in usable]
         return "needs %s; processes without a lease use GPU %s" % (gpus_text(demand), ", ".join(taken))
     return "more than is here: needs %s, has %s" % (gpus_text(demand), models_text(limits.gpus))
-
-
-def _over(owner: str, held: int, most: int) -> str:
-    return "its owner %s holds %d of the %d GPUs that it may" % (owner or "(none)", held, max(most, 0))
 
 
 def _waits(uid: str, position: int, why: str) -> Dict[str, Any]:

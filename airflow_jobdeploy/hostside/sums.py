@@ -19,11 +19,13 @@ class Held(NamedTuple):
     disk: float
     owner: Tuple[str, str]
     past: str
+    #: (deployment, team); a team of "" is none.
+    team: Tuple[str, str] = ("", "")
 
 
-def owner_of(data: Mapping[str, Any]) -> Tuple[str, str]:
-    """(deployment, owner) of a lease or ticket."""
-    return str(data.get("deployment") or ""), str(data.get("owner") or "")
+def owner_of(data: Mapping[str, Any], kind: str = "owner") -> Tuple[str, str]:
+    """(deployment, owner) of a lease or ticket, or (deployment, team)."""
+    return str(data.get("deployment") or ""), str(data.get(kind) or "")
 
 
 def read_lease(lease: Mapping[str, Any]) -> Held:
@@ -31,7 +33,7 @@ def read_lease(lease: Mapping[str, Any]) -> Held:
     gpus = lease.get("gpus")
     cpu, memory, disk = (held_amount(lease.get(name)) for name in AMOUNTS)
     named = tuple(str(uuid) for uuid in gpus) if isinstance(gpus, (list, tuple)) else ()
-    return Held(named, cpu, memory, disk, owner_of(lease), str(lease.get("past") or ""))
+    return Held(named, cpu, memory, disk, owner_of(lease), str(lease.get("past") or ""), owner_of(lease, "team"))
 
 
 class Sums:

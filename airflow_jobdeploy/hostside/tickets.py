@@ -15,11 +15,11 @@ from airflow_jobdeploy.hostside.keeper import PROVISIONAL_S
 class Entry:
     """One ticket of ours."""
 
-    def __init__(self, ticket: Dict[str, Any], until: float, owner: str) -> None:
+    def __init__(self, ticket: Dict[str, Any], until: float, names: Dict[str, str]) -> None:
         self.ticket = ticket
         self.until = until
-        #: The owner's name, for people: the ticket has a hash of it.
-        self.owner = owner
+        #: The names of "owner" and "team", for people: the ticket has hashes of them.
+        self.names = names
         self.tag = os.urandom(4).hex()
         self.notice: List[Any] = []
         self.told_until = 0.0
@@ -41,11 +41,12 @@ def provisional(picture: Picture, who: str) -> Optional[Dict[str, Any]]:
 
 def read(uid: str, ask: Dict[str, Any], now: float) -> Dict[str, Any]:
     """A ticket of ours from the wire. ValueError says what is wrong with it."""
-    fields = ("demand", "priority", "waited_s", "reserves", "within", "max_gpus")
+    fields = ("demand", "priority", "waited_s", "reserves", "within", "max_gpus", "team_max_gpus")
     given = {key: ask[key] for key in fields if ask.get(key) is not None}
     if queueing.read_ticket(fitting.Limits(), {"uid": uid[:100], **given}) is None or not uid:
         raise ValueError("the ticket of %r cannot be read: %r" % (uid[:40], given))
-    hashes = {key: layout.short(key, str(ask[key])) if ask.get(key) else "" for key in ("deployment", "owner")}
+    named = ("deployment", "owner", "team")
+    hashes = {key: layout.short(key, str(ask[key])) if ask.get(key) else "" for key in named}
     ticket = {
         "who": census.who_is(uid),
         **hashes,
@@ -55,6 +56,7 @@ def read(uid: str, ask: Dict[str, Any], now: float) -> Dict[str, Any]:
         "reserves": given.get("reserves", False),
         "within": given.get("within") or None,
         "max_gpus": given.get("max_gpus"),
+        "team_max_gpus": given.get("team_max_gpus") if hashes["team"] else None,
     }
     # As others will read it, rounded: all must come to the same line.
     told = notices.ticket(json.loads(b"".join(notices.pieces_of(notices.ticket_values(ticket, now))).decode()))
@@ -85,7 +87,11 @@ def lease_for(ticket: Dict[str, Any], verdict: dict) -> Dict[str, Any]:
     amounts = {key: ticket["demand"].get(key) or 0 for key in ("cpu", "memory", "disk")}
     names = {key: ticket[key] for key in ("who", "deployment", "owner")}
     held = {"gpus": verdict["gpus"], "past": verdict["past"], "since": kernel.boottime_s(), "job": ""}
-    return {"id": os.urandom(16).hex(), **names, **amounts, **held}
+    lease = {"id": os.urandom(16).hex(), **names, **amounts, **held}
+    if ticket["max_gpus"] is not None or ticket["team"]:  # who counts must know which of two goes first
+        rank = {"priority": ticket["priority"], "waited_s": max(0, int(held["since"] - ticket["since"]))}
+        lease.update(rank, team=ticket["team"])
+    return lease
 
 
 def shown(lease: Dict[str, Any]) -> Dict[str, Any]:

@@ -94,6 +94,12 @@ class JobDeployOperator(BaseOperator):
 
         return runtime.dag_bundle(context["ti"])
 
+    def _team(self, context: Mapping[str, Any]) -> str:
+        """The team of Airflow's own that the DAG belongs to."""
+        from airflow_jobdeploy.hooks import runtime
+
+        return runtime.team(context)
+
     def _read_jobs(self, value: Any, worker_pool: str | None) -> Jobs:
         from airflow_jobdeploy.hooks.jobs import read_jobs
 

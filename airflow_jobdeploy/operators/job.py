@@ -78,6 +78,7 @@ class JobRunOperator(SubmittingOperator):
             owner="task",
             where=self._folders(),
             user=self.owner,
+            team=self._team(context),
             dag_bundle=self._dag_bundle(context),
             returning=returning,
         )

@@ -81,6 +81,7 @@ class TemplateUpOperator(SubmittingOperator):
             owner="task",
             where=self._folders(),
             user=getattr(context["dag_run"], "triggering_user_name", None) or "",
+            team=self._team(context),
             dag_bundle=self._dag_bundle(context),
             returning=returning,
         )

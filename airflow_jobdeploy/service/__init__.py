@@ -18,7 +18,7 @@ from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submi
 from airflow_jobdeploy.service.templates import prepare_build, prepare_up
 from airflow_jobdeploy.service.watcher import Subscription, Watcher
 from airflow_jobdeploy.service.watching import Watch
-from airflow_jobdeploy.service.work import Work
+from airflow_jobdeploy.service.work import Payer, Work
 from airflow_jobdeploy.service.workers import Workers
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Follower",
     "IntentStore",
     "Interrupted",
+    "Payer",
     "Submitted",
     "Subscription",
     "Update",

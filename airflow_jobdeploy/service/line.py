@@ -13,12 +13,14 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_jobdeploy.core.leases import RENEW_S, Lease, SeekAnswer, Ticket
+from airflow_jobdeploy.core.quotas import Count, Judgement, Leases
 from airflow_jobdeploy.core.words import duration
 from airflow_jobdeploy.errors import JobDeployError, JobTimedOut, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.service.tally import COUNT_S, NO_BOUNDS, SETTLE_S, Tally
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
 
@@ -26,6 +28,8 @@ from airflow_jobdeploy.service.workers import Workers
 POLL_S = 0.3
 #: How often the place in line is said when it changes, and when it does not, in seconds.
 SAY_S, SAY_AGAIN_S = 10.0, 300.0
+#: Fields of a ticket that quotas set.
+_BOUNDS = ("max_gpus", "team_max_gpus")
 
 
 class Age:
@@ -53,6 +57,9 @@ class Wait:
     #: What is asked for, in words.
     wanted: str
     schedule_timeout_s: float | None = None
+    #: The quotas that count the job together with others on several workers; those workers.
+    counts: tuple[Count, ...] = ()
+    counted_on: tuple[str, ...] = ()
 
     def age(self) -> Age:
         """How long it has taken by now, and from now on."""
@@ -62,20 +69,35 @@ class Wait:
         """Has `schedule_timeout` passed?"""
         return self.schedule_timeout_s is not None and waited_s >= self.schedule_timeout_s
 
-    def ticket(self, worker: str, waited_s: float) -> Ticket:
-        """As old as the wait is."""
-        return replace(self.tickets[worker], waited_s=waited_s)
+    def ticket(self, worker: str, waited_s: float, bounds: Mapping[str, Any] = NO_BOUNDS) -> Ticket:
+        """As old as the wait is. `bounds`: what quotas leave there now, where that is known anew."""
+        return replace(self.tickets[worker], waited_s=waited_s, **bounds)
+
+    def tally(self) -> Tally:
+        """For its quotas."""
+        wishes = [wish for ticket in self.tickets.values() for wish in ticket.demand.get("gpus") or ()]
+        least = min((int(wish.get("count") or 1) for wish in wishes), default=0)
+        return Tally(self.uid, self.counts, self.counted_on, least)
+
+    def granted(self, worker: str, lease: Lease, bounds: Mapping[str, Any] = NO_BOUNDS) -> Granted:
+        """One of its tickets got a lease."""
+        own = self.ticket(worker, 0.0, bounds)
+        left = {key: most for key in _BOUNDS if (most := getattr(own, key)) is not None}
+        return Granted(uid=self.uid, worker=worker, lease=lease, since=self.since, bounds=left)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**data, "tickets": [[worker, ticket.to_wire()] for worker, ticket in self.tickets.items()]}
+        tickets = [[worker, ticket.to_wire()] for worker, ticket in self.tickets.items()]
+        counts = [count.to_dict() for count in self.counts]
+        return {**data, "tickets": tickets, "counts": counts, "counted_on": list(self.counted_on)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Wait:
         tickets = {str(worker): Ticket.from_wire(ticket) for worker, ticket in data["tickets"]}
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        return cls(**{**known, "tickets": tickets})
+        counts = tuple(Count.from_dict(count) for count in data.get("counts", ()))
+        return cls(**{**known, "tickets": tickets, "counts": counts, "counted_on": tuple(data.get("counted_on", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +108,18 @@ class Granted:
     worker: str
     lease: Lease
     since: float
+    #: What quotas left on that worker (fields of a ticket): the job's ticket there, should the lease become void.
+    bounds: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {"uid": self.uid, "worker": self.worker, "lease": self.lease.to_wire(), "since": self.since}
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        return {**data, "lease": self.lease.to_wire(), "bounds": dict(self.bounds)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Granted:
-        return cls(uid=data["uid"], worker=data["worker"], lease=Lease.from_wire(data["lease"]), since=data["since"])
+        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+        return cls(**{**known, "lease": Lease.from_wire(data["lease"])})
 
 
 class StillWaiting(JobDeployError):
@@ -128,6 +154,8 @@ class Places:
         self._silent: dict[str, str] = {}
         self._said = ""
         self._said_at = 0.0
+        #: Why it has to wait for others of its owner or team; "" when it has not.
+        self.quotas: Callable[[], str] = str
 
     def heard(self, worker: str, answer: SeekAnswer) -> None:
         self._silent.pop(worker, None)
@@ -151,6 +179,8 @@ class Places:
     def text(self, *, ages: bool = True) -> str:
         """The best place that the job has, and who is ahead there, with `ages` for how long; or why it has none."""
         placed = [(answer.position, worker) for worker, answer in self._answers.items() if answer.position]
+        if over := self.quotas():
+            return over
         if not placed:
             out = [f"worker {worker}: {answer.why}" for worker, answer in self._answers.items()]
             return "; ".join(
@@ -186,6 +216,9 @@ class Stand:
         self._places = Places(wait, self._age)
         self._due = dict.fromkeys(wait.tickets, 0.0)
         self._failures = dict.fromkeys(wait.tickets, 0)
+        self._tally = wait.tally()
+        self._places.quotas = self._tally.why
+        self._count_due = 0.0
 
     def until(self, patience_s: float | None) -> Granted | None:
         """The first lease; None after `patience_s` (None: no bound). JobTimedOut; all tickets are
@@ -210,13 +243,15 @@ class Stand:
 
     def _round(self) -> Granted | None:
         """Ask each worker once."""
+        if self._wait.counts and time.monotonic() >= self._count_due:
+            self._count()
         for worker in self._wait.tickets:
             answer = self._asked(worker)
             if answer is None:
                 continue
             self._places.heard(worker, answer)
-            if answer.lease is not None:
-                return Granted(uid=self._wait.uid, worker=worker, lease=answer.lease, since=self._wait.since)
+            if answer.lease is not None and self._is_kept(worker):
+                return self._wait.granted(worker, answer.lease, self._tally.bounds(worker))
         return None
 
     def _asked(self, worker: str) -> SeekAnswer | None:
@@ -227,7 +262,9 @@ class Stand:
                 if self._failures[worker]:
                     return None
                 return self._workers.backend(worker).granted().get(self._wait.uid)
-            answer = self._workers.backend(worker).seek(self._wait.ticket(worker, self._age()))
+            answer = self._workers.backend(worker).seek(
+                self._wait.ticket(worker, self._age(), self._tally.bounds(worker))
+            )
         except WorkerUnreachable as error:
             self._workers.drop(worker)
             self._failures[worker] += 1
@@ -236,6 +273,42 @@ class Stand:
             return None
         self._due[worker], self._failures[worker] = now + RENEW_S, 0
         return answer
+
+    # -- quotas over several workers -----------------------------------------------------------------------------------
+
+    def _is_kept(self, worker: str) -> bool:
+        """Is what was granted within the quotas, all workers together? Else it is given back."""
+        if not self._wait.counts:
+            return True
+        until = time.monotonic() + SETTLE_S
+        while (found := self._tally.judge(worker, self._count())) is not Judgement.KEEP:
+            if found is Judgement.GIVE_WAY or time.monotonic() >= until:
+                self._say(f"Worker {worker} had {self._wait.wanted}, which others were to have: it is given back.")
+                with suppress(WorkerError):
+                    self._workers.backend(worker).drop(self._wait.uid)
+                self._due[worker] = time.monotonic()
+                return False
+            self._check()
+            self._workers.pause(POLL_S)
+        return True
+
+    def _count(self) -> Mapping[str, Leases]:
+        """Look at all that is held of the pool; where that leaves less or more than before, the ticket says so."""
+        self._count_due = time.monotonic() + COUNT_S
+        before = {worker: self._tally.bounds(worker) for worker in self._due}
+        found = {}
+        for worker in self._tally.to_ask(time.monotonic()):
+            self._check()
+            try:
+                found[worker] = self._workers.backend(worker).room().leases
+            except WorkerError:
+                self._workers.drop(worker)
+                self._tally.missed(worker, time.monotonic())
+        self._tally.see(found)
+        for worker, bounds in before.items():
+            if bounds != self._tally.bounds(worker) and not self._failures[worker]:
+                self._due[worker] = min(self._due[worker], time.monotonic())
+        return self._tally.leases
 
     def _leave(self, granted: str) -> None:
         """Take back all other tickets. What cannot be told now hears it when the connection ends."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,12 @@ from airflow_jobdeploy.core.labels import mismatch
 from airflow_jobdeploy.core.leases import Ticket, lease_of
 from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
+from airflow_jobdeploy.core.quotas import Count
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.line import Age, Granted, Stand, StillWaiting, Wait
 from airflow_jobdeploy.service.ranking import Looking
 from airflow_jobdeploy.service.survey import declared
+from airflow_jobdeploy.service.tally import Tally
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Work
 from airflow_jobdeploy.service.workers import Workers
@@ -104,7 +107,8 @@ class Placing:
             return {}
         mine = self._granted if self._granted and (self._granted.uid, self._granted.worker) == (uid, worker) else None
         waited_s = Age(mine.since)() if mine else 0.0
-        ticket = self._ticket(uid, worker, self.work.need.allowance.max_gpus, reserves=True)
+        bounds = mine.bounds if mine else self._bounds(uid, worker)
+        ticket = self._ticket(uid, worker, bounds, reserves=True)
         return lease_of(replace(ticket, waited_s=waited_s), mine.lease if mine else None)
 
     def _stayed(self, last: Intent) -> str:
@@ -127,18 +131,35 @@ class Placing:
             worker_pool=self.workers.pool.name,
             since=time.time(),
             tickets={
-                choice.worker: self._ticket(uid, choice.worker, choice.max_gpus, reserves=not index)
+                choice.worker: self._ticket(uid, choice.worker, choice.bounds, reserves=not index)
                 for index, choice in enumerate(chosen)
             },
             wanted=str(self.work.need.demand),
             schedule_timeout_s=self.work.schedule_timeout_s,
+            counts=self._counts if len(self.workers.pool.workers) > 1 else (),  # one alone sees to it itself
+            counted_on=tuple(worker.name for worker in self.workers.pool.workers) if self._counts else (),
         )
         self._granted = Stand(self.workers, wait, say=self.say, check=self.check).until(self._line_s)
         if self._granted is None:
             raise StillWaiting(wait)
         return self._granted.worker
 
-    def _ticket(self, uid: str, name: str, max_gpus: int | None, *, reserves: bool) -> Ticket:
+    def _bounds(self, uid: str, worker: str) -> Mapping[str, Any]:
+        """What quotas leave on a worker, of a job that was granted nothing: its supervisor sees no other worker."""
+        tally = Tally(uid, self._counts, [other.name for other in self.workers.pool.workers])
+        tally.see({worker: ()})
+        for name in tally.to_ask(0.0) if self._counts else ():
+            with suppress(WorkerError):
+                tally.see({name: self.workers.backend(name).room().leases})
+        return tally.bounds(worker)
+
+    @property
+    def _counts(self) -> tuple[Count, ...]:
+        """The quotas that bound its GPUs."""
+        need = self.work.need
+        return need.allowance.counts(self.work.key.deployment) if need.demand.gpus else ()
+
+    def _ticket(self, uid: str, name: str, bounds: Mapping[str, Any], *, reserves: bool) -> Ticket:
         need = self.work.need
         return Ticket(
             uid=uid,
@@ -148,7 +169,8 @@ class Placing:
             within=declared(self.workers.pool.worker(name)),
             deployment=self.work.key.deployment,
             owner=need.allowance.owner,
-            max_gpus=max_gpus,
+            team=need.allowance.team,
+            **bounds,
         )
 
     # -- first come, first served --------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ from airflow_jobdeploy.packing.dataset import Dataset
 from airflow_jobdeploy.service.looking import code_of, look_at, misplaced
 from airflow_jobdeploy.service.taking import Takes
 from airflow_jobdeploy.service.work import (
+    NOBODY,
     Identity,
+    Payer,
     ResolveSecret,
     Work,
     limits,
@@ -52,20 +54,20 @@ def prepare_run(
     resolve_secret: ResolveSecret,
     given_origin: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
-    user: str = "",
+    payer: Payer = NOBODY,
     returning: bool = False,
 ) -> Work:
     """The work of a job spec. SpecError names each field that `pool` or this release cannot honour.
 
     `dataset`: lists the dataset of the spec, unless that is in the pool's storage. `given_origin`, `about`,
-    `returning`: as in prepare_up. `user`: whom the pool's quotas count. Raises StagingError for code and data that
+    `returning`: as in prepare_up. `payer`: whom the pool's quotas count. Raises StagingError for code and data that
     cannot be sent.
     """
     asked = spec
     spec, problems = on_host(asked, pool)
     problems += unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
     problems += misplaced(spec, project_dir, workdir)
-    need = need_of(spec, pool, user, problems)
+    need = need_of(spec, pool, payer, problems)
     problems += container_problems(spec, pool, has_project=project_dir is not None or bool(spec.repo))
     spec = with_preset(spec, pool)
     takes = Takes(code_of(spec, project_dir, given_origin), dataset, partial(look_at, spec, bool(workdir)))

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from airflow_jobdeploy.core.containers import container_of, container_problems
+from airflow_jobdeploy.core.demand import with_preset
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan, ResourcePlan, Step
 from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
@@ -22,7 +23,9 @@ from airflow_jobdeploy.errors import Problem, TemplateError
 from airflow_jobdeploy.service.looking import code_of
 from airflow_jobdeploy.service.taking import Takes
 from airflow_jobdeploy.service.work import (
+    NOBODY,
     Identity,
+    Payer,
     ResolveSecret,
     Work,
     limits,
@@ -45,7 +48,7 @@ _OF_THE_RESOURCE = {
     **dict.fromkeys(("leftovers", "keep_for", "secret_env", "signal"), _OPTION),
     **dict.fromkeys(("ref", "dirty", "bundle_limit"), _OPTION),
     **dict.fromkeys(("docker_image", "pull", "dockerfile", "apt_packages", "shm_size", "pids_limit"), _OPTION),
-    **dict.fromkeys(("cpu_count", "memory", "disk_space", "gpu_types", "preset"), _OPTION),
+    **dict.fromkeys(("cpu_count", "memory", "disk_space", "gpu_types", "preset", "team"), _OPTION),
     "repo": "Give a folder here to the operator, as project_dir.",
     "requirements": "Install them in a script build, as the example template venv.yaml does, or run a job spec.",
     **dict.fromkeys(("volumes", "dataset_location", "life_span", "restart_policy"), _ALONE),
@@ -62,7 +65,7 @@ def prepare_up(
     key: JobKey = NO_KEY,
     owner: str = "none",
     resolve_secret: ResolveSecret,
-    user: str = "",
+    payer: Payer = NOBODY,
     commit: str = "",
     given_origin: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
@@ -70,12 +73,15 @@ def prepare_up(
 ) -> Work:
     """The work of a template's `up`. TemplateError with all problems; StagingError for a bad project_dir.
 
-    `given_origin`: what is known of a project that is no repository. `about`: more for the job's record. `returning`:
-    an earlier submission is known, which says what is taken along; nothing is taken anew before it is of no use.
+    `payer`: whom the pool's quotas count. `given_origin`: what is known of a project that is no repository. `about`:
+    more for the job's record. `returning`: an earlier submission is known, which says what is taken along; nothing is
+    taken anew before it is of no use.
     """
+    user = payer.user
     maker = _UpMaker(template, dict(given), pool, project_dir, workdir or "", key, owner, user, commit, about or {})
     rendered = maker.rendered(_TRIAL, None)  # everything that needs no secret is checked before one is read
     problems = unsupported(rendered.options, kind=pool.kind)
+    need = need_of(rendered.options, pool, payer, problems)
     problems += container_problems(rendered.options, pool, has_project=project_dir is not None)
     problems += [problem for build in rendered.builds.values() for problem in _job_problems(build, pool)]
     if problems:
@@ -88,7 +94,7 @@ def prepare_up(
         key=key,
         render=partial(maker.plan, resolve_secret),
         takes=takes,
-        need=need_of(rendered.options, pool, user, problems),
+        need=need,
         warnings=(*rendered.warnings, *_idle(rendered.options, project_dir)),
         makes_resource=True,
         schedule_timeout_s=rendered.options.schedule_timeout_s,
@@ -128,7 +134,8 @@ class _UpMaker:
             "commit": self.commit,
             "user": self.user,
         }
-        return self.template.render(self.given, filled=filled, resolve_secret=resolve_secret)
+        rendered = self.template.render(self.given, filled=filled, resolve_secret=resolve_secret)
+        return replace(rendered, options=with_preset(rendered.options, self.pool))
 
     def plan(self, resolve_secret: ResolveSecret, identity: Identity) -> Plan:
         rendered = self.rendered(identity.resource, resolve_secret)

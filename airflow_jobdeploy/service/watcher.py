@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar
 
 from airflow_jobdeploy.backends.base import Backend
+from airflow_jobdeploy.core.quotas import Leases
+from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.service.follower import Follower
 from airflow_jobdeploy.service.seekers import Seeker
 from airflow_jobdeploy.service.watching import Chore, Watch
@@ -89,6 +91,10 @@ class Watcher:
         watch = self._handed(lambda watch: watch.seek(seeker))
         return Place(watch, seeker)
 
+    def look(self, deliver: Callable[[Leases | WorkerError], None], max_age_s: float = 0.0) -> None:
+        """Tell all that is held on the worker, as it was `max_age_s` ago or later; `deliver` may be called at once."""
+        self._handed(lambda watch: watch.look(deliver, max_age_s))
+
     def stop_job(self, job_id: str, *, reason: str, by: str) -> None:
         """Hand a stop to the thread; returns at once."""
         self._handed(lambda watch: watch.stop_job(job_id, reason=reason, by=by))
@@ -146,6 +152,10 @@ class Place:
     def __init__(self, watch: Watch, seeker: Seeker) -> None:
         self._watch = watch
         self.seeker = seeker
+
+    def renew(self, *, refuses: bool = False) -> None:
+        """Put the ticket anew. `refuses`: and give back what was granted here."""
+        self._watch.renew(self.seeker, refuses=refuses)
 
     def close(self, *, taken: bool = False) -> None:
         """`taken`: what was granted here is going to be used; else it is given back."""

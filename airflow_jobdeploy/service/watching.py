@@ -19,6 +19,7 @@ from typing import Protocol
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.waker import Waker
+from airflow_jobdeploy.core.quotas import Leases
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason, unknown
 from airflow_jobdeploy.errors import WorkerChanged, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.follower import Follower
@@ -105,6 +106,16 @@ class Watch:
         """Leave the line. `taken`: what was granted here is going to be used; else it is given back."""
         (self._seekers.settle if taken else self._seekers.discard)(seeker)
         self.wake()
+
+    def renew(self, seeker: Seeker, *, refuses: bool = False) -> None:
+        """Put a ticket anew. `refuses`: and give back what it was granted."""
+        self._seekers.renew(seeker, refuses=refuses)
+        self.wake()
+
+    def look(self, deliver: Callable[[Leases | WorkerError], None], max_age_s: float = 0.0) -> None:
+        """Tell all that is held on the worker, as it was `max_age_s` ago or later."""
+        if self._seekers.look(deliver, max_age_s):
+            self.wake()
 
     def stop_job(self, job_id: str, *, reason: str, by: str) -> None:
         """Order the end of a job; carried out in the next pass, again until the worker has heard it."""

@@ -116,9 +116,24 @@ class Work:
         )
 
 
-def need_of(wanted: JobSpec | TemplateOptions, pool: WorkerPool, user: str, problems: list[Problem]) -> Need:
-    """What a job stands in line for; `user`: whom quotas count. Adds to `problems` what the pool cannot have."""
-    allowed = allowance(pool.quotas, owner=user)
+@dataclass(frozen=True, kw_only=True)
+class Payer:
+    """Whom the quotas of a pool count."""
+
+    user: str = ""
+    #: The team of Airflow's own that the DAG belongs to; "": Airflow has no teams, or it belongs to none.
+    team: str = ""
+
+
+NOBODY = Payer()
+
+
+def need_of(wanted: JobSpec | TemplateOptions, pool: WorkerPool, payer: Payer, problems: list[Problem]) -> Need:
+    """What a job stands in line for. Adds to `problems` what the pool cannot have."""
+    if payer.team and wanted.team not in (None, payer.team):
+        text = f"the DAG belongs to Airflow's team {payer.team!r}: its job cannot count as one of {wanted.team!r}."
+        problems.append(Problem(wanted.given.get("team", "<job_spec>"), "team", text, "Leave it out."))
+    allowed = allowance(pool.quotas, owner=payer.user, team=payer.team or wanted.team or "")
     if isinstance(wanted, TemplateOptions):
         return Need(demand=asked(wanted), priority=allowed.priority(None), allowance=allowed)
     try:

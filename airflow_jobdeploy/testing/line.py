@@ -35,6 +35,8 @@ class _Held:
     ticket: Ticket
     since: float
     past: str
+    #: For how long it had waited.
+    waited_s: float
     job: str = ""
 
 
@@ -146,7 +148,7 @@ class MemoryLine:
     def _lease(self, held: _Held) -> dict[str, Any]:
         demand = held.ticket.demand
         amounts = {key: demand.get(key, 0) for key in ("cpu", "memory", "disk")}
-        names = {"deployment": held.ticket.deployment, "owner": held.ticket.owner}
+        names = {key: getattr(held.ticket, key) for key in ("deployment", "owner", "team")}
         return {"id": held.lease.id, "gpus": list(held.lease.gpus), **amounts, **names, "past": held.past}
 
     def _grant(self, place: _Place, verdict: Mapping[str, Any]) -> SeekAnswer:
@@ -157,7 +159,8 @@ class MemoryLine:
             cpu_count=demand.get("cpu", 0),
             memory_bytes=demand.get("memory", 0),
         )
-        held = _Held(lease, place.ticket, self.host.clock.now(), verdict["past"])
+        now = self.host.clock.now()
+        held = _Held(lease, place.ticket, now, verdict["past"], now - place.since)
         self._held[lease.id] = held
         del self._places[place.ticket.uid]
         return self._given(held)
@@ -197,7 +200,16 @@ class MemoryLine:
         self.turn()
         now = self.host.clock.now()
         leases = [
-            {**self._lease(held), **_names(held.ticket), "job": held.job, "user": _USER, "since_s": now - held.since}
+            {
+                **self._lease(held),
+                **_names(held.ticket),
+                "job": held.job,
+                "user": _USER,
+                "ours": True,
+                "since_s": now - held.since,
+                "priority": held.ticket.priority,
+                "waited_s": held.waited_s,
+            }
             for held in self._held.values()
         ]
         verdicts = dict(self._verdicts())
@@ -218,5 +230,5 @@ class MemoryLine:
 
 
 def _names(ticket: Ticket) -> dict[str, str]:
-    hashes = {key: hashed(key, getattr(ticket, key)) for key in ("deployment", "owner")}
+    hashes = {key: hashed(key, getattr(ticket, key)) for key in ("deployment", "owner", "team")}
     return {"who": hashed("who", ticket.uid), **hashes}

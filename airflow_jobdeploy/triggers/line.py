@@ -17,9 +17,10 @@ from airflow_jobdeploy.core.leases import SeekAnswer
 from airflow_jobdeploy.core.policy import Sequel
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hooks import runtime
-from airflow_jobdeploy.service.line import Age, Granted, Places, Wait, timed_out
+from airflow_jobdeploy.service.line import Age, Places, Wait, timed_out
 from airflow_jobdeploy.service.seekers import Seeker
 from airflow_jobdeploy.service.watcher import Place
+from airflow_jobdeploy.triggers.counting import Counting
 from airflow_jobdeploy.triggers.events import LineEvent
 from airflow_jobdeploy.triggers.watchers import Watchers
 
@@ -44,7 +45,8 @@ class LineTrigger(BaseTrigger):
         """Yields one event: `LineEvent.to_dict()`."""
         wait = Wait.from_dict(self.wait)
         age, watchers = wait.age(), Watchers()
-        await watchers.locate((wait.worker_pool, worker) for worker in wait.tickets)
+        await watchers.locate((wait.worker_pool, worker) for worker in {*wait.tickets, *wait.counted_on})
+        counting = Counting(wait, watchers, self.task_instance)
         news: asyncio.Queue[News] = asyncio.Queue()
         tell = runtime.on_loop(asyncio.get_running_loop(), news.put_nowait)
         places: dict[str, Place] = {}
@@ -53,19 +55,22 @@ class LineTrigger(BaseTrigger):
             for worker in wait.tickets:
                 seeker = Seeker(
                     wait.uid,
-                    ticket=partial(_ticket, wait, worker, age),
+                    ticket=partial(_ticket, wait, worker, age, counting),
                     deliver=partial(_told, tell, worker),
                 )
                 places[worker] = watchers.get(wait.worker_pool, worker, self.task_instance).seek(seeker)
-            event = await self._outcome(wait, age, news)
+            event = await self._outcome(wait, age, news, counting, places)
             taken = event.granted.worker if event.granted else ""
         finally:
             for worker, place in places.items():
                 place.close(taken=worker == taken)
         yield TriggerEvent(event.to_dict())
 
-    async def _outcome(self, wait: Wait, age: Age, news: asyncio.Queue[News]) -> LineEvent:
+    async def _outcome(
+        self, wait: Wait, age: Age, news: asyncio.Queue[News], counting: Counting, places: Mapping[str, Place]
+    ) -> LineEvent:
         said = Places(wait, age)
+        said.quotas = counting.why
         sequel = Sequel(**self.sequel) if self.sequel else None
         while True:
             try:
@@ -77,17 +82,22 @@ class LineTrigger(BaseTrigger):
                     said.missed(worker, answer)
                     continue
                 said.heard(worker, answer)
-                if answer.lease is not None:
-                    granted = Granted(uid=wait.uid, worker=worker, lease=answer.lease, since=wait.since)
+                if answer.lease is not None and await counting.is_kept(worker):
+                    granted = wait.granted(worker, answer.lease, counting.bounds(worker))
                     return LineEvent(wait=wait, granted=granted, sequel=sequel)
+                if answer.lease is not None:
+                    self.log.info("Worker %s had %s, which others were to have: it is given back.", worker, wait.wanted)
+                    places[worker].renew(refuses=True)
             if wait.is_over(age()):
                 return LineEvent(wait=wait, timed_out=str(timed_out(wait, said.text())), sequel=sequel)
             if line := said.news():
                 self.log.info("%s", line)
+            for changed in await counting.anew():
+                places[changed].renew()
 
 
-def _ticket(wait: Wait, worker: str, age: Age) -> Any:
-    return wait.ticket(worker, age())
+def _ticket(wait: Wait, worker: str, age: Age, counting: Counting) -> Any:
+    return wait.ticket(worker, age(), counting.bounds(worker))
 
 
 def _told(tell: Any, worker: str, answer: SeekAnswer | WorkerError) -> None:

@@ -277,12 +277,15 @@ def test_quotas_of_owners_teams_and_others() -> None:
         quotas={"ada": {"max_gpus": 4}, "vision": {"max_gpus": 8, "max_priority": "low"}, "*": {"max_gpus": 1}}
     ).quotas
     assert quotas["ada"] == Quota(max_gpus=4)
-    assert allowance(quotas, owner="ada", team="vision").max_gpus == 4
+    both = allowance(quotas, owner="ada", team="vision")
+    assert (both.max_gpus, both.team_max_gpus, both.priority("high")) == (4, 8, "low")
     team = allowance(quotas, owner="bob", team="vision")
-    assert (team.owner, team.max_gpus, team.priority("high"), team.priority(None)) == ("vision", 8, "low", "low")
-    other = allowance(quotas, owner="eve")
-    assert (other.owner, other.max_gpus, other.priority("high")) == ("eve", 1, "high")
-    assert allowance({}, owner="eve", team="t").max_gpus is None
+    assert (team.owner, team.max_gpus, team.team_max_gpus, team.priority(None)) == ("bob", None, 8, "low")
+    assert [str(count) for count in both.counts("d")] == ["its owner ada", "its team vision"]
+    other = allowance(quotas, owner="eve", team="nobody")
+    assert (other.owner, other.max_gpus, other.team_max_gpus, other.priority("high")) == ("eve", 1, None, "high")
+    assert allowance(quotas, owner="*").max_gpus == 1
+    assert allowance({}, owner="eve", team="t").counts("d") == ()
     assert allowance({"a": Quota(max_priority="normal")}, owner="a").priority("low") == "low"
 
 

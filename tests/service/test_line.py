@@ -21,7 +21,7 @@ from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.presets import Preset
 from airflow_jobdeploy.core.status import JobHandle, JobStatus
 from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, WorkerError
-from airflow_jobdeploy.service import Interrupted, Watcher, Work
+from airflow_jobdeploy.service import Interrupted, Payer, Watcher, Work
 from airflow_jobdeploy.service.line import Granted, Places, StillWaiting, Wait
 from airflow_jobdeploy.service.seekers import Seeker
 from airflow_jobdeploy.testing import MemoryHost
@@ -173,12 +173,12 @@ def test_a_declared_capacity_and_a_quota_narrow_what_there_is(cluster: Cluster) 
         cluster.another().submit(cluster.wants(), line_s=0.5)
     quotas = {"team": Quota(max_gpus=1, max_priority="low")}
     cluster.pool = replace(cluster.pool, workers=(Worker(conn_id="a"), Worker(conn_id="b")), quotas=quotas)
-    mine = cluster.run_spec(SPEC, user="team")
+    mine = cluster.run_spec(SPEC, payer=Payer(user="team"))
     assert mine.need.priority == "low"
     cluster.another().submit(mine)
     with pytest.raises(StillWaiting):
-        cluster.another().submit(cluster.run_spec(SPEC, user="team"), line_s=0.5)
-    cluster.another().submit(cluster.run_spec(SPEC, user="others"))
+        cluster.another().submit(cluster.run_spec(SPEC, payer=Payer(user="team")), line_s=0.5)
+    cluster.another().submit(cluster.run_spec(SPEC, payer=Payer(user="others")))
 
 
 # -- in line ----------------------------------------------------------------------------------------------------------
