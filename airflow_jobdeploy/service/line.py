@@ -178,9 +178,9 @@ class Places:
 
     def text(self, *, ages: bool = True) -> str:
         """The best place that the job has, and who is ahead there, with `ages` for how long; or why it has none."""
-        placed = [(answer.position, worker) for worker, answer in self._answers.items() if answer.position]
         if over := self.quotas():
             return over
+        placed = [(answer.position, worker) for worker, answer in self._answers.items() if answer.position]
         if not placed:
             out = [f"worker {worker}: {answer.why}" for worker, answer in self._answers.items()]
             return "; ".join(
@@ -300,7 +300,7 @@ class Stand:
         for worker in self._tally.to_ask(time.monotonic()):
             self._check()
             try:
-                found[worker] = self._workers.backend(worker).room().leases
+                found[worker] = self._workers.backend(worker).room(gpus=False).leases
             except WorkerError:
                 self._workers.drop(worker)
                 self._tally.missed(worker, time.monotonic())

@@ -150,7 +150,7 @@ class Placing:
         tally.see({worker: ()})
         for name in tally.to_ask(0.0) if self._counts else ():
             with suppress(WorkerError):
-                tally.see({name: self.workers.backend(name).room().leases})
+                tally.see({name: self.workers.backend(name).room(gpus=False).leases})
         return tally.bounds(worker)
 
     @property

@@ -104,7 +104,7 @@ class Seekers:
         begun = self._clock()
         found: Leases | WorkerError
         try:
-            found = backend.room().leases
+            found = backend.room(gpus=False).leases
             self._seen = begun, found
         except WorkerError as error:
             found = error
