@@ -304,7 +304,12 @@ def _pool_commands() -> list[ActionCommand]:
             _arg("--wait", action="store_true", help="until no job is left there"),
             output=False,
         ),
-        _command("test", "pools.test", "Ask every worker of a pool who it is", name),
+        _command(
+            "test",
+            "pools.test",
+            "Ask every worker of pools who it is; no machine may be in pools of two kinds",
+            _arg("worker_pools", nargs="*", metavar="NAME", help="worker pools; by default all that there are"),
+        ),
         _command(
             "gc",
             "collecting.gc",

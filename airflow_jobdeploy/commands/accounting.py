@@ -83,9 +83,9 @@ def _synced(name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"worker_pool": name, "airflow_pool": "", "gpus": 0, "slots": None, "silent": {}, "error": ""}
     try:
         pool = pool_named(name)
+        views = survey(pool, lambda worker: backend(pool, worker))
     except JobDeployError as error:
         return {**row, "error": str(error)}
-    views = survey(pool, lambda worker: backend(pool, worker))
     row["silent"] = {view.name: why for view in views if (why := _uncounted(view))}
     row["gpus"] = sum(map(gpu_count, views))
     before = runtime.airflow_pool_slots(PREFIX + name)

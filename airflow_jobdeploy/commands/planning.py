@@ -12,10 +12,11 @@ from airflow_jobdeploy.commands.sources import SPEC, check_one_place, folders, f
 from airflow_jobdeploy.core.impossible import impossible
 from airflow_jobdeploy.core.labels import WORKER, mismatch
 from airflow_jobdeploy.core.placement import Placement, rank
+from airflow_jobdeploy.core.sharing import twice
 from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.standing import NOW, WorkerView
 from airflow_jobdeploy.core.words import size
-from airflow_jobdeploy.errors import SpecError
+from airflow_jobdeploy.errors import PoolError, SpecError
 from airflow_jobdeploy.hooks.connect import backend
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, load_job
 from airflow_jobdeploy.service.survey import survey, trees_of, wanted
@@ -32,6 +33,8 @@ def plan(args: Namespace) -> int:
     hook = JobDeployHook(args.worker_pool or spec.worker_pool or "local")
     work = hook.prepare_run(path, overrides, project_dir=args.project_dir, workdir=args.workdir, where=folders())
     views = survey(hook.pool, lambda worker: backend(hook.pool, worker), tuple(trees_of(work)))
+    if problems := twice(hook.pool, views):
+        raise PoolError(problems)
     _check_possible(spec, work, hook, views)
     placement = rank(wanted(work), views)
     _show(placement, work, args.output)

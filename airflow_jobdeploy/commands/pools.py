@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,10 +23,13 @@ from airflow_jobdeploy.commands.screen import (
     print_table,
 )
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
+from airflow_jobdeploy.core.sharing import Seen, shared, twice
+from airflow_jobdeploy.core.standing import WorkerView
 from airflow_jobdeploy.core.status import size
-from airflow_jobdeploy.errors import JobDeployError, WorkerError
+from airflow_jobdeploy.errors import JobDeployError, Problem, WorkerError
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.pools import worker_pool
+from airflow_jobdeploy.service.survey import view_of
 
 _TYPES = ("jobdeploy", "ssh", "docker")
 _ENV = "AIRFLOW_CONN_"
@@ -34,11 +39,7 @@ _AT_ONCE = 16
 @command
 def ls(args: Namespace) -> int:
     """List the pools."""
-    names = {"local": "", **_from_environment()}
-    try:
-        names.update(runtime.connections_of_type(*_TYPES))
-    except OSError as error:
-        complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
+    names = _names()
     if args.usage:
         return _usage(args, [name for name, kind in names.items() if kind in ("", "jobdeploy")])
     rows = [_row(name) for name in names]
@@ -49,6 +50,16 @@ def ls(args: Namespace) -> int:
     else:
         (print_plain if args.output == "plain" else print_table)(rows, _POOL_COLUMNS)
     return 0
+
+
+def _names() -> dict[str, str]:
+    """All names that may be a pool's -> the type of the connection."""
+    names = {"local": "", **_from_environment()}
+    try:
+        names.update(runtime.connections_of_type(*_TYPES))
+    except OSError as error:
+        complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
+    return names
 
 
 def _usage(args: Namespace, names: list[str]) -> int:
@@ -103,38 +114,71 @@ def _workers(workers: list[Mapping[str, Any]]) -> str:
 
 @command
 def test(args: Namespace) -> int:
-    """Ask every worker of a pool who it is."""
-    pool = pool_named(args.worker_pool)
+    """Ask every worker of pools who it is, and whether two of them are the same machine."""
+    pools = [pool_named(name) for name in dict.fromkeys(args.worker_pools)] or _all()
+    asked = [(pool, worker) for pool in pools for worker in pool.workers]
     with ThreadPoolExecutor(_AT_ONCE) as executor:
-        rows = list(executor.map(lambda worker: _greeted(pool, worker), pool.workers))
+        greeted = list(executor.map(lambda each: _greeted(*each), asked))
+    rows = [row for row, _ in greeted]
+    problems = _seen_twice([Seen(pool, view) for (pool, _), (_, view) in zip(asked, greeted, strict=True) if view])
     if args.output in ("json", "yaml"):
         print_data(rows, args.output)
     else:
-        (print_plain if args.output == "plain" else print_table)(rows, _WORKER_COLUMNS)
+        columns = _WORKER_COLUMNS if len(pools) > 1 else _WORKER_COLUMNS[1:]
+        (print_plain if args.output == "plain" else print_table)(rows, columns)
         for row in rows:
             for warning in row.get("warnings", ()):
                 complain(f"worker {row['worker']}: {warning}", "warning")
             if row["error"]:
                 complain(row["error"])
-    return PROBLEM if any(row["error"] for row in rows) else 0
+    for problem in problems:
+        complain(str(problem))
+    return PROBLEM if problems or any(row["error"] for row in rows) else 0
 
 
-def _greeted(pool: WorkerPool, worker: Worker) -> dict[str, Any]:
+def _all() -> list[WorkerPool]:
+    """`local`, and all pools of connections; those that are none, or wrong, are for `ls` to tell."""
+    found = []
+    for name in _names():
+        with contextlib.suppress(JobDeployError):
+            found.append(worker_pool(name))
+    return found
+
+
+def _seen_twice(seen: list[Seen]) -> list[Problem]:
+    pools = {each.pool.name: each.pool for each in seen}
+    own = [twice(pool, [each.view for each in seen if each.pool.name == name]) for name, pool in pools.items()]
+    return [*(problem for problems in own for problem in problems), *shared(seen)]
+
+
+def _greeted(pool: WorkerPool, worker: Worker) -> tuple[dict[str, Any], WorkerView | None]:
+    """What a worker says of itself, as a row; and as placement sees it, where it can be asked."""
+    row: dict[str, Any] = {"worker_pool": pool.name, "worker": worker.name}
     with open_pool(replace(pool, workers=(worker,))) as workers:
         try:
-            facts = workers.backend(worker.name).facts()
+            backend = workers.backend(worker.name)
+            facts, view = backend.facts(), view_of(worker, backend)
         except WorkerError as error:
-            return {"worker": worker.name, "state": "silent", "error": str(error)}
+            return {**row, "state": "silent", "error": str(error)}, None
+    assert view.room is not None
     told = {name: getattr(facts, name) for name in facts.__dataclass_fields__ if name not in ("worker", "extra")}
+    told["gpus"] = list(view.room.capacity.get("gpus") or told["gpus"])
+    told["warnings"] = list(dict.fromkeys((*facts.warnings, *view.room.warnings)))
     state = "cordoned" if facts.cordoned else "ok"
-    return {"worker": worker.name, "state": state, "error": "", **told, "warnings": list(facts.warnings)}
+    return {**row, "state": state, "error": "", **told}, view
 
 
 def _amount(name: str) -> Any:
     return lambda row: size(row[name]) if row.get(name) else ""
 
 
+def _gpus(row: Mapping[str, Any]) -> str:
+    models = Counter(str(gpu.get("model") or "GPU") for gpu in row.get("gpus", ()))
+    return ", ".join(f"{count} {model}" for model, count in models.items())
+
+
 _WORKER_COLUMNS = [
+    Column(title="POOL", cell=lambda row: row["worker_pool"]),
     Column(title="WORKER", cell=lambda row: row["worker"], cut=True),
     Column(title="STATE", cell=lambda row: row["state"], word=True),
     Column(
@@ -144,6 +188,7 @@ _WORKER_COLUMNS = [
     Column(title="CPUS", cell=lambda row: f"{row['cpu_count']:g}" if row.get("cpu_count") else ""),
     Column(title="MEMORY", cell=_amount("memory_bytes")),
     Column(title="DISK FREE", cell=_amount("disk_free_bytes")),
+    Column(title="GPUS", cell=_gpus, optional=True),
     Column(title="PYTHON", cell=lambda row: row.get("python", ""), optional=True),
     Column(title="ROOT", cell=lambda row: row.get("root", ""), cut=True, optional=True),
 ]

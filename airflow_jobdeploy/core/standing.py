@@ -34,6 +34,9 @@ class WorkerView:
     holds: frozenset[str] = frozenset()
     #: Jobs under supervision there, those without a lease included.
     live_jobs: int = 0
+    #: Which machine it is, for ever, and which kernel it runs under (core.sharing); "": not known.
+    machine: str = ""
+    kernel: str = ""
 
 
 #: How a job stands to a worker. ASIDE: it goes there only where there is no other, for it has failed several in a row;

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from airflow_jobdeploy.core.placement import Choice, Placement, rank
 from airflow_jobdeploy.core.pool import Worker
+from airflow_jobdeploy.core.sharing import twice
 from airflow_jobdeploy.core.standing import PASSING, WorkerView
-from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.errors import PlacementError, PoolError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.survey import silent, view_of, wanted
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Work
@@ -52,7 +53,7 @@ class Looking:
             self.workers.pause(backoff_s(failures, random.random()))
 
     def ranked(self, names: Sequence[str], *, avoid: Collection[str] = ()) -> tuple[Placement, dict[str, WorkerError]]:
-        """All of these workers, ranked, and why some cannot be asked."""
+        """All of these workers, ranked, and why some cannot be asked. PoolError when two of them are one machine."""
         refusals: dict[str, WorkerError] = {}
         job = wanted(self.work, avoid=avoid)
         large = [name for name, size in job.trees.items() if size >= _MUCH]
@@ -61,6 +62,8 @@ class Looking:
             if worker.name in names:
                 self.check()
                 views.append(self._view(worker, large, refusals))
+        if problems := twice(self.workers.pool, views):
+            raise PoolError(problems)
         return rank(job, views), refusals
 
     def _none(self, placement: Placement) -> str:

@@ -12,6 +12,7 @@ from airflow_jobdeploy.core.health import set_aside
 from airflow_jobdeploy.core.leases import Room
 from airflow_jobdeploy.core.placement import Wanted
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
+from airflow_jobdeploy.core.sharing import kernel_of
 from airflow_jobdeploy.core.standing import WorkerView
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hostside import fitting
@@ -54,6 +55,8 @@ def view_of(worker: Worker, backend: Backend, trees: Sequence[str] = (), *, gpus
         cordoned=str(room.capacity.get("cordoned") or ""),  # facts may be as old as the connection
         holds=frozenset(name for name in trees if _has(backend, name)),
         live_jobs=facts.live_jobs,
+        machine=facts.machine,
+        kernel=kernel_of(facts.boot, str(room.capacity.get("boot_id") or facts.extra.get("boot_id") or "")),
     )
 
 

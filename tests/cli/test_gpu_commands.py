@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
+from airflow_jobdeploy.backends.engine.api import Engine
+from airflow_jobdeploy.backends.engine.claims import Settings
+from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.stock import Stock
 from tests.cli.conftest import Cli
+from tests.servers.dockerd import IMAGE, Dockerd
 from tests.servers.gpus import FakeGpus
+from tests.servers.nvidia import equipped
 
 Write = Callable[..., str]
 
@@ -84,3 +90,36 @@ def airflow_pool(name: str) -> tuple[int, bool] | None:
     with create_session() as session:
         found = session.execute(select(Pool.slots, Pool.include_deferred).where(Pool.pool == name)).first()
     return (found[0], found[1]) if found else None
+
+
+@pytest.mark.docker
+@pytest.mark.sshd
+def test_gpus_of_a_host_and_of_an_engine_are_an_error_of_both_pools(
+    cli: Cli, host: str, job: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with equipped(tmp_path / "gpus") as (engine, gpus):
+        hosts = {"kind": "ssh", "workers": [{"conn_id": host}], "login_path": f"{gpus.folder}:{os.environ['PATH']}"}
+        twice = {**hosts, "workers": [{"conn_id": host}, {"conn_id": host, "host": "localhost"}]}
+        engines = {"kind": "docker", "workers": [{"url": engine.url}], "image": IMAGE}
+        for name, pool in (("HOSTS", hosts), ("ENGINES", engines), ("TWICE", twice)):
+            monkeypatch.setenv(f"AIRFLOW_CONN_{name}", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+        look(engine)
+        for name in ("hosts", "engines"):
+            done = cli("pools", "test", name)
+            assert (done.code, done.err) == (0, ""), name
+            assert "2 NVIDIA H200" in done.out
+        done = cli("pools", "test", "hosts", "engines")
+        assert done.code == 1
+        assert f"error: worker pools 'engines' and 'hosts': GPUs {', '.join(sorted(gpus.uuids))} are that" in done.err
+        assert engine.url in done.err
+        assert "are the same machine" in cli("pools", "test", "twice").err
+        done = cli("plan", job("true", cpu_count=1), "--worker-pool", "twice")
+        assert done.code == 1
+        assert "workers: 'gpu_a' and 'localhost' are the same machine" in done.err
+
+
+def look(engine: Dockerd) -> None:
+    client = Engine(worker="engine", connect=engine.client)
+    places = Places(client)
+    places.set_clock(str(client.get("/info")["SystemTime"]))
+    Stock(client, places, Settings(image=IMAGE)).look(30.0)

@@ -83,6 +83,7 @@ class Stock:
             "gpus": [dict(gpu) for gpu in known.gpus],
             "driver": known.driver,
             "cordoned": told(notes),
+            "boot_id": known.boot,
             **({"gpus_unknown": known.why} if known.why else {}),
         }
 
