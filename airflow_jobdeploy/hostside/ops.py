@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 LOG_LIMIT = 4 * 1024 * 1024
 #: Of what was collected so much is named: an answer has at most 64 KiB.
 COLLECT_LIMIT = 250
+#: How long a job's lock may be held by a probe, and by the supervisor of a job that has ended, in seconds.
+_PROBE_S, _LEAVING_S = 0.2, 5.0
 
 
 class Ops:
@@ -252,7 +254,7 @@ class Ops:
         lock = job.lock()
         try:
             plan = job.plan()
-            if not lock.take(0.2) or not (job.has_ended or job.state().get("pid") is None):
+            if not lock.take(_LEAVING_S if job.has_ended else _PROBE_S) or not _is_idle(job):
                 raise OpError("active", "job %s has not ended: stop it first" % job.id)
             jobdir.retire(self.host, job.paths.dir)
         except files.Damaged:
@@ -343,6 +345,10 @@ class Ops:
         reply = Reply(files=len(paths))
         reply.after = lambda send: pack.send_files(job.paths.output, paths, send, offset)
         return reply
+
+
+def _is_idle(job: Job) -> bool:
+    return job.has_ended or job.state().get("pid") is None
 
 
 def _who(ask: dict) -> str:

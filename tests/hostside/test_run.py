@@ -8,12 +8,14 @@ import os
 import secrets
 import shlex
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from airflow_jobdeploy.core.plan import Step
 from airflow_jobdeploy.core.status import JobState
+from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.hostside.client import Refused, Serve, plan, shell
 
@@ -393,6 +395,16 @@ def test_owner_list_and_forget(serve: Serve, host: HostPaths) -> None:
     assert not os.path.exists(host.uid(job.uid))
     with pytest.raises(Refused, match="no-such-job"):
         serve.ask("forget", job=job.job_id)
+
+
+def test_a_job_whose_supervisor_is_just_leaving_is_forgotten(serve: Serve, host: HostPaths) -> None:
+    job = shell("true")
+    serve.run(job)
+    lock = Job(host, job.job_id).lock()
+    assert lock.take(10)
+    threading.Timer(0.5, lock.release).start()
+    serve.ask("forget", job=job.job_id)
+    assert serve.ask("poll", jobs=[job.job_id])["states"] == {job.job_id: None}
 
 
 def test_a_live_job_is_not_forgotten(serve: Serve) -> None:
