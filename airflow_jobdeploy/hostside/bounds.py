@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, Optional, Sequence
 
-from airflow_jobdeploy.hostside import files, house, kernel, lease, life
+from airflow_jobdeploy.hostside import files, house, kernel, life, orphan
 from airflow_jobdeploy.hostside.jobdir import Job
 
 
@@ -38,7 +38,7 @@ class Bounds:
         self._started = 0.0
         self._life_until: Optional[float] = None
         self._begun = kernel.boottime_s()
-        self._orphan_after_s = lease.bound_s(job)
+        self._orphan_after_s = orphan.after_s(job)
 
     def command_starts(self) -> None:
         """From now on the attempt's timeout and its life run."""
@@ -69,7 +69,7 @@ class Bounds:
             self._check_life(now)
         if until is not None and now >= until:
             raise Cut(limit=limit)
-        self._check_lease()
+        self._check_orphan()
 
     def _check_life(self, now: float) -> None:
         """It may have been lengthened since we looked."""
@@ -78,10 +78,10 @@ class Bounds:
         if now >= self._life_until:
             raise Cut(limit={"limit": "life_span", "limit_s": lasts})
 
-    def _check_lease(self) -> None:
+    def _check_orphan(self) -> None:
         if self._orphan_after_s is None:
             return
-        silent = lease.silence_s(self._job, self._begun)
+        silent = orphan.silence_s(self._job, self._begun)
         if silent > self._orphan_after_s:
             raise Cut(orphan={"orphaned_s": round(silent, 1)})
 

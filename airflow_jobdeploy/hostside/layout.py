@@ -169,8 +169,8 @@ class JobPaths:
         self.stop = join(directory, "stop.json")
         #: Order to make room: {"reason", "by", "signal", "grace_s"}; the job is SUSPENDED, to go on as a later attempt.
         self.preempt = join(directory, "preempt.json")
-        #: When somebody who waits for the job was last heard of (lease.py); only where `on_orphan: stop` was asked for.
-        self.lease = join(directory, "lease")
+        #: When somebody who waits for the job last asked for it (orphan.py); only where `on_orphan: stop` holds.
+        self.asked = join(directory, "asked")
         #: Lines of "seconds token": what was added to its life_span (life.py).
         self.life = join(directory, "life")
         #: {"job_id", "attempt", "worker"} of the attempt that has taken this one's place.

@@ -16,10 +16,10 @@ from airflow_jobdeploy.hostside import (
     jobdir,
     launch,
     layout,
-    lease,
     life,
     logs,
     moves,
+    orphan,
     pack,
     plans,
     putting,
@@ -133,7 +133,7 @@ class Ops:
                 self._make_resource(plan, directory)
             new = jobdir.publish(self.host, job.id, directory)
         moves.supersede(self.host, plan)
-        lease.renew(job)
+        orphan.asked(job)
         if (plan.get("lease") or {}).get("id"):
             self.lines.stay(job.id, plan["lease"]["id"])
         return Reply(new=new, state=self._view(job))
@@ -223,9 +223,9 @@ class Ops:
     def renew(self, ask: dict) -> Reply:
         assert self.judge is not None
         for name in ask["jobs"]:
-            job = self.judge.job(name)  # knows its plan: of 500 jobs that nobody leased nothing is read
+            job = self.judge.job(name)  # knows its plan: of 500 jobs that live on anyway nothing is read
             if job.exists:
-                lease.renew(job)
+                orphan.asked(job)
         return Reply()
 
     def extend(self, ask: dict) -> Reply:

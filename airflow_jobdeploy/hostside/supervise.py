@@ -20,8 +20,8 @@ from airflow_jobdeploy.hostside import (
     finish,
     house,
     kernel,
-    lease,
     logs,
+    orphan,
     stage,
     steps,
     takedown,
@@ -37,7 +37,7 @@ from airflow_jobdeploy.hostside.tree import Tree
 #: How long what a command left may take to end by itself before it is signalled: `> >(tee log)` still writes.
 SETTLE_S = 1.0
 #: The longest pause between two looks at a running job, in seconds; and where it stops when nobody asks for it.
-_SLOWEST_TICK_S, _LEASE_TICK_S = 300.0, 5.0
+_SLOWEST_TICK_S, _ORPHAN_TICK_S = 300.0, 5.0
 #: The next look at a job comes when it is so much older again: 6 looks in its first 5 minutes.
 _SELDOMER = 3.0
 
@@ -264,11 +264,12 @@ class Supervisor:
     def _tick_s(self) -> float:
         """Orders come with a signal, ends too: what is left to look after is memory, the seldomer the older the job.
 
-        A thousand quiet jobs shall cost their host next to nothing. A log with a cap, and a lease, want more.
+        A thousand quiet jobs shall cost their host next to nothing. A log with a cap, or a job that may become an
+        orphan, needs more.
         """
         if self.limits.get("log_limit_bytes") or not self.state.get("started"):
             return TICK_S
-        slowest = _SLOWEST_TICK_S if lease.bound_s(self.job) is None else _LEASE_TICK_S
+        slowest = _SLOWEST_TICK_S if orphan.after_s(self.job) is None else _ORPHAN_TICK_S
         return min(slowest, max(TICK_S, _SELDOMER * age_s(self.state["started"])))
 
     # -- the end --------------------------------------------------------------------------------------------------

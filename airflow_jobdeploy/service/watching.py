@@ -312,7 +312,7 @@ def _unknown(follower: Follower, error: WorkerError, reason: Reason) -> JobState
 
 
 def _lost(follower: Follower, silent_s: float) -> JobState:
-    """The end of a job that has a lease, on a worker that has been silent for longer than that."""
+    """The end of a job that stops when nobody asks for it, on a worker that has been silent for longer than that."""
     last = follower.state
     wire = {
         "job_id": follower.job_id,

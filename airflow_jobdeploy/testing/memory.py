@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -24,7 +23,6 @@ from airflow_jobdeploy.backends.base import (
     UploadNews,
     WorkerFacts,
 )
-from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
@@ -32,22 +30,20 @@ from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, W
 from airflow_jobdeploy.hostside.upload import send_all
 from airflow_jobdeploy.testing.host import MemoryHost, pack, unpack
 from airflow_jobdeploy.testing.job import MemoryJob
+from airflow_jobdeploy.testing.leasing import Leasing
 from airflow_jobdeploy.testing.trees import Arrival
 
 
-class MemoryBackend:
+class MemoryBackend(Leasing):
     """One connection to a MemoryHost; see `MemoryHost.backend`."""
 
     capabilities = Capabilities(kind="memory", leases=True)
 
     def __init__(self, host: MemoryHost, *, machine: str | None = None) -> None:
-        self._host = host
+        super().__init__(host)
         self.worker = host.name
         self.machine = machine
-        self._closed = False
         self._seen: dict[str, tuple[object, ...]] = {}
-        self._woken = False
-        self._answers: dict[str, SeekAnswer] = {}
 
     def _ask(self) -> MemoryHost:
         """The host, if it can be asked and is the same as ever."""
@@ -202,45 +198,6 @@ class MemoryBackend:
         with self._host.changed:
             self._woken = True
             self._host.changed.notify_all()
-
-    # -- the line ----------------------------------------------------------------------------------------------
-
-    def seek(self, ticket: Ticket) -> SeekAnswer:
-        with self._host.changed:
-            sent = Ticket.from_wire(json.loads(json.dumps(ticket.to_wire())))
-            answer = self._ask().line.seek(sent, self)
-            self._answers.pop(ticket.uid, None)
-            return answer
-
-    def _has_answers(self) -> bool:
-        self._answers.update(self._ask().line.news(self))
-        return bool(self._answers)
-
-    def granted(self, timeout_s: float = 0.0) -> dict[str, SeekAnswer]:
-        with self._host.changed:
-            self._host.changed.wait_for(lambda: self._has_answers() or self._woken or self._closed, timeout_s)
-            self._woken = False
-            answers, self._answers = self._answers, {}
-            return answers
-
-    def drop(self, uid: str) -> None:
-        with self._host.changed:
-            self._ask().line.drop(uid)
-            self._answers.pop(uid, None)
-
-    def release(self, lease_id: str) -> bool:
-        with self._host.changed:
-            return self._ask().line.release(lease_id)
-
-    def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
-        with self._host.changed:
-            text = "" if lift else f"cordoned by {by}{f': {why}' if why else ''}"
-            self._ask().line.capacity["cordoned"] = text
-            return text
-
-    def room(self, *, gpus: bool = True) -> Room:
-        with self._host.changed:
-            return self._ask().line.room()
 
     # -- what is there -----------------------------------------------------------------------------------------
 
