@@ -193,8 +193,8 @@ class Backend(Protocol):
 
     capabilities: Capabilities
 
-    def facts(self) -> WorkerFacts:
-        """Who the worker is and what it has."""
+    def facts(self, *, quick: bool = False) -> WorkerFacts:
+        """Who the worker is and what it has. `quick`: who it is, and whether it takes jobs; the rest may be missing."""
 
     def claim(self, plan: Plan) -> JobState:
         """Write the attempt's record on the worker (clause 1)."""

@@ -56,7 +56,8 @@ class _Parts:
     starts: Starts
     watch: EngineWatch
     stock: Stock
-    facts: WorkerFacts
+    #: Who the engine is, and whether it takes jobs: what it has takes it long to tell.
+    quick_facts: WorkerFacts
 
 
 class DockerBackend(Unleased):
@@ -80,13 +81,20 @@ class DockerBackend(Unleased):
         self._machine = machine
         self._engine = Engine(worker=worker, connect=connect)
         self._parts: _Parts | None = None
+        self._known_facts: WorkerFacts | None = None
         self._secrets: dict[str, Mapping[str, str]] = {}
         self._watch_holder = EngineWatch(worker=worker, connect=connect)
 
     # -- the worker ----------------------------------------------------------------------------------------------
 
-    def facts(self) -> WorkerFacts:
-        return self._ready().facts
+    def facts(self, *, quick: bool = False) -> WorkerFacts:
+        parts = self._ready()
+        if quick:
+            return parts.quick_facts
+        if self._known_facts is None:
+            info = parts.stock.described()
+            self._known_facts = facts_of(self.worker, self._machine or "", info, parts.jobs.listing(), parts.stock)
+        return self._known_facts
 
     def _ready(self) -> _Parts:
         """Connected, and to the machine that is expected. WorkerUnreachable, WorkerChanged."""
@@ -94,13 +102,12 @@ class DockerBackend(Unleased):
             places = Places(self._engine)
             jobs = Jobs(self._engine, places)
             self._watch_holder.reset()
-            info = self._engine.get("/info")
-            self._check_machine(places, info)
+            self._check_machine(places)
+            self._known_facts = None
             jobs.machine = self._machine or ""
-            places.set_clock(str(info.get("SystemTime", "")))
             resources = Resources(places)
             claims = Claims(self._engine, places, jobs, resources, self._settings, self._secrets)
-            stock = Stock(self._engine, places, self._settings, info)
+            stock = Stock(self._engine, places, self._settings)
             self._parts = _Parts(
                 places=places,
                 jobs=jobs,
@@ -109,17 +116,20 @@ class DockerBackend(Unleased):
                 starts=Starts(self._engine, places, jobs, claims),
                 watch=self._watch_holder,
                 stock=stock,
-                facts=facts_of(self.worker, self._machine or "", info, jobs.listing(), stock),
+                quick_facts=WorkerFacts(worker=self.worker, machine=self._machine or "", cordoned=stock.cordoned()),
             )
         return self._parts
 
-    def _check_machine(self, places: Places, info: dict[str, Any]) -> None:
-        label = places.make_volume(names.MACHINE_VOLUME, machine_label()).get(names.MACHINE, "")
-        machine = "m" + layout.letters(f"{info.get('ID', '')}\n{label}".encode(), 20)
+    def _check_machine(self, places: Places) -> None:
+        """By a label in the engine's own data: with that all jobs would go, and come."""
+        labels = places.volume_labels(names.MACHINE_VOLUME)
+        if not (labels or {}).get(names.MACHINE):
+            labels = places.make_volume(names.MACHINE_VOLUME, machine_label())
+        machine = "m" + layout.letters(str((labels or {}).get(names.MACHINE, "")).encode(), 20)
         if self._machine is not None and machine != self._machine:
             raise WorkerChanged(
-                f"another machine answers as {self.worker}: {machine} ({info.get('Name', '')}), expected"
-                f" {self._machine}. Was the engine's data removed, or does the name lead to several engines?"
+                f"another machine answers as {self.worker}: {machine}, expected {self._machine}."
+                " Was the engine's data removed, or does the name lead to several engines?"
             )
         self._machine = machine
 
@@ -163,28 +173,29 @@ class DockerBackend(Unleased):
 
     def claim(self, plan: Plan) -> JobState:
         parts = self._ready()
-        parts.claims.claim(plan)
-        return self._state(plan.job_id)
+        return self._state(plan.job_id, parts.claims.claim(plan))
 
     def prepare(self, job_id: str, say: Callable[[str], None] = lambda text: None) -> None:
         parts = self._ready()
-        parts.claims.prepare(job_id, self._listed(job_id), say)
+        if job_id not in parts.claims.prepared:
+            parts.claims.prepare(job_id, self._listed(job_id), say)
 
     def start(self, job_id: str) -> JobState:
         parts = self._ready()
-        state = self._state(job_id)
+        listing = self._listed(job_id)
+        state = self._state(job_id, listing)
         if state.phase == "claimed":
             if state.moved_to is not None:
                 told = "attempt {attempt} on {worker}".format(**state.moved_to)
                 raise WorkerError(f"{told} has taken the place of job {job_id}: it is not started again")
-            parts.starts.start(job_id)
-            parts.jobs.begin(job_id)
-            listing = self._listed(job_id)
+            listing = parts.jobs.begin(job_id, parts.starts.start(job_id, listing))
+            if job_id not in listing.volumes:
+                raise WorkerError(f"{self.worker} knows no job {job_id}")
             self._sweep_seldom(listing, listing.labels(job_id).get(names.DEPLOYMENT, ""))
             state = self._state(job_id, listing)
             if state.phase == "ended":  # so soon: what follows is told its end, and with that how much log there is
                 state = parts.jobs.state(job_id, listing) or state
-            parts.watch.begin(state)
+            parts.watch.begin(state, listing)
         return state
 
     def _sweep_seldom(self, listing: Listing, deployment: str) -> None:
@@ -227,7 +238,8 @@ class DockerBackend(Unleased):
 
     def renew(self, job_ids: Sequence[str]) -> None:
         parts = self._ready()
-        orders.renew(parts.places, parts.jobs.listing(), job_ids)
+        if any(orders.may_have_lease(parts.jobs.latest, job_id) for job_id in job_ids):
+            orders.renew(parts.places, parts.jobs.listing(), job_ids)
 
     def extend(self, job_id: str, seconds: float, token: str) -> JobState:
         parts = self._ready()

@@ -118,7 +118,7 @@ class HostedBackend(Leasing):
 
     # -- the worker ----------------------------------------------------------------------------------------------
 
-    def facts(self) -> WorkerFacts:
+    def facts(self, *, quick: bool = False) -> WorkerFacts:
         self._connection.control()
         assert self._connection.facts is not None
         return self._connection.facts

@@ -123,7 +123,7 @@ def reap_in_passing(
     machine: 500 that come at once cost one look. WorkerError when the worker cannot be asked.
     """
     # Not by the name of the deployment: to look that up would cost each task a question to Airflow.
-    mine = f"{backend.facts().machine} {os.environ.get('AIRFLOW_HOME', '')}"
+    mine = f"{backend.facts(quick=True).machine} {os.environ.get('AIRFLOW_HOME', '')}"
     name = hashlib.sha256(mine.encode()).hexdigest()[:20]
     with (own_directory() / f"reaped-{name}").open("a+") as notes:
         try:

@@ -222,7 +222,7 @@ class Placing:
         """A worker as it answers now, or why it does not."""
         slots = next((worker.slots for worker in self.workers.pool.workers if worker.name == name), None)
         try:
-            facts = self.workers.backend(name).facts()
+            facts = self.workers.backend(name).facts(quick=slots is None)  # live jobs count for slots only
         except WorkerError as error:
             return error
         if facts.cordoned:  # for a new job that is as good as not there, and passes, too

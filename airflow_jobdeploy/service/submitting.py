@@ -145,7 +145,7 @@ class _Submission:
         intent = last.following(
             attempt=last.attempt + 1,
             worker=worker,
-            machine=self._ask(worker, lambda backend: backend.facts()).machine,
+            machine=self._ask(worker, lambda backend: backend.facts(quick=True)).machine,
             resource=self._resource(),
             previous_worker=last.worker,
             preemptions=sequel.preemptions,
@@ -165,7 +165,7 @@ class _Submission:
             attempt=1,
             worker=worker,
             worker_pool=self.workers.pool.name,
-            machine=self._ask(worker, lambda backend: backend.facts()).machine,
+            machine=self._ask(worker, lambda backend: backend.facts(quick=True)).machine,
             resource=self._resource(),
             epoch=self.epoch,
             **self.work.noted(),
@@ -198,7 +198,7 @@ class _Submission:
             last.following(
                 attempt=last.attempt + 1,
                 worker=worker,
-                machine=self._ask(worker, lambda backend: backend.facts()).machine,
+                machine=self._ask(worker, lambda backend: backend.facts(quick=True)).machine,
                 resource=self._resource(),
                 epoch=self.epoch,
                 previous_worker=last.worker,

@@ -170,14 +170,14 @@ class Watch:
 
     def _open(self) -> Backend:
         self._backend = self._connect()
-        self._backend.facts()
+        self._backend.facts(quick=True)
         self._heard = self._clock()
         self._chores_due = 0.0
         return self._backend
 
     def _answered(self, backend: Backend) -> None:
         """Whose machine is it? Jobs of another one are told so; when there are no others, it is asked for anew."""
-        facts = backend.facts()
+        facts = backend.facts(quick=True)
         strangers = [f for f in self._all() if not f.is_of(facts.machine)]
         for stranger in strangers:
             error = WorkerChanged(
@@ -196,7 +196,7 @@ class Watch:
         backend = self._backend
         assert backend is not None
         self._carry_out_orders(backend)
-        machine = backend.facts().machine
+        machine = backend.facts(quick=True).machine
         followers = [follower for follower in self._all() if follower.is_of(machine)]
         self._seekers.serve(backend)
         if not followers:

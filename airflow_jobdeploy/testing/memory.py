@@ -60,7 +60,7 @@ class MemoryBackend(Leasing):
     def _job(self, job_id: str) -> MemoryJob:
         return self._ask().job(job_id)
 
-    def facts(self) -> WorkerFacts:
+    def facts(self, *, quick: bool = False) -> WorkerFacts:
         with self._host.changed:
             host = self._ask()
             boot, live = str(host.boot), len(host.running())

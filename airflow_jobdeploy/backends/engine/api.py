@@ -11,6 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
@@ -94,6 +95,8 @@ class Engine:
         #: The answer that is being read in pieces.
         self._reading: Any = None
         self.heard_at = time.monotonic()
+        #: What the latest answer says the time is, in seconds since 1970, and when that was.
+        self.dated = (time.time(), time.monotonic())
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -169,6 +172,8 @@ class Engine:
         headers = {"Accept-Encoding": "identity", **(options.pop("headers", None) or {})}
         answer = http.request(method, url, headers=headers, stream=True, timeout=(_CONNECT_S, answer_s), **options)
         self.heard_at = time.monotonic()
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            self.dated = (parsedate_to_datetime(answer.headers["Date"]).timestamp(), self.heard_at)
         if answer.status_code >= 400:
             with answer:
                 raise EngineError(self.worker, answer.status_code, _said(answer))

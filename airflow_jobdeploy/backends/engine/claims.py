@@ -11,10 +11,10 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_jobdeploy.backends.base import DATASET, WORK, TreeBusy, TreeGone
-from airflow_jobdeploy.backends.engine import config, images, names, orders, script, storage, trees
+from airflow_jobdeploy.backends.engine import config, images, inline, names, orders, script, storage, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.config import Security, Trees
 from airflow_jobdeploy.backends.engine.derived import Derived, Image
@@ -33,6 +33,19 @@ _ENDS = ("down", "purge")
 _LOOK_S = 2.0
 
 Say = Callable[[str], None]
+
+
+class _Made(NamedTuple):
+    """A container with the name of an attempt."""
+
+    id: str
+    labels: Mapping[str, str]
+    #: Was it made here? Else another was first.
+    is_ours: bool
+
+    @property
+    def is_claim(self) -> bool:
+        return self.labels.get(names.STAGE) == names.CLAIM
 
 
 class _Unwanted(Exception):
@@ -77,20 +90,26 @@ class Claims:
         self.secrets = secrets
         #: Of the jobs that were claimed here, the latest first, and of the pool: they may be on the engine.
         self.images: list[str] = [settings.image]
+        #: Jobs whose containers had their image when they were made here.
+        self.prepared: set[str] = set()
 
     # -- the claim ---------------------------------------------------------------------------------------------------
 
-    def claim(self, plan: Plan) -> None:
-        """Make the record of an attempt, unless it is there. WorkerError, StagingError."""
-        self._claim(plan)
+    def claim(self, plan: Plan) -> Listing | None:
+        """Make the record of an attempt, unless it is there. WorkerError, StagingError.
+
+        A listing of what was made here, of which nobody else can know yet; None: ask for one.
+        """
+        made = self._claim(plan)
         if plan.secret_env:
             self.secrets[plan.job_id] = plan.secret_env
         self._jobs.hide(plan.job_id, list(plan.secret_env.values()))
+        return made
 
-    def _claim(self, plan: Plan) -> None:
+    def _claim(self, plan: Plan) -> Listing | None:
         is_new = self._places.volume_labels(plan.job_id) is None
         if not is_new and self._is_recorded(plan.job_id):
-            return
+            return None
         steps, nothing, container = self._todo(plan)
         image = str(container.get("image") or "") or ("" if container.get("dockerfile") else self._settings.image)
         self.images.insert(0, image)
@@ -98,12 +117,17 @@ class Claims:
         files = script.members(plan, steps, nothing=nothing)
         labels = {**names.labels(plan), names.IMAGE: image}
         self._make_volumes(plan, labels)
-        made, is_ours = self._created(plan.job_id, labels, Trees())
-        if not (is_new and is_ours) and self._engine.exists(f"/containers/{made}/archive", path=f"{names.JOB}/conf"):
-            return  # another submitter was here
-        self._places.put(made, names.JOB, files)
+        made = self._created(plan.job_id, labels, Trees(), inline.text_of(plan, files))
+        if not (is_new and made.is_ours) and self._has_files(made.id, made.labels):
+            return None  # another submitter was here
+        if not inline.is_in(made.labels):
+            self._places.put(made.id, names.JOB, files)
         if plan.resource is not None:
-            self._places.put(made, names.RESOURCE_DIR, self._resources.members(plan.resource))
+            self._places.put(made.id, names.RESOURCE_DIR, self._resources.members(plan.resource))
+        if not (is_new and made.is_ours):
+            return None
+        listed = {"Id": made.id, "State": "created", "Labels": made.labels}
+        return Listing(containers={plan.job_id: listed}, volumes={plan.job_id: {"Labels": labels}}, notes={})
 
     def _is_recorded(self, job_id: str) -> bool:
         """Is the record complete? Else whoever made it was cut off, and it is made again."""
@@ -112,8 +136,11 @@ class Claims:
         if listed is None:
             report = self._jobs.seen(job_id, listing).report or {}
             return bool(report)
-        path = f"/containers/{listed['Id']}/archive"
-        return listed["State"] != "created" or self._engine.exists(path, path=f"{names.JOB}/conf")
+        return listed["State"] != "created" or self._has_files(listed["Id"], listed["Labels"])
+
+    def _has_files(self, container: str, labels: Mapping[str, str]) -> bool:
+        """Are the files of the job there, in a container that has not started?"""
+        return inline.is_in(labels) or self._engine.exists(f"/containers/{container}/archive", path=f"{names.JOB}/conf")
 
     def _todo(self, plan: Plan) -> tuple[Sequence[Step], str, Mapping[str, Any]]:
         """The steps; why there is nothing to do; in what container."""
@@ -152,21 +179,31 @@ class Claims:
 
     # -- its container -----------------------------------------------------------------------------------------------
 
-    def create(self, job_id: str, labels: Mapping[str, str], given: Trees) -> str:
-        """The container of an attempt: with its image where that is there; the id of whoever was first."""
-        return self._created(job_id, labels, given)[0]
+    def create(self, job_id: str, labels: Mapping[str, str], given: Trees, text: str = "") -> str:
+        """The container of an attempt: with its image where that is there; the id of whoever was first. TreeGone.
 
-    def _created(self, job_id: str, labels: Mapping[str, str], given: Trees) -> tuple[str, bool]:
-        """Its id, and whether it was made here."""
+        `text`: the job's files, where its volume does not have them.
+        """
+        made = self._created(job_id, labels, given, text)
+        if made.is_ours and not self._has_files(made.id, made.labels):
+            self._places.remove_container(made.id)
+            raise TreeGone(f"{self._engine.worker}: the container of job {job_id} was removed before it could start")
+        return made.id
+
+    def _created(self, job_id: str, labels: Mapping[str, str], given: Trees, text: str) -> _Made:
         plan = names.plan_of(labels)
         labels = {**labels, names.TREES: json.dumps({"work": given.work, "dataset": given.dataset})}
         body = config.claim(plan, labels)
         recipe = self._recipe(labels)
         if recipe.pull != "always" and (image := self._derived.ready(recipe)) is not None:
             body = self._runnable(plan, labels, image, given)
+            if text and inline.is_root(self._settings.security.user, image[1]):
+                body = inline.configured(body, text)
         for _ in range(_TURNS):
             try:
-                return self._places.create(job_id, body), True
+                made = _Made(self._places.create(job_id, body), body["Labels"], True)
+                (self.prepared.discard if made.is_claim else self.prepared.add)(job_id)
+                return made
             except EngineError as error:
                 if not error.is_conflict:
                     # The image went away just now; or the engine cannot make such a container: `prepare` will say so.
@@ -175,19 +212,19 @@ class Claims:
                     body = config.claim(plan, labels)
             found = self._awaited(job_id)
             if found:
-                return found, False
+                return _Made(str(found["Id"]), found["Config"].get("Labels") or {}, False)
         raise WorkerError(f"{self._engine.worker}: the container of job {job_id} could not be made: others are at it")
 
-    def _awaited(self, job_id: str) -> str:
-        """The id of a container whose name is taken: an engine shows it some moments later. "": nobody made it."""
+    def _awaited(self, job_id: str) -> Mapping[str, Any]:
+        """The container whose name is taken: an engine shows it some moments later. {}: nobody made it."""
         for pause_s in _PAUSES_S:
             try:
-                return str(self._engine.get(f"/containers/{job_id}/json")["Id"])
+                return dict(self._engine.get(f"/containers/{job_id}/json"))
             except EngineError as error:
                 if not error.is_missing:
                     raise
             time.sleep(pause_s)  # there is nothing to wait for: the engine tells of containers, not of their names
-        return ""
+        return {}
 
     def runnable(self, labels: Mapping[str, str], listed: Mapping[str, Any]) -> dict[str, Any]:
         """What takes the place of a listed container of the attempt of these labels, to be started. StagingError."""
@@ -234,13 +271,25 @@ class Claims:
             wanted = replace(given, **{role: name})
             if listed is not None and given == wanted:
                 return
+            text = self._text_in(listed)
             if listed is None or self._places.remove_container(listed["Id"]):
-                made = self.create(job_id, listing.labels(job_id), wanted)
+                made = self.create(job_id, listing.labels(job_id), wanted, text)
                 if not trees.is_shown(self._places, name):
                     self._places.remove_container(made)
                     raise TreeGone(f"{self._engine.worker} has no tree {name}: it was removed just now")
             listing = self._jobs.listing()
         raise WorkerError(f"{self._engine.worker}: job {job_id} changes all the time: several submitters are at work")
+
+    def _text_in(self, listed: Mapping[str, Any] | None) -> str:
+        """The job's files, where a listed container has them; "": its volume does."""
+        if listed is None or not inline.is_in(listed["Labels"]):
+            return ""
+        try:
+            return inline.kept(self._engine.get(f"/containers/{listed['Id']}/json"))
+        except EngineError as error:
+            if error.is_missing:
+                return ""  # replaced just now
+            raise
 
     # -- its image ---------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def _is_ended(engine: Engine, places: Places, container: str, seen: Seen) -> boo
     if not name:
         return False
     data = json.dumps({**order, "at": now}).encode()
-    places.put(container, names.REPORT, [Member(f"{name}.json", data, 0o644)])
+    places.put_report(container, [Member(f"{name}.json", data, 0o644)])
     engine.post(f"/containers/{container}/kill", signal=signal_of(seen.plan))
     return True
 

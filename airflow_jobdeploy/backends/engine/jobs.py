@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import judging, names, said
+from airflow_jobdeploy.backends.engine import judging, names, reports, said
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.judging import Seen
 from airflow_jobdeploy.backends.engine.logs import CappedLog, Log
@@ -91,11 +91,13 @@ class Jobs:
         self._places = places
         self._known: dict[str, _Known] = {}
         self.machine = ""
+        #: What was listed last.
+        self.latest = Listing(containers={}, volumes={}, notes={})
 
     @property
     def now(self) -> float:
-        """The engine's clock."""
-        return self._places.now()
+        """The engine's clock, roughly."""
+        return self._places.about_now()
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -103,6 +105,10 @@ class Jobs:
         """Two requests."""
         wanted = {"label": [f"{names.KIND}={names.JOB_KIND}"]}
         containers = {_name(entry): entry for entry in self._engine.get("/containers/json", all=True, filters=wanted)}
+        return self._noted(containers)
+
+    def _noted(self, containers: Mapping[str, Mapping[str, Any]]) -> Listing:
+        """With the records, and the notes on them."""
         volumes: dict[str, Any] = {}
         notes: dict[tuple[str, str], str] = {}
         noted_at: dict[tuple[str, str], str] = {}
@@ -115,7 +121,8 @@ class Jobs:
                 notes[key], noted_at[key] = labels.get(names.TEXT, ""), str(volume.get("CreatedAt", ""))
         for job_id in [job_id for job_id in self._known if job_id not in volumes]:
             del self._known[job_id]
-        return Listing(containers=containers, volumes=volumes, notes=notes, noted_at=noted_at)
+        self.latest = Listing(containers=containers, volumes=volumes, notes=notes, noted_at=noted_at)
+        return self.latest
 
     def note(self, kind: str, job_id: str, text: str) -> None:
         """Write something about a job that must be readable without its container: the label of an empty volume."""
@@ -130,10 +137,32 @@ class Jobs:
         if known is not None:
             self._known[job_id] = _Known(secrets=known.secrets)
 
-    def begin(self, job_id: str) -> None:
-        """It was started just now."""
+    def begin(self, job_id: str, before: Listing) -> Listing:
+        """It was started just now: what was listed `before`, as it is now."""
         self.forget(job_id)
         self._known.setdefault(job_id, _Known()).has_just_begun = True
+        containers = self._asked_for(before, [job_id])
+        if containers is None:
+            return self.listing()
+        self._places.hear((self._known[job_id].inspected or {}).get("State", {}).get("StartedAt"))
+        return replace(before, containers=containers)
+
+    def relisted(self, before: Listing, job_ids: Iterable[str]) -> Listing:
+        """A listing where the containers of few jobs alone may have changed: these are asked for, one by one."""
+        containers = self._asked_for(before, job_ids)
+        return self.listing() if containers is None else self._noted(containers)
+
+    def _asked_for(self, before: Listing, job_ids: Iterable[str]) -> Mapping[str, Mapping[str, Any]] | None:
+        """The containers of a listing, where those of some jobs are as they are now; None: one is not there."""
+        containers = dict(before.containers)
+        for job_id in job_ids:
+            found = self._inspect(job_id)
+            if found is None:
+                return None
+            labels, status = found["Config"].get("Labels") or {}, found["State"]["Status"]
+            containers[job_id] = {"Id": found["Id"], "Names": [f"/{job_id}"], "State": status, "Labels": labels}
+            self._fresh(job_id, containers[job_id]).inspected = found
+        return containers
 
     def hide(self, job_id: str, values: Sequence[str]) -> None:
         """Values that must not be shown when the end of the log is told."""
@@ -204,7 +233,8 @@ class Jobs:
     def is_waiting(self, job_id: str) -> bool:
         """As its report said when it was last read: does process 1 wait to be let go on?"""
         known = self._known.get(job_id)
-        return known is not None and (known.report or {}).get("state", b"").startswith(b"waiting\n")
+        told = reports.standing(known.report) if known is not None else None
+        return told is not None and told.phase == "waiting"
 
     def output(self, job_id: str) -> tuple[Mapping[str, bytes], said.Said] | None:
         """The report, and what it has said, of an attempt that is known to have ended."""
@@ -254,7 +284,7 @@ class Jobs:
             claimed=str(volume.get("CreatedAt", "")),
             container=container,
             report=known.report,
-            now=self._places.now(),
+            now=self._places.about_now(),
             facts=known.facts,
             queued=listing.noted_at.get((names.QUEUED, job_id), ""),
             setup=listing.noted_at.get((names.SETUP, job_id), ""),
@@ -288,6 +318,11 @@ class Jobs:
         if listed is not None and listed["State"] == "created":
             return {}  # orders to what has not started remove the container
         if listed is not None:
+            if listed["State"] == "exited" and listed["Labels"].get(names.STAGE) == names.READY:
+                link = self._places.link(listed["Id"], f"{names.REPORT}/{reports.SHORT}")
+                told = reports.of_link(link, names.plan_of(listed["Labels"]))
+                if told is not None:
+                    return told
             return self._places.small(listed["Id"], names.REPORT, judging.REPORT_LIMIT)
         with self._places.helper({job_id: names.JOB}) as helper:
             return self._places.small(helper, names.REPORT, judging.REPORT_LIMIT)
@@ -296,9 +331,9 @@ class Jobs:
         """With what is worth knowing of an end, beside the report."""
         known = self._known[seen.job_id]
         facts = dict(seen.facts)
-        if seen.has_begun:
+        if seen.has_begun and not reports.is_short(seen.report):
             self._hear_all(seen, known)
-            facts["metrics"] = known.said.metrics is not None
+        facts["metrics"] = known.said.metrics is not None
         if data["status"] == "FAILED" and seen.container is not None and known.listed != "created":
             facts["last_lines"] = self._last_lines(seen, known)
         return replace(seen, facts=facts)
@@ -322,8 +357,8 @@ class Jobs:
 
 def is_settled(report: Mapping[str, bytes] | None) -> bool:
     """Does the command run, so that the next news is that it has ended?"""
-    lines = (report or {}).get("state", b"").split(b"\n")
-    return len(lines) >= 5 and lines[0] == b"running" and lines[2] == b""
+    told = reports.standing(report)
+    return told is not None and told.phase == "running" and not told.reason
 
 
 def _name(entry: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import bare, names
+from airflow_jobdeploy.backends.engine import bare, names, reports
 from airflow_jobdeploy.hostside import verdict
 from airflow_jobdeploy.hostside.finish import RESULT_LIMIT
 from airflow_jobdeploy.hostside.verdict import Evidence
@@ -123,9 +123,8 @@ def _live(seen: Seen) -> dict[str, Any]:
         phase, reason = "waiting", "Queued"
     if seen.is_running:
         phase = "claimed" if seen.plan.get("secret_names") else "starting"  # its secrets are not there yet
-        lines = seen.text("state").split("\n")
-        if len(lines) >= 5:
-            phase, status, reason, step, left = lines[:5]
+        if (told := reports.standing(seen.report)) is not None:
+            phase, status, reason, step, left = told
         elif seen.is_bare:
             phase, status, step = "finishing" if seen.orders else "running", "RUNNING", seen.plan["steps"][0]["name"]
             reason = "Preempted" if "preempt" in seen.orders else ""
@@ -149,12 +148,9 @@ def _history(seen: Seen) -> list[tuple[str, str, float]]:
         found.append(("PENDING", "Setup", setup))
     if seen.queued and (queued := seconds(seen.queued)) is not None:
         found.append(("PENDING", "Queued", queued))
-    for line in seen.text("history").splitlines():
-        words = line.split(" ")
-        if len(words) == 3 and words[0].isdigit():
-            entry = (words[1], "" if words[2] == "-" else words[2], float(words[0]))
-            if entry[:2] != found[-1][:2]:
-                found.append(entry)
+    for time, status, reason, *_ in reports.entries(seen.report):
+        if (status, reason) != found[-1][:2]:
+            found.append((status, reason, float(time)))
     if seen.is_bare and (started := seconds(seen.state.get("StartedAt"))) is not None:
         found.append(("RUNNING", "", started))
     return found
@@ -284,12 +280,15 @@ def _memory(seen: Seen) -> dict[str, Any]:
 
 def _lost(seen: Seen, order: dict[str, Any] | None, room: dict[str, Any] | None) -> dict[str, Any]:
     """The container has ended, or is gone, and process 1 could not say why."""
-    step = (seen.text("state").split("\n") + [""] * 4)[3]
+    told = reports.standing(seen.report)
+    step = told.step if told else ""
     if order is not None or room is not None:
         return verdict.judge(Evidence(stop=order, preempt=room, step=step))
     if seen.state.get("OOMKilled"):
         return verdict.judge(Evidence(status=_KILLED, memory=_memory(seen), step=step, facts={**seen.facts}))
     code = seen.state.get("ExitCode")
+    if seen.container is not None and code == names.NO_ROOM_CODE and not seen.has_begun:
+        return verdict.judge(Evidence(setup="its files could not be written: is the engine's disk full?"))
     outcome = verdict.judge(Evidence(status=_KILLED, step=step, facts={**seen.facts}))
     if seen.container is not None and code == _UNSEEN:
         return {**outcome, "reason": "WorkerLost", "signal": None}

@@ -55,6 +55,10 @@ TREE_NAME, BYTES = "jobdeploy.tree", "jobdeploy.bytes"
 ABOUT, COMMAND = "jobdeploy.about", "jobdeploy.command"
 #: Values of STAGE: a container that only holds the claim, one that can be started, one without a process of ours.
 CLAIM, READY, BARE = "claim", "ready", "bare"
+#: Of a container: how it gets the files of its job, where they are not in its volume (inline.py).
+FILES, INLINE = "jobdeploy.files", "inline"
+#: With this exit code a container ends that has no room for its files.
+NO_ROOM_CODE = 125
 
 MACHINE_VOLUME = "jobdeploy-machine"
 LEASES_VOLUME = "jobdeploy-leases"

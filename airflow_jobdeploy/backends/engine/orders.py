@@ -45,9 +45,9 @@ def give(engine: Engine, places: Places, jobs: Jobs, job_id: str, order: Order) 
         try:
             if listed is None:
                 with places.helper({job_id: names.JOB}) as helper:
-                    places.put(helper, names.REPORT, order.members(places.now()))
+                    places.put_report(helper, order.members(places.now()))
                 return
-            places.put(listed["Id"], names.REPORT, order.members(places.now()))
+            places.put_report(listed["Id"], order.members(places.now()))
             if listed["State"] == "created":
                 if places.remove_container(listed["Id"]):
                     return
@@ -72,11 +72,11 @@ def fail(places: Places, jobs: Jobs, job_id: str, message: str, **facts: Any) ->
     record = [Member("failed.json", json.dumps({"message": message, **facts}).encode(), 0o644)]
     listed = jobs.listing().containers.get(job_id)
     if listed is not None:
-        places.put(listed["Id"], names.REPORT, record)
+        places.put_report(listed["Id"], record)
         places.remove_container(listed["Id"])
     else:
         with places.helper({job_id: names.JOB}) as helper:
-            places.put(helper, names.REPORT, record)
+            places.put_report(helper, record)
     jobs.forget(job_id)
 
 
@@ -86,10 +86,15 @@ def extend(places: Places, listing: Listing, job_id: str, seconds: float, token:
     member = Member(name, f"{max(1, round(seconds * 100))}\n".encode(), 0o644)
     listed = listing.containers.get(job_id)
     if listed is not None:
-        places.put(listed["Id"], names.REPORT, [member])
+        places.put_report(listed["Id"], [member])
         return
     with places.helper({job_id: names.JOB}) as helper:
-        places.put(helper, names.REPORT, [member])
+        places.put_report(helper, [member])
+
+
+def may_have_lease(latest: Listing, job_id: str) -> bool:
+    """Is it to be renewed, for all that was listed last? A record never changes."""
+    return job_id not in latest.volumes or names.plan_of(latest.labels(job_id)).get("orphan_after_s") is not None
 
 
 def renew(places: Places, listing: Listing, job_ids: Sequence[str]) -> None:

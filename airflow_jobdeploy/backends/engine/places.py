@@ -14,7 +14,7 @@ from urllib.parse import quote
 from airflow_jobdeploy.backends.engine import config, names
 from airflow_jobdeploy.backends.engine.api import WORK_S, Engine, EngineError
 from airflow_jobdeploy.backends.engine.judging import seconds
-from airflow_jobdeploy.backends.engine.tar import Member, pack, small_files
+from airflow_jobdeploy.backends.engine.tar import Member, folder, pack, small_files
 from airflow_jobdeploy.hostside import layout
 
 #: The longest that a command of ours may take, in seconds.
@@ -29,7 +29,9 @@ class Places:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._has_nothing = False
-        self._clock = 0.0
+        #: The engine's clock over ours: as it was told, and what its answers' dates come to.
+        self._clock: float | None = None
+        self._rough: float | None = None
 
     @property
     def worker(self) -> str:
@@ -42,8 +44,26 @@ class Places:
         self._clock = (seconds(now) or time.time()) - time.monotonic()
 
     def now(self) -> float:
-        """Seconds since 1970, by the engine's clock."""
+        """Seconds since 1970, by the engine's clock, which it is asked for once."""
+        if self._clock is None:
+            self.set_clock(str(self._engine.get("/info").get("SystemTime", "")))
+            assert self._clock is not None
         return self._clock + time.monotonic()
+
+    def about_now(self) -> float:
+        """The same, but for half a second if it has not been asked for: to say how long ago something was."""
+        if self._clock is not None:
+            return self._clock + time.monotonic()
+        if self._rough is None:
+            told, at = self._engine.dated
+            self._rough = told + 0.5 - at
+        return self._rough + time.monotonic()
+
+    def hear(self, time_now: object) -> None:
+        """Something that the engine says has just happened, when it was."""
+        told = seconds(time_now)
+        if told is not None and abs(told - self.about_now()) <= 1.0:
+            self._rough = told - time.monotonic()
 
     # -- objects -----------------------------------------------------------------------------------------------------
 
@@ -172,6 +192,11 @@ class Places:
         """Write small files below a folder of a container."""
         self.put_stream(container, path, iter([pack(members)]))
 
+    def put_report(self, container: str, members: Iterable[Member]) -> None:
+        """Write small files into the report of a job, also where its container has yet to make the folder."""
+        below = (member._replace(path=f"report/{member.path}") for member in members)
+        self.put(container, names.JOB, [folder("report", 0o777), *below])
+
     def put_stream(self, container: str, path: str, pieces: Iterable[bytes]) -> None:
         """Unpack a tar stream below a folder of a container."""
         self._engine.send(f"/containers/{container}/archive", pieces, path=path)
@@ -186,11 +211,18 @@ class Places:
 
     def stat(self, container: str, path: str) -> tuple[int, str] | None:
         """(size, time of the last change) of a path in a container; None where there is none."""
+        found = self._described(container, path)
+        return None if found is None else (int(found.get("size") or 0), str(found.get("mtime") or ""))
+
+    def link(self, container: str, path: str) -> str:
+        """Where a link leads, as far as the engine follows it; "" for anything else."""
+        return str((self._described(container, path) or {}).get("linkTarget") or "")
+
+    def _described(self, container: str, path: str) -> dict[str, Any] | None:
         head = self._engine.head(f"/containers/{container}/archive", path=path)
         if head is None:
             return None
-        found = json.loads(base64.b64decode(head.get("X-Docker-Container-Path-Stat") or "e30="))
-        return int(found.get("size") or 0), str(found.get("mtime") or "")
+        return dict(json.loads(base64.b64decode(head.get("X-Docker-Container-Path-Stat") or "e30=")))
 
     def small(self, container: str, path: str, limit: int) -> dict[str, bytes]:
         """The files below a folder, of each at most `limit` bytes; {} where there is no such folder."""

@@ -41,6 +41,12 @@ INIT = (
 )
 
 
+#: What every job has in its volume, also where nothing of ours runs beside its command.
+FOLDERS = (folder(".", 0o777), *(folder(path, 0o777) for path in ("report", "output", "work", "tmp")))
+#: The program of process 1, below the job's folder.
+PROGRAM = "init"
+
+
 @cache
 def init() -> bytes:
     """The program of process 1."""
@@ -48,16 +54,22 @@ def init() -> bytes:
     return b"\n".join((folder / f"{name}.sh").read_bytes() for name in INIT)
 
 
+@cache
+def program() -> str:
+    """The same without what is for people."""
+    lines = (line.strip() for line in init().decode().splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
+
+
 def members(plan: Plan, steps: Sequence[Step], *, nothing: str = "") -> list[Member]:
     """All files of the job's volume. `nothing`: why there is nothing to do, as a sentence.
 
     StagingError for a path that leads out of the working directory.
     """
-    found = [folder(".", 0o777), folder("report", 0o777), folder("output", 0o777), folder("work", 0o777)]
-    found += [folder("tmp", 0o777), folder("steps", 0o755)]
+    found = [*FOLDERS, folder("steps", 0o755)]
     found += [
         Member("reserve", bytes(_RESERVE), 0o666),
-        Member("init", init(), 0o755),
+        Member(PROGRAM, init(), 0o755),
         Member("conf", _conf(plan, len(steps), nothing), 0o644),
     ]
     if any(step.kind == "main" for step in steps):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_jobdeploy.backends.base import TreeGone
-from airflow_jobdeploy.backends.engine import bare, enforcing, images, names, orders, slots
+from airflow_jobdeploy.backends.engine import bare, enforcing, images, names, orders, script, slots
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.claims import Claims, trees_of
 from airflow_jobdeploy.backends.engine.config import Trees
@@ -31,30 +31,33 @@ class Starts:
         self._jobs = jobs
         self._claims = claims
 
-    def start(self, job_id: str) -> None:
-        """Start a claimed attempt, once ever; where its pool has no free slot, with the next look that finds one."""
-        for _ in range(_TURNS):
-            listing = self._jobs.listing()
+    def start(self, job_id: str, listing: Listing) -> Listing:
+        """Start a claimed attempt, once ever; where its pool has no free slot, with the next look that finds one.
+
+        `listing`: as it was just now; returned as it is then, but for the attempt's container.
+        """
+        for turn in range(_TURNS):
+            listing = self._jobs.listing() if turn else listing
             listed = listing.containers.get(job_id)
             if job_id not in listing.volumes:
-                return
+                return listing
             if listed is None:
                 if self._jobs.seen(job_id, listing).report:
-                    return
+                    return listing
                 self._claims.create(job_id, listing.labels(job_id), Trees())
             elif listed["State"] == "removing":
                 time.sleep(_PAUSE_S)  # until its successor is there, or it is gone: nobody is told of either
             elif listed["State"] != "created":
                 self._hand_over(job_id, listed)  # whoever has started it may have died before that
-                return
+                return listing
             elif listed["Labels"].get(names.STAGE) == names.BARE:
                 if self._started_bare(job_id, listing, listed):
-                    return
+                    return self._jobs.listing()
             elif listed["Labels"].get(names.STAGE) == names.CLAIM:
                 self._check_complete(job_id, names.plan_of(listing.labels(job_id)), listed)
                 self._claims.prepare(job_id, listing, lambda text: None)
             elif self._started_in_turn(job_id, listing, listed):
-                return
+                return self._jobs.listing() if slots.is_bounded(listing.labels(job_id)) else listing
         raise WorkerError(f"{self._engine.worker}: job {job_id} could not be started: others are at it, too")
 
     def _started_in_turn(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
@@ -81,7 +84,7 @@ class Starts:
         try:
             self._claims.attach(listed["Id"], names.plan_of(listed["Labels"]))
             if listed["Labels"].get(names.STAGE) == names.BARE:
-                self._places.put(listed["Id"], names.REPORT, [Member(bare.MARK, b"", 0o644)])
+                self._places.put_report(listed["Id"], [Member(bare.MARK, b"", 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/start")
         except EngineError as error:
             if error.is_missing or not self._is_there(job_id, listed):
@@ -113,6 +116,7 @@ class Starts:
             text = f"image {body['Image']!r} has no /bin/sh, which is needed for {', '.join(found)}"
             orders.fail(self._places, self._jobs, job_id, f"{text}: use an image with a shell")
             return True
+        self._places.put(listed["Id"], names.JOB, script.FOLDERS)
         if self._places.remove_container(listed["Id"]):
             try:
                 self._places.create(job_id, bare.container(body, plan))
@@ -193,7 +197,7 @@ class Starts:
         if listed is None:
             return
         try:
-            self._places.put(listed["Id"], names.REPORT, [Member("go", b"", 0o644)])
+            self._places.put_report(listed["Id"], [Member("go", b"", 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/kill", signal="SIGUSR1")
         except EngineError as error:
             if not (error.is_missing or error.is_conflict):  # it ends just now

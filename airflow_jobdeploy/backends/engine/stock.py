@@ -52,14 +52,12 @@ class Known:
 class Stock:
     """Of one connection to one engine. Used by one thread at a time."""
 
-    def __init__(
-        self, engine: Engine, places: Places, settings: Settings, info: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, places: Places, settings: Settings) -> None:
         self._engine = engine
         self._places = places
         self._settings = settings
         self._marks = Marks(engine, places)
-        self._info: Mapping[str, Any] = info or {}
+        self._info: Mapping[str, Any] = {}
         self._looking: threading.Thread | None = None
         self._begun = -_FAILED_S
         #: Why the GPUs are not known, when they are not.
@@ -77,8 +75,8 @@ class Stock:
         known = self.known(notes)
         self.trouble = known.why
         return {
-            "cpu": float(self._described().get("NCPU") or 0),
-            "memory": int(self._described().get("MemTotal") or 0),
+            "cpu": float(self.described().get("NCPU") or 0),
+            "memory": int(self.described().get("MemTotal") or 0),
             "disk": None,
             "gpus": [dict(gpu) for gpu in known.gpus],
             "driver": known.driver,
@@ -93,7 +91,7 @@ class Stock:
         boot = str((record or {}).get("boot") or "")
         if any(gpu.get("devices") for gpu in declared):
             return Known(gpus=declared, boot=boot)
-        if record is None or not _is_of(record, self._described()):
+        if record is None or not _is_of(record, self.described()):
             return Known(why=_NOT_YET)
         seen = tuple(_with_memory(gpu, declared) for gpu in record.get("gpus") or ())
         why = str(record.get("why") or "")
@@ -107,7 +105,7 @@ class Stock:
     def warnings(self, notes: Notes) -> list[str]:
         """What a person should know of the GPUs."""
         record, declared = _record(notes), self._settings.gpus
-        if record is None or not _is_of(record, self._described()) or any(gpu.get("devices") for gpu in declared):
+        if record is None or not _is_of(record, self.described()) or any(gpu.get("devices") for gpu in declared):
             return []
         why = str(record.get("why") or "")
         if why and not record.get("gpus"):
@@ -131,6 +129,10 @@ class Stock:
             self._marks.clear(names.CORDON)
         else:
             self._marks.write(names.CORDON, json.dumps(cordons.record({"by": by, "why": why})))
+        return self.cordoned()
+
+    def cordoned(self) -> str:
+        """By whom and why it takes no new jobs; "": it takes them."""
         return told(self._marks.notes(names.CORDON))
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class Stock:
     def _look_if_due(self, notes: Notes) -> None:
         """Let somebody look, beside us, where what was seen is old."""
         record = _record(notes)
-        is_known = record is not None and _is_of(record, self._described())
+        is_known = record is not None and _is_of(record, self.described())
         if record is not None and is_known and self._places.now() - float(record.get("at") or 0) < _lasts_s(record):
             return
         if (self._looking is not None and self._looking.is_alive()) or time.monotonic() - self._begun < _FAILED_S:
@@ -165,7 +167,7 @@ class Stock:
             return  # they get their names when those jobs have ended
         record = {
             "at": self._places.now(),
-            "of": _engine_of(self._described()),
+            "of": _engine_of(self.described()),
             "boot": found.boot,
             "gpus": found.gpus,
             "driver": found.driver,
@@ -195,8 +197,11 @@ class Stock:
 
     # -- what was written down -----------------------------------------------------------------------------------------
 
-    def _described(self) -> Mapping[str, Any]:
-        self._info = self._info or self._engine.get("/info")
+    def described(self) -> Mapping[str, Any]:
+        """What the engine says of itself, asked for once: it takes it as long as some twenty other questions."""
+        if not self._info:
+            self._info = self._engine.get("/info")
+            self._places.set_clock(str(self._info.get("SystemTime", "")))
         return self._info
 
 

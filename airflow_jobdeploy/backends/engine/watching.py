@@ -29,6 +29,8 @@ _RESTLESS_S = 0.25
 _RESTLESS = ("claimed", "starting", "waiting", "leftovers", "finishing")
 #: An end is told before a listing shows it: so long, and so often, it is looked for.
 _ENDING_S, _ENDING_LOOK_S = 2.0, 0.03
+#: So many jobs are asked for one by one when they are told of, more by a listing of all.
+_FEW = 3
 #: So long what a start has found is fit to be told by the first watch, in seconds.
 _FRESH_S = 0.1
 #: So far back events are asked for at first, in seconds.
@@ -90,8 +92,9 @@ class EngineWatch:
         """Something was just done to a job."""
         self._expected.add(job_id)
 
-    def begin(self, state: JobState) -> None:
+    def begin(self, state: JobState, listing: Listing) -> None:
         """A job was started just now, and this was found: the engine tells of its end, which may be near."""
+        self._listing = listing
         self._begun, self._begun_at = {state.job_id: state}, time.monotonic()
 
     def close(self) -> None:
@@ -140,14 +143,14 @@ class EngineWatch:
         self._ending = {job: until for job, until in self._ending.items() if until > now and not self._is_over(job)}
         rung = told_of | (set(self._ending) & set(wanted))
         rung |= {job_id for job_id in wanted if job_id not in self._jobs}
-        looked_at = set(rung)
+        looked_at, is_few = set(rung), len(rung) <= _FEW and rung <= told_of | self._ending.keys()
         if now - self._compared >= self._compare_s:
-            self._compared, rung = now, set(wanted) - begun.keys()
+            self._compared, rung, is_few = now, set(wanted) - begun.keys(), False
         if now - self._restless_at >= _RESTLESS_S:
             self._restless_at = now
             restless = {job_id for job_id, job in self._jobs.items() if job.is_restless}
-            rung, looked_at = rung | restless, looked_at | restless
-        changed = self._asked(jobs, rung, looked_at, told) if rung else {}
+            rung, looked_at, is_few = rung | restless, looked_at | restless, is_few and not restless
+        changed = self._asked(jobs, rung, looked_at, told, is_few) if rung else {}
         grown = self._grown(jobs, [job_id for job_id in wanted if job_id not in rung])
         return {**begun, **grown, **changed}
 
@@ -157,9 +160,11 @@ class EngineWatch:
         if time.monotonic() - self._begun_at > _FRESH_S:
             return {}
         fresh = {job_id: told(job_id, state) for job_id, state in begun.items() if job_id in wanted}
-        if fresh:
+        news = {job_id: state for job_id, state in fresh.items() if self._is_news(job_id, state)}
+        for job_id in fresh:
             self._restless_at = time.monotonic()
-        return {job_id: state for job_id, state in fresh.items() if self._is_news(job_id, state)}
+            self._jobs[job_id].due = self._restless_at + _SOON_S
+        return news
 
     def _is_over(self, job_id: str) -> bool:
         return job_id in self._jobs and self._jobs[job_id].state.phase == "ended"
@@ -169,10 +174,14 @@ class EngineWatch:
         return _COMPARE_S if self._feed is not None and self._feed.is_open else _COMPARE_BLIND_S
 
     def _asked(
-        self, jobs: Jobs, job_ids: Collection[str], looked_at: Collection[str], told: Told
+        self, jobs: Jobs, job_ids: Collection[str], looked_at: Collection[str], told: Told, is_few: bool
     ) -> dict[str, JobState]:
-        """What differs. Jobs that are not `looked_at` are compared with the listing alone: their logs have turns."""
-        self._listing = jobs.listing()
+        """What differs. Jobs that are not `looked_at` are compared with the listing alone: their logs have turns.
+
+        `is_few`: nothing else has changed.
+        """
+        before = self._listing if is_few else None
+        self._listing = jobs.listing() if before is None else jobs.relisted(before, job_ids)
         if self._advance(job_ids, self._listing):
             self._listing = jobs.listing()
         found = {}

@@ -37,7 +37,7 @@ settle
 if ends_resource; then
     if [ -n "$ok" ]; then take_down; else rm -f "$shared/announced"; fi
 fi
-measure_disk
+if [ -n "$ok" ]; then no_need_to_measure; else measure_disk; fi
 fact step "${step_name:-}"
 fact status "$code"
 [ -z "$ok" ] || fact ok 1

@@ -92,9 +92,9 @@ cut() {
     [ "$cause" != orphan ] || fact orphaned_s "$(((now - renewed) / 100))"
     end_all "$signal" "$grace"
     code=143
-    [ ! -f "$report/.status" ] || read -r code <"$report/.status"
+    [ ! -s "$report/.status" ] || read -r code <"$report/.status"
     [ -n "$code" ] || code=143
     fact step "${step_name:-}"
-    [ ! -f "$report/.status" ] || fact status "$code"
+    [ ! -s "$report/.status" ] || fact status "$code"
     finish "$code"
 }

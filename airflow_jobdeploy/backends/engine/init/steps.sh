@@ -10,7 +10,7 @@ run_step() {
     [ ! -f "$step/timeout" ] || read -r step_timeout <"$step/timeout"
     now
     [ -z "$step_timeout" ] || step_deadline=$((now + step_timeout))
-    rm -f "$report/setup"
+    [ ! -f "$report/setup" ] || rm -f "$report/setup"
     enter running RUNNING ''
     run in_work "$@"
     step_deadline=
