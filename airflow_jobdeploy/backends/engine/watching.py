@@ -54,8 +54,9 @@ class _Job:
     looks: int = 0
 
     @property
-    def is_running(self) -> bool:
-        return self.state.phase in ("running", "leftovers", "finishing", "starting")
+    def is_quiet(self) -> bool:
+        """Does nothing but its log grow, until the engine tells? The others are looked at as a whole."""
+        return self.state.phase == "running" and not self.is_restless
 
     @property
     def is_restless(self) -> bool:
@@ -161,9 +162,8 @@ class EngineWatch:
             return {}
         fresh = {job_id: told(job_id, state) for job_id, state in begun.items() if job_id in wanted}
         news = {job_id: state for job_id, state in fresh.items() if self._is_news(job_id, state)}
-        for job_id in fresh:
+        if fresh:
             self._restless_at = time.monotonic()
-            self._jobs[job_id].due = self._restless_at + _SOON_S
         return news
 
     def _is_over(self, job_id: str) -> bool:
@@ -198,7 +198,7 @@ class EngineWatch:
     def _grown(self, jobs: Jobs, job_ids: Sequence[str]) -> dict[str, JobState]:
         """Running jobs whose log has grown, of those whose turn it is."""
         now = time.monotonic()
-        running = [job_id for job_id in job_ids if self._jobs[job_id].is_running]
+        running = [job_id for job_id in job_ids if self._jobs[job_id].is_quiet]
         longest = max(1.0, len(running) / LOOKS_PER_S)
         found: dict[str, JobState] = {}
         for job_id in running:
@@ -244,7 +244,7 @@ class EngineWatch:
         """Until the next look."""
         now = time.monotonic()
         times = [self._compared + self._compare_s, engine.heard_at + _SILENCE_S]
-        times += [job.due for job in self._jobs.values() if job.is_running]
+        times += [job.due for job in self._jobs.values() if job.is_quiet]
         if self._ending:
             times.append(now + _ENDING_LOOK_S)
         if any(job.is_restless for job in self._jobs.values()):
