@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
-from airflow_jobdeploy.backends.base import DATASET, WORK, Backend, TreeGone, TreeReport
+from airflow_jobdeploy.backends.base import DATASET, WORK, TreeGone, TreeReport
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.policy import Intent
+from airflow_jobdeploy.service.insisting import Insisting
 from airflow_jobdeploy.service.sending import Sending
 from airflow_jobdeploy.service.taking import Takes
 
-T = TypeVar("T")
 Say = Callable[[str], None]
-
-
-class Ask(Protocol):
-    """Puts a question to a worker, again while it is unreachable."""
-
-    def __call__(self, worker: str, question: Callable[[Backend], T]) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Staging:
     takes: Takes
     sending: Sending
     say: Say
-    ask: Ask
+    ask: Insisting
 
     def stage(self, intent: Intent, plan: Plan) -> Intent:
         """The intent with the names of all trees. Raises StagingError, WorkerUnreachable, WorkerError."""
