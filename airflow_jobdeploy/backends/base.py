@@ -28,7 +28,8 @@ Clauses that every implementation keeps (tests/contract/ holds one test for each
     all of it once the job has ended; its metrics are among its artifacts then, as metrics.csv.
 14. A lease is exclusive: no two jobs hold one GPU, nor more cores and memory together than there are, whoever asks,
     through whichever session or account. It goes with its holder: a provisional one with `release`, or when no job
-    has claimed it in time; a job's with the job. A job whose lease is void waits in the line, PENDING/Queued.
+    has claimed it in time, or with the session that was granted it (`Ticket.tied`, where the worker sees that end); a
+    job's with the job. A job whose lease is void waits in the line, PENDING/Queued.
 15. One line for all: a ticket lives as long as it is renewed and its session lasts. The first in line gets what it
     needs; a later one passes only as a filler that does not delay a first that reserves. Who was granted something is
     told, within half a second after it became free.

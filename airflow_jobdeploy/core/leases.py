@@ -41,6 +41,9 @@ class Ticket:
     team: str = ""
     team_max_gpus: int | None = None
     ttl_s: float = TICKET_S
+    #: Does what it is granted end with the session of its waiter, unless a job has claimed it by then? Not where the
+    #: waiter reports it to another process.
+    tied: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}

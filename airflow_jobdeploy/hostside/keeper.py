@@ -3,7 +3,8 @@
 serve     decides under the mutex, binds the claims, forks the keeper, and may die then: the lease stands
 keeper    answers at jobdeploy/lease/<id>, to its own account only: `take` by the supervisor of the job that the
           lease was granted to, `release` by whoever waits no more, `stay` by the session that has claimed the job:
-          while that is open the two minutes do not run, however long code and data take to come
+          while that is open the two minutes do not run, however long code and data take to come. A lease may be
+          tied to the session that was granted it: until a job is claimed it ends with that
 take      the keeper sends the GPUs' claims themselves (SCM_RIGHTS): there is no moment in which nobody holds them.
           The supervisor publishes its own notice and says "ok"; only then the keeper ends. Killed before that,
           it has taken nothing.
@@ -66,26 +67,29 @@ def claim(lease: Dict[str, Any]) -> Optional[Claims]:
 # -- the keeper --------------------------------------------------------------------------------------------------------
 
 
-def keep(claims: Claims, door: socket.socket) -> None:
-    """Hand the claims to a keeper; ours are closed."""
+def keep(claims: Claims, door: socket.socket, tie: Optional[socket.socket] = None) -> None:
+    """Hand the claims to a keeper; ours are closed. `tie`: its other end is the session's."""
     try:
         child = os.fork()
         if child == 0:
-            _become_keeper(claims, door)
+            _become_keeper(claims, door, tie)
         os.waitpid(child, 0)  # it has forked the keeper: that one is nobody's child
     finally:
         claims.close()
         door.close()
+        if tie is not None:
+            tie.close()
 
 
-def _become_keeper(claims: Claims, door: socket.socket) -> NoReturn:
+def _become_keeper(claims: Claims, door: socket.socket, tie: Optional[socket.socket]) -> NoReturn:
     try:
         if os.fork() != 0:
             os._exit(0)
-        _leave_session({door.fileno(), *(each.fileno() for each in (*claims.gpus, *claims.notice))})
+        ties = [] if tie is None else [tie]
+        _leave_session({each.fileno() for each in (door, *claims.gpus, *claims.notice, *ties)})
         os.setsid()
         os.chdir("/")
-        _Keeper(claims, door).run()
+        _Keeper(claims, door, tie).run()
     finally:
         os._exit(0)
 
@@ -110,9 +114,10 @@ def _open_fds() -> List[int]:
 class _Keeper:
     """Holds the claims, until they are taken, released, or void."""
 
-    def __init__(self, claims: Claims, door: socket.socket) -> None:
+    def __init__(self, claims: Claims, door: socket.socket, tie: Optional[socket.socket]) -> None:
         self._claims = claims
         self._door = door
+        self._tie = tie
         self._lookers = Lookers()
         self._until = kernel.boottime_s() + PROVISIONAL_S
         #: Connections of sessions that bring what the job needs, by descriptor.
@@ -123,6 +128,8 @@ class _Keeper:
         for each in (self._door, *self._claims.gpus, *self._claims.notice):
             abstract.answer_for(each)
         self._poll.register(self._door, select.POLLIN)
+        if self._tie is not None:
+            self._poll.register(self._tie, select.POLLIN)
         while True:
             left = _TIDY_S if self._staying else self._until - kernel.boottime_s()
             if left <= 0:
@@ -132,7 +139,9 @@ class _Keeper:
                 if fd == self._door.fileno():
                     if self._answer():
                         return
-                else:  # nothing is said there: it has gone
+                elif self._tie is not None and fd == self._tie.fileno():  # the session has gone, and no job was claimed
+                    return
+                elif fd in self._staying:  # nothing is said there: it has gone
                     self._poll.unregister(fd)
                     self._staying.pop(fd).close()
                     self._until = kernel.boottime_s() + PROVISIONAL_S
@@ -156,6 +165,7 @@ class _Keeper:
                     caller.sendall(b'{"ok": true}\n')
                     self._staying[caller.fileno()] = caller
                     self._poll.register(caller, select.POLLIN)
+                    self._untie()
                     stack.pop_all()
                     return False
                 if order.get("do") == "release":
@@ -166,6 +176,13 @@ class _Keeper:
                 return order.get("do") == "take" and self._hand_over(caller, order)
             except (OSError, ValueError):
                 return False  # it has gone, or talks nonsense: the lease is kept for who comes next
+
+    def _untie(self) -> None:
+        """A job was claimed: it may be started by who comes back for it."""
+        if self._tie is not None:
+            self._poll.unregister(self._tie)
+            self._tie.close()
+            self._tie = None
 
     def _hand_over(self, caller: socket.socket, order: dict) -> bool:
         lease = self._claims.lease

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from airflow_jobdeploy.hostside import (
     abstract,
@@ -39,7 +39,10 @@ class LineOps:
             raise OpError("failed", "this system has no abstract sockets: it gives out no leases")
         self._host = host
         self._capacity = Capacity(host.root, seen, host.cordon)
-        self.line = Line(self._capacity, _give, lambda: settle.settled(host))
+        self.line = Line(self._capacity, self._give, lambda: settle.settled(host))
+        #: Jobs whose waiter claims in this session what it is granted; and what ends such a lease with it, by its id.
+        self._tied: Set[str] = set()
+        self._ties: Dict[str, socket.socket] = {}
         #: Of jobs that were claimed with a lease here and have not started: what keeps that from becoming void.
         self._staying: Dict[str, socket.socket] = {}
 
@@ -48,6 +51,12 @@ class LineOps:
         connection = None if job in self._staying else keeper.stay(lease)
         if connection is not None:
             self._staying[job] = connection
+        self._untie(lease)
+
+    def _untie(self, lease: str) -> None:
+        tie = self._ties.pop(lease, None)
+        if tie is not None:
+            tie.close()
 
     def settled(self, job: str) -> None:
         """It has started, or will not."""
@@ -56,14 +65,20 @@ class LineOps:
             connection.close()
 
     def seek(self, ask: dict) -> Reply:
-        return Reply(self.line.seek(dict(ask["ticket"]), _SEEK_WAIT_S))
+        ticket = dict(ask["ticket"])
+        (self._tied.add if ticket.get("tied") else self._tied.discard)(str(ticket["uid"]))
+        return Reply(self.line.seek(ticket, _SEEK_WAIT_S))
 
     def drop(self, ask: dict) -> Reply:
+        self._tied.discard(str(ask["uid"]))
         lease = self.line.drop(str(ask["uid"]))
-        return Reply(released=bool(lease) and keeper.release(lease))
+        return self.release({"lease": lease}) if lease else Reply(released=False)
 
     def release(self, ask: dict) -> Reply:
-        return Reply(released=keeper.release(str(ask["lease"])))
+        lease = str(ask["lease"])
+        released = keeper.release(lease)
+        self._untie(lease)
+        return Reply(released=released)
 
     def room(self, ask: dict) -> Reply:
         wanted = ask.get("gpus", True)
@@ -87,20 +102,23 @@ class LineOps:
             warnings=["GPUs are not known: " + trouble] if trouble else [],
         )
 
+    def _give(self, uid: str, claims: keeper.Claims) -> Dict[str, Any]:
+        """To a keeper: the lease stands whatever becomes of this session, unless its waiter wants it tied."""
+        lease = claims.lease["id"]
+        door: Optional[Any] = abstract.hold(census.DOOR + lease.encode("ascii"))
+        if door is None:
+            claims.close()
+            raise OSError(0, "somebody sits at the door of a lease that nobody could know")
+        theirs = None
+        if uid in self._tied:
+            self._tied.discard(uid)
+            self._ties[lease], theirs = socket.socketpair()
+        keeper.keep(claims, door, theirs)
+        return tickets.shown(claims.lease)
+
     def turn(self) -> List[dict]:
         """What is to be told of tickets by now."""
         return [{"event": "place", "uid": uid, **answer} for uid, answer in self.line.turn()]
-
-
-def _give(_: str, claims: keeper.Claims) -> Dict[str, Any]:
-    """To a keeper: the lease stands whatever becomes of this session."""
-    name = claims.lease["id"].encode("ascii")
-    door: Optional[Any] = abstract.hold(census.DOOR + name)
-    if door is None:
-        claims.close()
-        raise OSError(0, "somebody sits at the door of a lease that nobody could know")
-    keeper.keep(claims, door)
-    return tickets.shown(claims.lease)
 
 
 def note_strayed(host: HostPaths, jobs: Dict[str, List[str]]) -> None:

@@ -216,7 +216,9 @@ class Ops:
         state = self._view(job)
         if state.get("phase") in (None, "ended"):
             return Reply(state=state)
-        if state["phase"] != "claimed" or not recover.end_unstarted(job, recover.suspended(order)):
+        if state["phase"] == "claimed" and recover.end_unstarted(job, recover.suspended(order)):
+            self._give_back(job)
+        else:
             takedown.send_preempt(job, order)
         return Reply(state=self._view(job))
 

@@ -32,7 +32,7 @@ from airflow_jobdeploy.operators import assets, lineage
 from airflow_jobdeploy.operators.handover import Handover, Task
 from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
 from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
-from airflow_jobdeploy.service.line import Granted, StillWaiting
+from airflow_jobdeploy.service.line import Granted, StillWaiting, give_back
 from airflow_jobdeploy.triggers.events import Followed, JobEvent, LineEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
 
@@ -95,8 +95,7 @@ class Errand:
         self._log.info("Worker %s has %s.", news.granted.worker, news.wait.wanted)
         with self.at_work(news.wait.worker_pool) as workers:
             if news.sequel is None:
-                work = self._task.work(self._context, returning=self.is_returning)
-                assert work is not None
+                work = self._work(workers, news.granted, returning=self.is_returning)
                 return self.run(workers, work, granted=news.granted)
             handle = self._submitted_again(workers, news.sequel, granted=news.granted)
             return self._wait(workers, handle, offset=0, may_defer=True)
@@ -257,10 +256,19 @@ class Errand:
     def _submitted_again(
         self, workers: Workers, sequel: Sequel, *, may_defer: bool = True, granted: Granted | None = None
     ) -> JobHandle:
-        work = self._task.work(self._context, returning=True)
-        assert work is not None
+        work = self._work(workers, granted, returning=True)
         with self._in_line(workers, may_defer=may_defer, granted=granted, sequel=sequel) as line:
             return submit_again(work, workers, sequel, **line).handle
+
+    def _work(self, workers: Workers, granted: Granted | None, *, returning: bool) -> Work:
+        """What the task has to do; `granted` is given back when that cannot be had any more."""
+        try:
+            work = self._task.work(self._context, returning=returning)
+        except Exception:
+            give_back(workers, granted)
+            raise
+        assert work is not None
+        return work
 
     @contextmanager
     def _in_line(

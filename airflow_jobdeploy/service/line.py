@@ -122,6 +122,13 @@ class Granted:
         return cls(**{**known, "lease": Lease.from_wire(data["lease"])})
 
 
+def give_back(workers: Workers, granted: Granted | None) -> None:
+    """It is not going to be claimed; where its worker cannot be told it becomes void by itself."""
+    if granted is not None and granted.lease.id:
+        with suppress(WorkerError):
+            workers.backend(granted.worker).release(granted.lease.id)
+
+
 class StillWaiting(JobDeployError):
     """No worker has granted a lease within the time that the caller has. `wait`: for another process to go on with."""
 
@@ -262,9 +269,9 @@ class Stand:
                 if self._failures[worker]:
                     return None
                 return self._workers.backend(worker).granted().get(self._wait.uid)
-            answer = self._workers.backend(worker).seek(
-                self._wait.ticket(worker, self._age(), self._tally.bounds(worker))
-            )
+            ticket = self._wait.ticket(worker, self._age(), self._tally.bounds(worker))
+            # It is claimed by this process or not at all.
+            answer = self._workers.backend(worker).seek(replace(ticket, tied=True))
         except WorkerUnreachable as error:
             self._workers.drop(worker)
             self._failures[worker] += 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
 from airflow_jobdeploy.core.quotas import Count
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
-from airflow_jobdeploy.service.line import Age, Granted, Stand, StillWaiting, Wait
+from airflow_jobdeploy.service.line import Age, Granted, Stand, StillWaiting, Wait, give_back
 from airflow_jobdeploy.service.ranking import Looking
 from airflow_jobdeploy.service.survey import declared
 from airflow_jobdeploy.service.tally import Tally
@@ -51,6 +51,8 @@ class Placing:
         self.check = check
         self._granted = granted
         self._line_s = line_s
+        #: Has a job what was granted?
+        self.is_claimed = False
         #: Of a job that has none yet: the one that its wait began with.
         self.uid = granted.uid if granted else new_uid()
 
@@ -110,6 +112,18 @@ class Placing:
         bounds = mine.bounds if mine else self._bounds(uid, worker)
         ticket = self._ticket(uid, worker, bounds, reserves=True)
         return lease_of(replace(ticket, waited_s=waited_s), mine.lease if mine else None)
+
+    @contextmanager
+    def giving_back(self) -> Iterator[None]:
+        """What was granted by the end, and no job has claimed, is given back."""
+        try:
+            yield
+        except Exception as error:  # a timeout is none: after that no connection is to be used
+            if not self.is_claimed and not isinstance(error, WorkerUnreachable):
+                give_back(self.workers, self._granted)
+            raise
+        if not self.is_claimed:
+            give_back(self.workers, self._granted)
 
     def _stayed(self, last: Intent) -> str:
         worker = self.stay(last)

@@ -132,11 +132,14 @@ class _Submission:
 
     def run(self) -> Submitted:
         saved = self.intents.load()
-        if saved is None:
-            return self._first()
-        return self._return(Intent.from_dict(saved))
+        with self._placing.giving_back():
+            return self._first() if saved is None else self._return(Intent.from_dict(saved))
 
     def go_on(self, sequel: Sequel) -> Submitted:
+        with self._placing.giving_back():
+            return self._gone_on(sequel)
+
+    def _gone_on(self, sequel: Sequel) -> Submitted:
         saved = self.intents.load()
         if saved is None:
             raise WorkerError("the intent of the attempt before is gone: clear the task to start anew")
@@ -243,6 +246,7 @@ class _Submission:
         self._saved(intent)
         plan = self._plan(intent, delay_s)
         state = self._ask(intent.worker, lambda backend: backend.claim(plan))
+        self._placing.is_claimed = True
         self.handle = self._handle(intent, state)
         self.on_handle(self.handle)
         self._check()

@@ -115,6 +115,7 @@ class MemoryHost:
             elif plan.resource_id and plan.resource_id not in self.resources:
                 raise WorkerError(f"{self.name} has no resource {plan.resource_id}")
             self.jobs[plan.job_id] = MemoryJob(self, plan)
+            self.line.untie(plan.lease.get("id", ""))
             for job in self.jobs.values():
                 if job.plan.uid == plan.uid and job.plan.attempt < plan.attempt:
                     job.moved_to = {"job_id": plan.job_id, "attempt": plan.attempt, "worker": plan.worker}

@@ -37,6 +37,8 @@ class _Held:
     past: str
     #: For how long it had waited.
     waited_s: float
+    #: The session that it ends with while no job is claimed.
+    tied_to: object = None
     job: str = ""
 
 
@@ -86,7 +88,11 @@ class MemoryLine:
         """A session or a job has ended: its tickets, and what the job held, are gone with it."""
         self._places = {uid: place for uid, place in self._places.items() if place.holder is not holder}
         job = getattr(holder, "job_id", None)
-        self._held = {key: held for key, held in self._held.items() if not job or held.job != job}
+        self._held = {
+            key: held
+            for key, held in self._held.items()
+            if (held.job or held.tied_to is not holder) and not (job and held.job == job)
+        }
         self._news.pop(id(holder), None)
         self.turn()
 
@@ -104,6 +110,11 @@ class MemoryLine:
             return None
         held.job = job_id
         return held.lease
+
+    def untie(self, lease_id: str) -> None:
+        """Its job was claimed: the session may end."""
+        if lease_id in self._held:
+            self._held[lease_id].tied_to = None
 
     def release(self, lease_id: str) -> bool:
         held = self._held.get(lease_id)
@@ -160,7 +171,8 @@ class MemoryLine:
             memory_bytes=demand.get("memory", 0),
         )
         now = self.host.clock.now()
-        held = _Held(lease, place.ticket, now, verdict["past"], now - place.since)
+        tied_to = place.holder if place.ticket.tied else None
+        held = _Held(lease, place.ticket, now, verdict["past"], now - place.since, tied_to)
         self._held[lease.id] = held
         del self._places[place.ticket.uid]
         return self._given(held)

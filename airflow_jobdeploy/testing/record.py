@@ -148,6 +148,7 @@ class Record:
     def _close(self, judged: Mapping[str, Any]) -> None:
         self._killed = True
         self._host.line.leave(self)
+        self._host.line.release(self.plan.lease.get("id", ""))  # which it has not claimed
         self._ended_at = self._host.clock.now()
         self._enter("ended", judged["status"], judged["reason"])
         wall_s = self._ended_at - self._began if self._began is not None else 0.0

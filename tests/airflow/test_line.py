@@ -14,7 +14,9 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
-from airflow_jobdeploy.errors import JobTimedOut, PlacementError
+from airflow_jobdeploy.core.leases import Ticket
+from airflow_jobdeploy.core.plan import new_uid
+from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.job import JobRunOperator
 from airflow_jobdeploy.service.line import Wait
@@ -103,6 +105,21 @@ def test_schedule_timeout_in_the_trigger_fails_the_task(world: World, deferred: 
         call(operator, "execute_complete", world.context(), late.to_dict())
     assert (caught.value.status, caught.value.reason) == ("FAILED", "TimedOut")
     assert "return_value" not in world["xcom"], "there was never a job"
+
+
+def test_what_was_granted_to_a_task_that_cannot_go_on_is_given_back(world: World, gpu: FakeGpus) -> None:
+    ticket = Ticket(uid=new_uid(), demand={"gpus": [{"type": gpu.model, "count": 1}]})
+    with JobDeployHook("local").get_conn() as workers:
+        answer = workers.backend("local").seek(ticket)
+    assert answer.lease
+    wait = Wait(uid=ticket.uid, worker_pool="local", since=time.time(), tickets={"local": ticket}, wanted="1 GPU")
+    event = LineEvent(wait=wait, granted=wait.granted("local", answer.lease))
+    operator = run_operator(wants(gpu, "true", preset="gone"))
+    with pytest.raises(SpecError, match="no preset 'gone'"):
+        call(operator, "execute_complete", world.context(), event.to_dict())
+    with JobDeployHook("local").get_conn() as workers:
+        held = [uuid for each in workers.backend("local").room().leases for uuid in each["gpus"]]
+    assert gpu.uuids[0] not in held
 
 
 def test_what_this_machine_does_not_have_fails_before_anything_starts(world: World, gpu: FakeGpus) -> None:

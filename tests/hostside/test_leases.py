@@ -249,6 +249,36 @@ def test_a_session_killed_after_the_grant_leaves_the_lease_to_the_job(host: Host
     assert state["facts"]["gpus"] == held["gpus"]
 
 
+def test_a_tied_lease_ends_with_its_session(host: Host) -> None:
+    serve, other, mine = host.serve(), host.serve(), host.ticket()
+    lease(serve, host.ticket(tied=True))
+    assert seek(other, mine)["lease"] is None
+    serve.process.kill()
+    granted(other, mine, 3.0)
+
+
+def test_a_tied_lease_is_left_to_the_job_once_that_is_claimed(host: Host) -> None:
+    serve, ticket = host.serve(), host.ticket(tied=True)
+    held = lease(serve, ticket)
+    plan = host.plan(ticket, held)
+    serve.claim(plan)
+    serve.process.kill()
+    serve.process.wait()
+    other = host.serve()
+    assert seek(other, host.ticket())["lease"] is None
+    state = other.until(other.launch(plan), running)
+    assert state["facts"]["gpus"] == held["gpus"]
+
+
+@pytest.mark.parametrize("order", ["stop", "preempt"])
+def test_a_job_that_is_ended_before_its_start_gives_its_lease_back(host: Host, order: str) -> None:
+    serve, ticket = host.serve(), host.ticket(tied=True)
+    plan = host.plan(ticket, lease(serve, ticket))
+    serve.claim(plan)
+    serve.ask(order, job=plan.job_id, reason="a test", by="pytest", grace_s=None)
+    assert lease(host.serve(), host.ticket())
+
+
 def test_a_session_killed_while_it_waits_is_out_of_the_line(host: Host) -> None:
     serve, other, third = host.serve(), host.serve(), host.serve()
     held = lease(serve, host.ticket())

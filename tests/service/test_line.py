@@ -352,6 +352,41 @@ def test_a_ticket_that_a_worker_refuses_disturbs_nobody_else(cluster: Cluster) -
     until(lambda: not cluster.line())
 
 
+def provisional(cluster: Cluster) -> tuple[Work, Granted]:
+    """What a trigger was granted on worker a, for a task."""
+    work, backend = cluster.wants(), cluster.hosts["a"].backend()
+    ticket = Ticket(uid=new_uid(), demand=work.need.demand.to_wire())
+    answer = backend.seek(ticket)
+    assert answer.lease
+    backend.close()
+    assert cluster.taken()["a"], "it is not tied to the session"
+    return work, Granted(uid=ticket.uid, worker="a", lease=answer.lease, since=time.time())
+
+
+def test_a_task_that_is_told_to_end_before_it_claims_gives_back_what_it_was_granted(cluster: Cluster) -> None:
+    work, granted = provisional(cluster)
+    calls = iter([False, True])
+    with pytest.raises(Interrupted):
+        cluster.submit(work, granted=granted, interrupted=lambda: next(calls, True))
+    assert cluster.taken() == {"a": [], "b": []}
+    assert not cluster.handles
+
+
+def test_what_was_granted_to_a_job_that_is_found_alive_is_given_back(cluster: Cluster) -> None:
+    first = cluster.submit(cluster.wants()).handle
+    work, granted = provisional(cluster)
+    assert cluster.submit(work, granted=granted).reattached
+    assert {name: len(gpus) for name, gpus in cluster.taken().items()} == {"a": 0, "b": 0, first.worker: 1}
+
+
+def test_what_a_waiting_process_was_granted_ends_with_it(cluster: Cluster) -> None:
+    backend = cluster.hosts["a"].backend()
+    assert backend.seek(Ticket(uid=new_uid(), demand=cluster.wants().need.demand.to_wire(), tied=True)).lease
+    assert cluster.taken()["a"]
+    backend.close()
+    assert not cluster.taken()["a"]
+
+
 def test_a_lease_that_is_void_by_then_means_a_place_in_the_line_of_that_worker(cluster: Cluster) -> None:
     held = [cluster.another().submit(cluster.wants(2)).handle for _ in range(2)]
     gone = Granted(uid=new_uid(), worker=held[0].worker, lease=Lease(id="f" * 32), since=time.time())
