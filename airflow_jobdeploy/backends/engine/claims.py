@@ -30,7 +30,7 @@ _TURNS = 10
 _PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _ENDS = ("down", "purge")
 #: How often it is looked whether a job is still wanted while its image is brought, in seconds.
-_LOOK_S = 2.0
+_LOOK_S = 1.0
 
 Say = Callable[[str], None]
 

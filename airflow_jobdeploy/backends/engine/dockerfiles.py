@@ -23,6 +23,7 @@ from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.recipe import LIMIT_S, Recipe, Stage
 from airflow_jobdeploy.backends.engine.tar import Member, below
+from airflow_jobdeploy.backends.engine.ticking import ticking
 from airflow_jobdeploy.core.words import duration
 from airflow_jobdeploy.errors import StagingError, WorkerError, WorkerUnreachable
 
@@ -73,15 +74,18 @@ class Builder:
         volume = names.tree_volume(recipe.context)
         headers = {"Content-Type": "application/x-tar", **_logins(self.auth)}
         with self.places.helper({volume: names.BUNDLE}) as helper, self.places.get(helper, _TREE) as pieces:
-            data = _context(Pieces(pieces), _ignored(self.places, helper, stage.content["path"]))
+            data = _seen(_context(Pieces(pieces), _ignored(self.places, helper, stage.content["path"])), say)
             limit_s = recipe.limit_s or LIMIT_S
             until = time.monotonic() + limit_s
             late = f"{stage.about} could not be made: it took longer than {duration(limit_s)}"
             try:
-                with self.engine.receive(
-                    "/build", method="POST", headers=headers, data=data, answer_s=min(_SILENCE_S, limit_s), **asked
-                ) as answer:
-                    _follow(_until(answer, until, late), stage, say)
+                with (
+                    self.engine.receive(
+                        "/build", method="POST", headers=headers, data=data, answer_s=min(_SILENCE_S, limit_s), **asked
+                    ) as answer,
+                    ticking(self.engine, answer, lambda: say("")) as ticked,
+                ):
+                    _follow(_until(ticked, until, late), stage, say)
             except EngineError as error:
                 raise StagingError(f"{stage.about} could not be made: {error.said}") from error
             except WorkerUnreachable as error:
@@ -89,6 +93,13 @@ class Builder:
                     raise
                 raise StagingError(late) from error
         say(f"Made {stage.about}: {name}.")
+
+
+def _seen(data: Iterator[bytes], say: Say) -> Iterator[bytes]:
+    """The same, with a sign of life for each piece that is sent."""
+    for piece in data:
+        say("")
+        yield piece
 
 
 def _until(answer: Iterator[bytes], until: float, late: str) -> Iterator[bytes]:

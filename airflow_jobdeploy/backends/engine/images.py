@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from airflow_jobdeploy.backends.engine import names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
+from airflow_jobdeploy.backends.engine.ticking import ticking
 from airflow_jobdeploy.core.words import size
 from airflow_jobdeploy.errors import StagingError
 
@@ -46,6 +47,12 @@ def bring(engine: Engine, image: str, *, pull: str, auth: Mapping[str, Any] | No
     """Have the image on the engine, as `pull` says: missing, always, never. StagingError says why it cannot be."""
     if pull != "always" and found(engine, image) is not None:
         return
+    if pull == "never" and image.startswith(f"{names.BUILT_IMAGE}:"):
+        raise StagingError(
+            f"image {image!r}, which was made for the `up` of this resource, was removed from {engine.worker}; without"
+            f" it its builds cannot run. Load it there again, or give its name to another (docker tag IMAGE {image}),"
+            " and run this build again; or run `up` anew"
+        )
     if pull == "never":
         raise StagingError(
             f"image {image!r} is not on {engine.worker}, and `pull: never` keeps it from being pulled: load it there"
@@ -55,10 +62,13 @@ def bring(engine: Engine, image: str, *, pull: str, auth: Mapping[str, Any] | No
     repository, tag = _parts(image)
     headers = {"X-Registry-Auth": _encoded(auth)} if auth else {}
     try:
-        with engine.receive(
-            "/images/create", method="POST", headers=headers, answer_s=_SILENCE_S, fromImage=repository, tag=tag
-        ) as pieces:
-            _follow(pieces, image, auth, say)
+        with (
+            engine.receive(
+                "/images/create", method="POST", headers=headers, answer_s=_SILENCE_S, fromImage=repository, tag=tag
+            ) as pieces,
+            ticking(engine, pieces, lambda: say("")) as ticked,
+        ):
+            _follow(ticked, image, auth, say)
     except EngineError as error:
         raise StagingError(_failed(image, error.said, auth)) from error
     say(f"Pulled image {image} in {time.monotonic() - begun:.1f} s.")
