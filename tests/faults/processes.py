@@ -62,6 +62,12 @@ def cmdline(pid: int) -> bytes:
     return _read(pid, "cmdline")
 
 
+def cpu_s(pid: int) -> float:
+    """What it has used so far, in seconds, by proc(5)."""
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def is_alive(pid: int) -> bool:
     """A zombie is none: this machine's init may reap late."""
     found = _read(pid, "stat").rpartition(b") ")[2][:1]

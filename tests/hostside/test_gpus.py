@@ -43,9 +43,7 @@ def test_a_later_session_asks_no_slow_tool_again(connect, fake: FakeGpus) -> Non
     connect(env=env)
     asked = fake.times_asked
     fake.hang()
-    begun = time.monotonic()
     assert len(connect(env=env).facts["gpus"]) == 2
-    assert time.monotonic() - begun < 2
     assert fake.times_asked == asked
 
 
@@ -53,7 +51,7 @@ def test_a_hung_tool_holds_no_session_up_and_is_not_left_behind(connect, fake: F
     fake.hang()
     begun = time.monotonic()
     session: Serve = connect(env={**os.environ, "PATH": f"{fake.folder}:{os.environ['PATH']}"})
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < gpus.HUNG_S - 3
     assert session.facts["gpus"] == []
     assert any("nvidia-smi has run for" in text for text in session.facts["warnings"])
     children = [pid for pid in pids() if _parent(pid) == session.process.pid]

@@ -16,7 +16,7 @@ from airflow_jobdeploy.core.leases import Ticket, hashed, lease_of
 from airflow_jobdeploy.core.plan import Plan, new_uid
 from airflow_jobdeploy.hostside import cage, keeper
 from airflow_jobdeploy.hostside.layout import HostPaths
-from tests.faults.processes import eventually, is_alive
+from tests.faults.processes import cpu_s, eventually, is_alive
 from tests.hostside.client import Refused, Serve, plan, shell
 from tests.hostside.strangers import UID, Network, Stranger, network
 from tests.hostside.test_stop import running, supervisor
@@ -152,10 +152,10 @@ def test_a_crowd_costs_little_and_is_served_in_order(host: Host) -> None:
     serve = host.serve()
     first = lease(serve, host.ticket())
     tickets = [host.ticket(waited_s=float(1000 - n)) for n in range(300)]
-    begun = time.monotonic()
+    before = cpu_s(serve.process.pid)
     for ticket in tickets:
         seek(serve, ticket)
-    assert time.monotonic() - begun < 6
+    assert cpu_s(serve.process.pid) - before < 6
     # Others are told of the first few only.
     asks = {name.split("/")[2] for name in host.network.names() if name.startswith("jobdeploy/ask/")}
     assert 1 <= len(asks) <= 16
@@ -388,12 +388,12 @@ def test_a_waiting_supervisor_killed_is_out_of_the_line(host: Host) -> None:
 
 def test_what_no_job_claims_is_void_in_the_end(host: Host) -> None:
     serve, other, ticket = host.serve(IMPATIENT), host.serve(), host.ticket()
+    begun = time.monotonic()
     held = lease(serve, host.ticket())
     assert held["void_after_s"] <= 2.0
     seek(other, ticket)
-    begun = time.monotonic()
-    granted(other, ticket, 5.0)
-    assert 1.0 < time.monotonic() - begun < 4.0
+    granted(other, ticket, 15.0)
+    assert time.monotonic() - begun > 1.9
 
 
 def test_a_frozen_session_ahead_is_passed_by(host: Host) -> None:
@@ -524,7 +524,7 @@ def test_while_the_driver_hangs_nothing_is_given_out(host: Host) -> None:
     answer = seek(serve, ticket)
     assert answer["lease"] is None
     assert "nvidia-smi has run for" in answer["why"]
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 12, "it is not waited for until it counts as hung"
     assert lease(serve, Ticket(uid=new_uid(), demand={"cpu": 0.5}))  # cores are not the driver's
     assert any("nvidia-smi" in text for text in serve.ask("room")["warnings"])
 

@@ -117,9 +117,9 @@ def test_a_running_job_is_looked_at_bit_by_bit(tmp_path: Path) -> None:
     assert live.summary() == {"progress": {"value": 0.2}}
     with path.open("a") as file:  # a flood: the newest counts
         file.write('{"progress": 0.3}\n' * 100_000 + '{"progress": 0.4}\n')
-    begun = time.monotonic()
+    begun = time.thread_time()
     assert live.summary() == {"progress": {"value": 0.4}}
-    assert time.monotonic() - begun < 0.5
+    assert time.thread_time() - begun < 0.5
     path.write_text('{"asset": "a"}\n')  # begun anew
     assert live.summary() == {"assets": [{"uri": "a", "extra": {}}]}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 
 import pytest
 
 from airflow_jobdeploy.hostside import protocol
 from airflow_jobdeploy.hostside.protocol import pack_json
+from tests.faults.processes import cpu_s
 from tests.hostside.client import Refused, Serve, shell
 from tests.hostside.test_stop import running
 
@@ -104,15 +104,9 @@ def test_watch_costs_little_while_nothing_happens(serve: Serve) -> None:
     for job in jobs:
         serve.claim(job)
     serve.ask("watch", jobs=[job.job_id for job in jobs])
-    before = _cpu_s(serve.process.pid)
+    before = cpu_s(serve.process.pid)
     time.sleep(2.0)  # what is measured is what an idle watch costs meanwhile
-    assert _cpu_s(serve.process.pid) - before < 0.2
-
-
-def _cpu_s(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    assert cpu_s(serve.process.pid) - before < 0.2
 
 
 def test_many_states_come_in_frames_of_64_kib(serve: Serve) -> None:

@@ -143,7 +143,7 @@ def test_a_killed_supervisor(serve: Serve, watch: Callable[..., Watch], host: Ho
     seen.until(lambda states: _phase(states, plan.job_id) == "running")
     state = Path(host.job(plan.job_id).state).read_text()
     os.kill(json.loads(state)["pid"], signal.SIGKILL)
-    assert seen.until(lambda states: _phase(states, plan.job_id) == "ended") < 5
+    seen.until(lambda states: _phase(states, plan.job_id) == "ended")
     assert (seen.states[plan.job_id] or {})["reason"] == "ProcessLost"
 
 

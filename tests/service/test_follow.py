@@ -82,7 +82,7 @@ def test_a_timeout_of_the_follower_leaves_the_job_alone(desk: Desk) -> None:
     handle = desk.submit(desk.run_spec({"command": "sleep 60"})).handle
     begun = time.monotonic()
     followed = desk.follow(handle, timeout_s=1.0)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert not followed.over
     assert desk.status(handle).status is JobStatus.RUNNING
     desk.stop(handle)
