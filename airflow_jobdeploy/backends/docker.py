@@ -7,6 +7,7 @@ nothing of this machine's file system is mounted: all files go through the engin
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,15 @@ from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
 from airflow_jobdeploy.backends.engine.claims import Claims, Settings
 from airflow_jobdeploy.backends.engine.garbage import Sweep
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.ledger import Ledger
+from airflow_jobdeploy.backends.engine.line import Line
 from airflow_jobdeploy.backends.engine.places import Places, machine_label
 from airflow_jobdeploy.backends.engine.resources import Resources
 from airflow_jobdeploy.backends.engine.starts import Starts
+from airflow_jobdeploy.backends.engine.stays import Stays
 from airflow_jobdeploy.backends.engine.stock import Stock, facts_of
 from airflow_jobdeploy.backends.engine.watching import EngineWatch
-from airflow_jobdeploy.backends.unleased import Unleased
+from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
@@ -56,11 +60,13 @@ class _Parts:
     starts: Starts
     watch: EngineWatch
     stock: Stock
+    line: Line
+    stays: Stays
     #: Who the engine is, and whether it takes jobs: what it has takes it long to tell.
     quick_facts: WorkerFacts
 
 
-class DockerBackend(Unleased):
+class DockerBackend:
     """One engine. `connect` makes a session of the docker SDK, anew after each loss; `settings`: of its pool;
     `machine`: the identity that must answer (None: whichever answers first, and from then on that one);
     `reachable_from_anywhere`: not by a socket, which leads to another engine on each machine."""
@@ -75,7 +81,7 @@ class DockerBackend(Unleased):
         reachable_from_anywhere: bool = True,
     ) -> None:
         self.worker = worker
-        self.capabilities = Capabilities(kind="docker", reachable_from_anywhere=reachable_from_anywhere)
+        self.capabilities = Capabilities(kind="docker", reachable_from_anywhere=reachable_from_anywhere, leases=True)
         self._connect = connect
         self._settings = settings
         self._machine = machine
@@ -106,18 +112,24 @@ class DockerBackend(Unleased):
             self._known_facts = None
             jobs.machine = self._machine or ""
             resources = Resources(places)
-            claims = Claims(self._engine, places, jobs, resources, self._settings, self._secrets)
             stock = Stock(self._engine, places, self._settings)
+            secrets, inventory = self._secrets, stock.inventory
+            claims = Claims(self._engine, places, jobs, resources, self._settings, secrets, inventory)
+            ledger = Ledger(self._engine, places)
+            line = Line(places, jobs, stock, ledger)
             self._parts = _Parts(
                 places=places,
                 jobs=jobs,
                 resources=resources,
                 claims=claims,
-                starts=Starts(self._engine, places, jobs, claims),
+                starts=Starts(self._engine, places, jobs, claims, line),
                 watch=self._watch_holder,
                 stock=stock,
+                line=line,
+                stays=Stays(ledger, places),
                 quick_facts=WorkerFacts(worker=self.worker, machine=self._machine or "", cordoned=stock.cordoned()),
             )
+        self._parts.stays.tend()
         return self._parts
 
     def _check_machine(self, places: Places) -> None:
@@ -135,6 +147,25 @@ class DockerBackend(Unleased):
 
     def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
         return self._ready().stock.cordon(by=by, why=why, lift=lift)
+
+    # -- the line ------------------------------------------------------------------------------------------------
+
+    def seek(self, ticket: Ticket) -> SeekAnswer:
+        return self._ready().line.seek(ticket)
+
+    def granted(self, timeout_s: float = 0.0) -> dict[str, SeekAnswer]:
+        parts = self._ready()
+        parts.watch.wait_in_line(self._engine, parts.jobs, timeout_s, parts.line)
+        return parts.line.take_news()
+
+    def drop(self, uid: str) -> None:
+        self._ready().line.drop(uid)
+
+    def release(self, lease_id: str) -> bool:
+        return self._ready().line.release(lease_id)
+
+    def room(self, *, gpus: bool = True) -> Room:
+        return self._ready().line.room(gpus=gpus)
 
     def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
         parts = self._ready()
@@ -162,6 +193,9 @@ class DockerBackend(Unleased):
         return parts.resources.record(resource_id, parts.places.now())
 
     def close(self) -> None:
+        if self._parts is not None and self._engine.is_connected:
+            with contextlib.suppress(WorkerError):  # its tickets end by themselves, later
+                self._parts.line.close()
         self._watch_holder.close()
         self._drop()
 
@@ -173,12 +207,14 @@ class DockerBackend(Unleased):
 
     def claim(self, plan: Plan) -> JobState:
         parts = self._ready()
-        return self._state(plan.job_id, parts.claims.claim(plan))
+        made = parts.claims.claim(plan)
+        parts.stays.add(plan.job_id, str(plan.lease.get("id") or ""))
+        return self._state(plan.job_id, made)
 
     def prepare(self, job_id: str, say: Callable[[str], None] = lambda text: None) -> None:
         parts = self._ready()
         if job_id not in parts.claims.prepared:
-            parts.claims.prepare(job_id, self._listed(job_id), say)
+            parts.claims.prepare(job_id, self._listed(job_id), parts.stays.beside(say))
 
     def start(self, job_id: str) -> JobState:
         parts = self._ready()
@@ -189,6 +225,7 @@ class DockerBackend(Unleased):
                 told = "attempt {attempt} on {worker}".format(**state.moved_to)
                 raise WorkerError(f"{told} has taken the place of job {job_id}: it is not started again")
             listing = parts.jobs.begin(job_id, parts.starts.start(job_id, listing))
+            parts.stays.remove(job_id)
             if job_id not in listing.volumes:
                 raise WorkerError(f"{self.worker} knows no job {job_id}")
             self._sweep_seldom(listing, listing.labels(job_id).get(names.DEPLOYMENT, ""))
@@ -308,7 +345,9 @@ class DockerBackend(Unleased):
 
     def watch(self, job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
         parts = self._ready()
-        return parts.watch.wait(self._engine, parts.jobs, job_ids, timeout_s, self._told, parts.starts.advance)
+        return parts.watch.wait(
+            self._engine, parts.jobs, job_ids, timeout_s, self._told, parts.starts.advance, parts.line
+        )
 
     def wake(self) -> None:
         self._watch_holder.wake()
@@ -337,7 +376,7 @@ class DockerBackend(Unleased):
 
     def send_tree(self, source: TreeSource, progress: Progress = lambda done, todo: None) -> TreeReport:
         parts = self._ready()
-        return trees.send(parts.places, source, progress, parts.claims.images)
+        return trees.send(parts.places, source, parts.stays.beside(progress), parts.claims.images)
 
     def use_tree(self, job_id: str, role: str, name: str) -> None:
         parts = self._ready()

@@ -340,9 +340,10 @@ class DockerLab(Lab):
         super().__init__()
         self.engine, self.shared = engine, shared
         self.words = ShellWords()
+        self.gpus: tuple[dict[str, Any], ...] = ()
 
     def connect(self, machine: str | None = None) -> Backend:
-        settings = Settings(image=engines.IMAGE, shared=str(self.shared))
+        settings = Settings(image=engines.IMAGE, shared=str(self.shared), gpus=self.gpus)
         return DockerBackend(worker="docker", connect=self.engine.client, settings=settings, machine=machine)
 
     def unreachable(self) -> Backend:
@@ -353,7 +354,19 @@ class DockerLab(Lab):
         self.engine.wipe()
 
     def with_gpus(self, count: int) -> str:
-        return _model()  # not yet: see Capabilities.leases
+        model = _model()
+        self.gpus = tuple(
+            {
+                "index": index,
+                "uuid": f"GPU-{secrets.token_hex(8)}",
+                "model": model,
+                "memory_bytes": 80 << 30,
+                "mig": False,
+                "devices": [f"/dev/null:/dev/nvidia{index}"],
+            }
+            for index in range(count)
+        )
+        return model
 
     def close(self) -> None:
         super().close()

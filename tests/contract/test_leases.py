@@ -18,17 +18,12 @@ from tests.contract.steps import at_once, launch, log, outcome, wait_ready, wait
 
 
 class Pool:
-    """A worker with GPUs of a type of its own; one that gives out no leases says so, and is left at that."""
+    """A worker with GPUs of a type of its own."""
 
     def __init__(self, lab: Lab, count: int) -> None:
         self.lab = lab
         self.type = lab.with_gpus(count)
         self.backend = lab.backend()
-        self.is_leasing = self.backend.capabilities.leases
-        if not self.is_leasing:
-            for ask in (lambda: self.backend.seek(self.ticket()), self.backend.room, lambda: self.backend.release("x")):
-                with pytest.raises(WorkerError, match="no leases yet"):
-                    ask()
 
     def ticket(self, count: int = 1, **options: Any) -> Ticket:
         # No cores: other tests of this machine may hold them all meanwhile.
@@ -63,8 +58,6 @@ class Pool:
 
 def test_14_of_many_who_ask_at_once_each_gpu_has_one(lab: Lab) -> None:
     pool = Pool(lab, 3)
-    if not pool.is_leasing:
-        return
     backends = [lab.backend() for _ in range(5)]
     answers: list[SeekAnswer] = []
     at_once(*[lambda b=b: answers.append(b.seek(pool.ticket())) for b in backends])
@@ -79,8 +72,6 @@ def test_14_of_many_who_ask_at_once_each_gpu_has_one(lab: Lab) -> None:
 
 def test_14_a_job_sees_its_gpus_and_holds_them_until_its_end(lab: Lab) -> None:
     pool = Pool(lab, 2)
-    if not pool.is_leasing:
-        return
     ticket = pool.ticket()
     lease = pool.lease(ticket)
     step = lab.words.env("CUDA_VISIBLE_DEVICES", "JOBDEPLOY_GPUS")
@@ -104,8 +95,6 @@ def _held(backend: Backend, gpu: str) -> list[Any]:
 
 def test_14_a_running_job_is_shown_as_the_holder(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     ticket = pool.ticket(deployment="prod", owner="vision")
     lease = pool.lease(ticket)
     job_id = launch(pool.backend, pool.plan(ticket, lease))
@@ -120,8 +109,6 @@ def test_14_a_running_job_is_shown_as_the_holder(lab: Lab) -> None:
 
 def test_14_what_is_given_back_is_another_s_at_once(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     lease = pool.lease()
     other, waiting = lab.backend(), pool.ticket()
     answer = other.seek(waiting)
@@ -136,8 +123,6 @@ def test_14_what_is_given_back_is_another_s_at_once(lab: Lab) -> None:
 
 def test_14_the_end_of_a_job_is_another_s_begin(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     ticket = pool.ticket()
     job_id = launch(pool.backend, pool.plan(ticket, pool.lease(ticket)))
     wait_ready(pool.backend, job_id)
@@ -152,8 +137,6 @@ def test_14_the_end_of_a_job_is_another_s_begin(lab: Lab) -> None:
 
 def test_14_a_watch_ends_early_for_a_grant(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     lease, waiting = pool.lease(), pool.ticket()
     other = lab.backend()
     assert other.seek(waiting).lease is None
@@ -167,8 +150,6 @@ def test_14_a_watch_ends_early_for_a_grant(lab: Lab) -> None:
 
 def test_14_the_same_ticket_again_is_answered_with_the_same_lease(lab: Lab) -> None:
     pool = Pool(lab, 2)
-    if not pool.is_leasing:
-        return
     ticket = pool.ticket()
     lease = pool.lease(ticket)
     pool.backend.close()
@@ -179,8 +160,6 @@ def test_14_the_same_ticket_again_is_answered_with_the_same_lease(lab: Lab) -> N
 
 def test_14_a_lease_is_of_one_job_only(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     lease = pool.lease()
     thief = pool.ticket()
     job_id = launch(pool.backend, pool.plan(thief, lease))
@@ -191,8 +170,6 @@ def test_14_a_lease_is_of_one_job_only(lab: Lab) -> None:
 
 def test_14_a_job_without_a_lease_waits_in_line_by_itself(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     lease = pool.lease()
     job_id = launch(pool.backend, pool.plan(pool.ticket(), None))
     states = wait_until(pool.backend, [job_id], lambda s: s[job_id].reason == "Queued")
@@ -205,8 +182,6 @@ def test_14_a_job_without_a_lease_waits_in_line_by_itself(lab: Lab) -> None:
 
 def test_14_a_waiting_job_can_be_stopped_and_runs_out_of_time(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     pool.lease()
     stopped = launch(pool.backend, pool.plan(pool.ticket(), None))
     late = launch(pool.backend, pool.plan(pool.ticket(), None, limits=Limits(schedule_timeout_s=0.5)))
@@ -218,8 +193,6 @@ def test_14_a_waiting_job_can_be_stopped_and_runs_out_of_time(lab: Lab) -> None:
 
 def test_14_a_job_without_gpus_sees_none(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     ticket = replace(pool.ticket(), demand={"disk": 1 << 20})
     step = lab.words.env("CUDA_VISIBLE_DEVICES", "JOBDEPLOY_GPUS")
     plan = replace(pool.plan(ticket, pool.lease(ticket), step), env={"CUDA_VISIBLE_DEVICES": "0"})
@@ -232,8 +205,6 @@ def test_14_a_job_without_gpus_sees_none(lab: Lab) -> None:
 
 def test_15_a_ticket_ends_with_its_session(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     lease, first, second = pool.lease(), lab.backend(), lab.backend()
     gone = pool.ticket(waited_s=60.0, reserves=True)
     first.seek(gone)
@@ -255,8 +226,6 @@ def _await_gone(backend: Backend, ticket: Ticket) -> None:
 
 def test_15_a_ticket_ends_when_nobody_renews_it(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     pool.lease()
     ticket = pool.ticket(ttl_s=0.3)
     other = lab.backend()
@@ -270,8 +239,6 @@ def test_15_a_ticket_ends_when_nobody_renews_it(lab: Lab) -> None:
 
 def test_15_a_dropped_ticket_is_out_of_the_line_and_its_lease_is_given_back(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     granted, waiting = pool.ticket(), pool.ticket()
     lease = pool.lease(granted)
     pool.backend.seek(waiting)
@@ -284,8 +251,6 @@ def test_15_a_dropped_ticket_is_out_of_the_line_and_its_lease_is_given_back(lab:
 
 def test_15_the_line_is_by_priority_then_by_age(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     lease = pool.lease()
     tickets = [
         pool.ticket(priority="low", waited_s=500.0),
@@ -308,8 +273,6 @@ def test_15_the_line_is_by_priority_then_by_age(lab: Lab) -> None:
 
 def test_15_who_is_ahead_is_told(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     pool.lease()
     first = pool.ticket(waited_s=3600.0, priority="high")
     pool.backend.seek(first)
@@ -323,8 +286,6 @@ def test_15_who_is_ahead_is_told(lab: Lab) -> None:
 
 def test_15_a_small_one_passes_only_where_it_does_no_harm(lab: Lab) -> None:
     pool = Pool(lab, 4)
-    if not pool.is_leasing:
-        return
     pool.lease(pool.ticket(2))
     big = pool.ticket(3, waited_s=60.0, reserves=True)
     assert pool.backend.seek(big).position == 1
@@ -336,8 +297,6 @@ def test_15_a_small_one_passes_only_where_it_does_no_harm(lab: Lab) -> None:
 
 def test_15_who_reserves_elsewhere_holds_nobody_up_here(lab: Lab) -> None:
     pool = Pool(lab, 2)
-    if not pool.is_leasing:
-        return
     pool.lease()
     assert pool.backend.seek(pool.ticket(2, waited_s=60.0)).position == 1
     assert pool.lease(backend=lab.backend())
@@ -345,8 +304,6 @@ def test_15_who_reserves_elsewhere_holds_nobody_up_here(lab: Lab) -> None:
 
 def test_15_what_can_never_be_had_is_said(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     answer = pool.backend.seek(pool.ticket(8))
     assert (answer.lease, answer.position) == (None, 0)
     assert "more than is here" in answer.why
@@ -366,8 +323,6 @@ NONSENSE: list[dict[str, Any]] = [
 
 def test_15_nonsense_is_no_ticket(lab: Lab) -> None:
     pool = Pool(lab, 1)
-    if not pool.is_leasing:
-        return
     good = pool.ticket()
     for change in NONSENSE:
         with pytest.raises(WorkerError, match=r"cannot be read|bad-request"):

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from airflow_jobdeploy.backends.base import DATASET, WORK, TreeBusy, TreeGone
-from airflow_jobdeploy.backends.engine import config, images, inline, names, orders, script, storage, trees
+from airflow_jobdeploy.backends.engine import config, images, inline, names, orders, script, slots, storage, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.config import Security, Trees
 from airflow_jobdeploy.backends.engine.derived import Derived, Image
+from airflow_jobdeploy.backends.engine.devices import Gpus, gpus_of
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.picture import read
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.recipe import Recipe, recipe_of
 from airflow_jobdeploy.backends.engine.resources import Resources
@@ -79,12 +81,15 @@ class Claims:
         resources: Resources,
         settings: Settings,
         secrets: dict[str, Mapping[str, str]],
+        inventory: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
         self._engine = engine
         self._places = places
         self._jobs = jobs
         self._resources = resources
         self._settings = settings
+        #: The engine's GPUs (stock.py).
+        self._inventory = inventory
         self._derived = Derived(engine, places, settings.auth)
         #: Job id -> secrets that a start will hand over; they outlive a connection, and are written down nowhere.
         self.secrets = secrets
@@ -193,6 +198,8 @@ class Claims:
     def _created(self, job_id: str, labels: Mapping[str, str], given: Trees, text: str) -> _Made:
         plan = names.plan_of(labels)
         labels = {**labels, names.TREES: json.dumps({"work": given.work, "dataset": given.dataset})}
+        if slots.is_leased(plan):
+            labels[names.LEASED] = json.dumps({key: plan["lease"].get(key) for key in ("id", "gpus")})
         body = config.claim(plan, labels)
         recipe = self._recipe(labels)
         if recipe.pull != "always" and (image := self._derived.ready(recipe)) is not None:
@@ -231,7 +238,8 @@ class Claims:
         image = self._derived.ready(self._recipe(labels))
         if image is None:
             raise StagingError(f"the image of the job was removed from {self._engine.worker} just now")
-        labels = {**labels, names.TREES: listed["Labels"].get(names.TREES, "{}")}
+        kept = {key: listed["Labels"][key] for key in (names.TREES, names.LEASED) if key in listed["Labels"]}
+        labels = {**labels, **kept}
         return self._runnable(names.plan_of(labels), labels, image, trees_of(listed))
 
     def attach(self, container: str, plan: Mapping[str, Any]) -> None:
@@ -252,7 +260,13 @@ class Claims:
             security=self._settings.security,
             command=images.command(described),
             shared=self._settings.shared,
+            gpus=self.gpus(read(labels[names.LEASED]).get("gpus") or ()) if names.LEASED in labels else None,
         )
+
+    def gpus(self, uuids: Sequence[str], *, all_seen: bool = False) -> Gpus:
+        """What a container needs for these; `all_seen`: and may need later, for any others."""
+        wanted = self._inventory() if uuids or all_seen else ()
+        return gpus_of(wanted, self._settings.security.devices, uuids, all_seen=all_seen)
 
     def _recipe(self, labels: Mapping[str, str]) -> Recipe:
         return recipe_of(names.plan_of(labels), labels.get(names.IMAGE) or self._settings.image)

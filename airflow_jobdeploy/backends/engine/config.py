@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import names, storage
+from airflow_jobdeploy.backends.engine.devices import Gpus, files
 from airflow_jobdeploy.backends.engine.recipe import ENVIRONMENT
 
 #: The engine's log keeps the bytes as they are (json-file replaces what is no UTF-8), and rotates nothing of itself.
@@ -76,13 +77,15 @@ def container(
     security: Security,
     command: Sequence[str] = (),
     shared: str = "",
+    gpus: Gpus | None = None,
 ) -> dict[str, Any]:
-    """The container that runs an attempt. `command`: the image's own, for a job that names none."""
+    """The container that runs an attempt. `command`: the image's own, for a job that names none; `gpus`: those of its
+    lease, None: it has none."""
     return {
         "Image": image,
         "Entrypoint": ["/bin/sh", f"{names.JOB}/init"],
         "Cmd": list(command),
-        "Env": [f"{name}={value}" for name, value in _environment(plan, trees, security).items()],
+        "Env": [f"{name}={value}" for name, value in _environment(plan, trees, security, gpus).items()],
         "WorkingDir": "/",
         "Labels": {**labels, names.STAGE: names.READY},
         "Healthcheck": {"Test": ["NONE"]},
@@ -93,7 +96,7 @@ def container(
             "LogConfig": _log(plan),
             **_limits(plan.get("container") or {}),
             **_shut_in(security),
-            **_gpus(plan.get("container") or {}, security.devices),
+            **(_gpus(plan.get("container") or {}, security.devices) if gpus is None else gpus.host_config()),
         },
     }
 
@@ -155,7 +158,7 @@ def _shared(root: str) -> Sequence[dict[str, Any]]:
     return [{"Type": "bind", "Source": root, "Target": root}] if root else []
 
 
-def _environment(plan: Mapping[str, Any], trees: Trees, security: Security) -> dict[str, str]:
+def _environment(plan: Mapping[str, Any], trees: Trees, security: Security, gpus: Gpus | None) -> dict[str, str]:
     temporary = f"{names.RESOURCE_DIR}/tmp" if plan.get("resource_id") else f"{names.JOB}/tmp"
     ours = {
         "JOBDEPLOY_JOB_ID": str(plan["job_id"]),
@@ -172,7 +175,9 @@ def _environment(plan: Mapping[str, Any], trees: Trees, security: Security) -> d
     if trees.dataset:
         ours["JOBDEPLOY_DATASET_DIR"] = f"{names.DATASET}/{names.TREE}"
     ours.update(storage.environment(plan, read_only_root=security.read_only))
-    if not (plan.get("container") or {}).get("gpus"):
+    if gpus is not None:
+        ours.update(gpus.environment())
+    elif not (plan.get("container") or {}).get("gpus"):
         ours["NVIDIA_VISIBLE_DEVICES"] = "void"  # where NVIDIA's runtime is the engine's own, images ask for all
     given = dict(plan.get("env", {}))
     if plan.get("environment") and given.get("PATH"):
@@ -208,8 +213,7 @@ def _gpus(wanted: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
         return {}
     if not devices:
         return {"DeviceRequests": [{"Driver": "", "Count": int(wanted["gpus"]), "Capabilities": [["gpu"]]}]}
-    pairs = ((path, inside or path) for path, _, inside in (device.partition(":") for device in devices))
-    return {"Devices": [{"PathOnHost": path, "PathInContainer": at, "CgroupPermissions": "rwm"} for path, at in pairs]}
+    return {"Devices": files(devices)}
 
 
 def _shut_in(security: Security) -> dict[str, Any]:

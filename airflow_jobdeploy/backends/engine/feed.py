@@ -10,7 +10,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from airflow_jobdeploy.backends.engine import names
 from airflow_jobdeploy.backends.engine.api import Engine, Http
@@ -18,8 +19,9 @@ from airflow_jobdeploy.errors import WorkerError
 
 #: The longest silence of one stream, and the pause after a failure, in seconds.
 _SILENCE_S, _PAUSE_S = 25.0, 1.0
-#: What is no news: whoever waits for a start looks for it now and then.
-_QUIET = ("exec_", "create", "start", "attach")
+#: What is news of containers, and volumes: of a start only for who waits for one.
+_NEWS = ("die", "destroy", "kill", "oom", "pause", "unpause", "rename", "restart", "stop", "update")
+_START = "start"
 
 
 class Feed:
@@ -31,6 +33,8 @@ class Feed:
         self._ring = ring
         self._lock = threading.Lock()
         self._rung: dict[str, bool] = {}
+        self._started: set[str] = set()
+        self._has_room = False
         self._is_closed = False
         #: Is a stream open now? While none is, nothing is told.
         self.is_open = False
@@ -42,6 +46,18 @@ class Feed:
         with self._lock:
             found, self._rung = self._rung, {}
             return found
+
+    def take_started(self) -> set[str]:
+        """The jobs that have been started since the last call."""
+        with self._lock:
+            found, self._started = self._started, set()
+            return found
+
+    def take_room(self) -> bool:
+        """Has something been released since the last call that others may wait for, or has the line changed?"""
+        with self._lock:
+            has_room, self._has_room = self._has_room, False
+            return has_room
 
     def close(self) -> None:
         """Let go; the thread ends with its stream."""
@@ -58,7 +74,7 @@ class Feed:
                     time.sleep(_PAUSE_S)  # a thread of its own, that nobody waits for
 
     def _read(self) -> None:
-        wanted = {"type": ["container"], "label": [f"{names.KIND}={names.JOB_KIND}"]}
+        wanted = {"type": ["container", "volume"], "event": [*_NEWS, _START]}
         asked = {"filters": wanted, "since": f"{self._since:.9f}"}
         with self._engine.receive("/events", answer_s=_SILENCE_S, **asked) as pieces:  # type: ignore[arg-type]
             self.is_open = True
@@ -74,9 +90,27 @@ class Feed:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             event = json.loads(line)
             self._since = max(self._since, int(event["timeNano"]) / 1e9)
-            if str(event["Action"]).startswith(_QUIET):
-                return
-            with self._lock:
-                job_id = str(event["Actor"]["Attributes"]["name"])
-                self._rung[job_id] = self._rung.get(job_id, False) or event["Action"] == "die"
-            self._ring()
+            if self._is_news(str(event["Type"]), str(event["Action"]), event["Actor"]):
+                self._ring()
+
+    def _is_news(self, kind: str, action: str, actor: Mapping[str, Any]) -> bool:
+        if kind == "volume":
+            return action == "destroy" and self._is_room(str(actor["ID"]).startswith(names.LINE_PREFIXES))
+        labels = actor["Attributes"]
+        if labels.get(names.KIND) in (names.LEASE_KIND, names.HELPER_KIND):
+            return action == "destroy" and self._is_room(str(labels["name"]).startswith(names.ROOM_PREFIXES))
+        if labels.get(names.KIND) != names.JOB_KIND:
+            return False
+        job_id = str(labels["name"])
+        with self._lock:
+            if action == _START:
+                self._started.add(job_id)
+            else:
+                self._rung[job_id] = self._rung.get(job_id, False) or action == "die"
+                self._has_room = self._has_room or action in ("die", "destroy")
+        return True
+
+    def _is_room(self, has_room: bool) -> bool:
+        with self._lock:
+            self._has_room = self._has_room or has_room
+        return has_room

@@ -40,6 +40,9 @@ class Listing:
     notes: Mapping[tuple[str, str], str]
     #: When they were made, as the engine writes times.
     noted_at: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: Of the line and its leases: containers that hold GPUs, and volumes.
+    gpus: Sequence[Mapping[str, Any]] = ()
+    line: Sequence[Mapping[str, Any]] = ()
 
     def is_live(self, job_id: str) -> bool:
         return job_id in self.containers and self.containers[job_id]["State"] in _LIVE
@@ -93,6 +96,8 @@ class Jobs:
         self.machine = ""
         #: What was listed last.
         self.latest = Listing(containers={}, volumes={}, notes={})
+        #: Where jobs stand in the engine's line, as it was last seen: {"position", "ahead", "why"}.
+        self.places: dict[str, Mapping[str, Any]] = {}
 
     @property
     def now(self) -> float:
@@ -103,13 +108,15 @@ class Jobs:
 
     def listing(self) -> Listing:
         """Two requests."""
-        wanted = {"label": [f"{names.KIND}={names.JOB_KIND}"]}
-        containers = {_name(entry): entry for entry in self._engine.get("/containers/json", all=True, filters=wanted)}
-        return self._noted(containers)
+        ours = self._engine.get("/containers/json", all=True, filters={"label": [names.KIND]})
+        containers = {_name(entry): entry for entry in ours if entry["Labels"][names.KIND] == names.JOB_KIND}
+        gpus = [entry for entry in ours if entry["Labels"][names.KIND] == names.LEASE_KIND]
+        return self._noted(containers, gpus)
 
-    def _noted(self, containers: Mapping[str, Mapping[str, Any]]) -> Listing:
+    def _noted(self, containers: Mapping[str, Mapping[str, Any]], gpus: Sequence[Mapping[str, Any]]) -> Listing:
         """With the records, and the notes on them."""
         volumes: dict[str, Any] = {}
+        line = []
         notes: dict[tuple[str, str], str] = {}
         noted_at: dict[tuple[str, str], str] = {}
         for volume in self._engine.get("/volumes", filters={"label": [names.KIND]})["Volumes"] or ():
@@ -119,9 +126,14 @@ class Jobs:
             elif labels.get(names.KIND) == names.NOTE_KIND:
                 key = labels.get(names.NOTE, ""), labels.get(names.NOTED, "")
                 notes[key], noted_at[key] = labels.get(names.TEXT, ""), str(volume.get("CreatedAt", ""))
+            elif labels.get(names.KIND) in names.LINE_KINDS:
+                line.append(volume)
         for job_id in [job_id for job_id in self._known if job_id not in volumes]:
             del self._known[job_id]
-        self.latest = Listing(containers=containers, volumes=volumes, notes=notes, noted_at=noted_at)
+            self.places.pop(job_id, None)
+        self.latest = Listing(
+            containers=containers, volumes=volumes, notes=notes, noted_at=noted_at, gpus=gpus, line=line
+        )
         return self.latest
 
     def note(self, kind: str, job_id: str, text: str) -> None:
@@ -150,7 +162,7 @@ class Jobs:
     def relisted(self, before: Listing, job_ids: Iterable[str]) -> Listing:
         """A listing where the containers of few jobs alone may have changed: these are asked for, one by one."""
         containers = self._asked_for(before, job_ids)
-        return self.listing() if containers is None else self._noted(containers)
+        return self.listing() if containers is None else self._noted(containers, before.gpus)
 
     def _asked_for(self, before: Listing, job_ids: Iterable[str]) -> Mapping[str, Mapping[str, Any]] | None:
         """The containers of a listing, where those of some jobs are as they are now; None: one is not there."""
@@ -286,6 +298,8 @@ class Jobs:
             report=known.report,
             now=self._places.about_now(),
             facts=known.facts,
+            gpus=_gpus(listing, job_id),
+            line=self.places.get(job_id, {}),
             queued=listing.noted_at.get((names.QUEUED, job_id), ""),
             setup=listing.noted_at.get((names.SETUP, job_id), ""),
         )
@@ -330,7 +344,7 @@ class Jobs:
     def _completed(self, seen: Seen, data: Mapping[str, Any]) -> Seen:
         """With what is worth knowing of an end, beside the report."""
         known = self._known[seen.job_id]
-        facts = dict(seen.facts)
+        facts = {**seen.facts, **({"gpus": list(seen.gpus)} if seen.gpus else {})}
         if seen.has_begun and not reports.is_short(seen.report):
             self._hear_all(seen, known)
         facts["metrics"] = known.said.metrics is not None
@@ -363,3 +377,15 @@ def is_settled(report: Mapping[str, bytes] | None) -> bool:
 
 def _name(entry: Mapping[str, Any]) -> str:
     return str((entry.get("Names") or ["/"])[0]).lstrip("/")
+
+
+def _gpus(listing: Listing, job_id: str) -> tuple[str, ...]:
+    """What a job that runs, or has run, was given of the engine's GPUs by its lease."""
+    listed = listing.containers.get(job_id)
+    if listed is None or listed["State"] == "created":
+        return ()
+    told = listing.notes.get((names.ADMITTED, job_id)) or (listed.get("Labels") or {}).get(names.LEASED) or "{}"
+    try:
+        return tuple(json.loads(told).get("gpus") or ())
+    except (ValueError, AttributeError):  # "go": admitted without a lease
+        return ()

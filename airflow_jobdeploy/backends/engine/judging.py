@@ -46,6 +46,9 @@ class Seen:
     #: The engine's clock now, in seconds since 1970.
     now: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    #: The GPUs that its lease gave it; where it stands in the engine's line: {"position", "ahead", "why"}.
+    gpus: tuple[str, ...] = ()
+    line: Mapping[str, Any] = field(default_factory=dict)
     #: Since when it waits for a slot of its pool; "": it does not, or did not.
     queued: str = ""
     #: Since when its image was made; "": it needed none of its own.
@@ -135,10 +138,16 @@ def _live(seen: Seen) -> dict[str, Any]:
         "reason": reason,
         "phase": phase,
         "step": step,
-        "facts": {"leftovers": int(left)} if left.isdigit() else {},
+        "facts": {**({"leftovers": int(left)} if left.isdigit() else {}), **_held(seen, reason)},
         "running_s": None if started is None else max(0.0, seen.now - started),
         "history": _told(history, seen.now),
     }
+
+
+def _held(seen: Seen, reason: str) -> dict[str, Any]:
+    if reason == "Queued":
+        return {"line": dict(seen.line)} if seen.line else {}
+    return {"gpus": list(seen.gpus)} if seen.gpus else {}
 
 
 def _history(seen: Seen) -> list[tuple[str, str, float]]:

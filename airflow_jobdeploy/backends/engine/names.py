@@ -13,6 +13,13 @@ volume jobdeploy-machine           its label is the engine's identity
 volume jobdeploy-stock-<number>    empty; its label says which GPUs were seen; the highest number counts (marks.py)
 volume jobdeploy-cordon-<number>   empty; its label says by whom and why the engine takes no new jobs
 container jobdeploy-look           looks which GPUs there are, for a second or two
+volume jobdeploy-ask-<random>      a ticket: what somebody waits for, until when this counts
+volume jobdeploy-lease-<id>        a lease: which GPUs, how many cores, how much memory; for which job
+volume jobdeploy-fate-<id>         whose that lease is, for good: a job's, or nobody's
+volume jobdeploy-stay-<id>-<random>  code and data for the job of a lease are on their way
+container jobdeploy-gpu-<uuid>     never started: the GPU is held, by the lease that its label names
+container jobdeploy-fit-<job id>   never started: becomes the job's own, with the GPUs that it was granted
+container jobdeploy-line           never started: held while leases are given out
 container jobdeploy-x-<random>     never started: through it the volumes are read and written
 a volume without a name            of a job with secrets: memory, gone with its container, emptied when it has read them
 container jobdeploy-build-<key>    makes the image jobdeploy/built:<key>, or holds its name meanwhile
@@ -21,6 +28,7 @@ container jobdeploy-build-<key>    makes the image jobdeploy/built:<key>, or hol
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +39,8 @@ from airflow_jobdeploy.hostside import layout
 KIND = "jobdeploy.kind"
 JOB_KIND, TREE_KIND, UID_KIND, RESOURCE_KIND = "job", "tree", "checkpoint", "resource"
 HELPER_KIND, NOTE_KIND, OTHER_KIND, SECRETS_KIND, IMAGE_KIND = "helper", "note", "other", "secrets", "image"
+LEASE_KIND, FATE_KIND, STAY_KIND, TICKET_KIND = "lease", "fate", "stay", "ticket"
+LINE_KINDS = (LEASE_KIND, FATE_KIND, STAY_KIND, TICKET_KIND)
 #: Of a note: what it is, about which job, and its text.
 NOTE, NOTED, TEXT = "jobdeploy.note", "jobdeploy.noted", "jobdeploy.text"
 #: Notes about jobs: who owns it; which attempt has taken its place; that it was to
@@ -49,6 +59,12 @@ UID, ATTEMPT, KEY, POOL = "jobdeploy.uid", "jobdeploy.attempt", "jobdeploy.key",
 DEPLOYMENT, LAYOUT, PLAN, STAGE = "jobdeploy.deployment", "jobdeploy.layout", "jobdeploy.plan", "jobdeploy.stage"
 RESOURCE, BUILD, MACHINE = "jobdeploy.resource", "jobdeploy.build", "jobdeploy.machine"
 GPUS = "jobdeploy.gpus"
+#: Of a lease: its id; what it holds, as JSON; the hash of its job's uid; the job that has taken it, or VOID. Of a
+#: ticket: what it asks for, as JSON. Of a job's container: the lease that it was made for, as JSON.
+LEASE, HELD, WHO, FATE = "jobdeploy.lease", "jobdeploy.held", "jobdeploy.who", "jobdeploy.fate"
+ASK, LEASED = "jobdeploy.ask", "jobdeploy.leased"
+#: No job's; ids of jobs are longer.
+VOID = "void"
 IMAGE, TREES, RECORD = "jobdeploy.image", "jobdeploy.trees", "jobdeploy.record"
 TREE_NAME, BYTES = "jobdeploy.tree", "jobdeploy.bytes"
 #: Of a derived image: what it is, for people; what the image that it was made of runs, as JSON.
@@ -67,6 +83,9 @@ STORE_VOLUME = "jobdeploy-store"
 NOTHING_IMAGE = "jobdeploy/nothing:1"
 #: Derived images: tagged by their content (recipe.py).
 BUILT_IMAGE = "jobdeploy/built"
+
+#: What the name of a container may hold (Docker's RestrictedNameChars).
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 TOP = "/jobdeploy"
 JOB = f"{TOP}/job"
@@ -99,8 +118,40 @@ def tree_volume(name: str) -> str:
 
 #: The container that looks at an engine's machine: its name is held meanwhile.
 LOOK_NAME = "jobdeploy-look"
-#: Held while a job gets the engine's GPUs.
+#: Held while a job without a lease gets the engine's GPUs.
 GPUS_NAME = "jobdeploy-gpus"
+#: Held while leases are given out.
+LINE_NAME = "jobdeploy-line"
+#: What names of containers begin with that go when there may be room for somebody.
+ROOM_PREFIXES = ("jobdeploy-gpu-", "jobdeploy-slots-", LINE_NAME)
+#: What names of volumes begin with that tell of the line.
+LINE_PREFIXES = ("jobdeploy-ask-", "jobdeploy-lease-", "jobdeploy-fate-")
+
+
+def gpu_name(uuid: str) -> str:
+    """The container whose name is held while a lease has the GPU. What a pool declares may be any text."""
+    return f"jobdeploy-gpu-{uuid if _PLAIN.fullmatch(uuid) else 'x' + layout.letters(uuid.encode(), 20)}"
+
+
+def lease_volume(lease: str) -> str:
+    return f"jobdeploy-lease-{lease}"
+
+
+def fate_volume(lease: str) -> str:
+    return f"jobdeploy-fate-{lease}"
+
+
+def stay_volume(lease: str, tag: str) -> str:
+    return f"jobdeploy-stay-{lease}-{tag}"
+
+
+def fit_name(job_id: str) -> str:
+    """The container that is about to take the place of a job's, with other GPUs."""
+    return f"jobdeploy-fit-{job_id}"
+
+
+def ask_volume(tag: str) -> str:
+    return f"jobdeploy-ask-{tag}"
 
 
 def build_holder(image: str) -> str:

@@ -1,5 +1,6 @@
 """Places of a pool on an engine: so many of its jobs run at once, the others wait as containers that have not started.
-A job with secrets waits in its container, which keeps them in memory: it is held there until it is admitted.
+A job with secrets waits in its container, which keeps them in memory: it is held there until it is admitted. Jobs with
+a demand wait in the same way for their lease (line.py), and for a slot after it.
 
 Whoever looks at a job that waits starts it when there is room. Of two that look at once one holds a name meanwhile:
 that of a container which is never started.
@@ -34,18 +35,29 @@ def _bound(plan: Mapping[str, Any]) -> int | None:
 
 
 def is_bounded(labels: Mapping[str, str]) -> bool:
-    """May it have to wait for others? One at a time has an engine's GPUs, of whichever pool."""
-    return bound(labels) is not None or names.GPUS in labels
+    """May it have to wait for others?"""
+    return bound(labels) is not None or names.GPUS in labels or is_leased(names.plan_of(labels))
+
+
+def is_leased(plan: Mapping[str, Any]) -> bool:
+    """Does it need a lease of its engine?"""
+    lease = plan.get("lease")
+    return isinstance(lease, dict) and isinstance(lease.get("ticket"), dict)
+
+
+def has_whole(labels: Mapping[str, str]) -> bool:
+    """Has it all GPUs of its engine, one such job at a time: was it submitted without a lease, for GPUs?"""
+    return names.GPUS in labels and not is_leased(names.plan_of(labels))
 
 
 def is_held(plan: Mapping[str, Any]) -> bool:
-    """Does it wait for a slot in a container that runs?"""
+    """Does it wait for a slot or a lease in a container that runs?"""
     gpus = (plan.get("container") or {}).get("gpus")
-    return bool(_bound(plan) is not None or gpus) and bool(plan.get("secret_names"))
+    return bool(_bound(plan) is not None or gpus or is_leased(plan)) and bool(plan.get("secret_names"))
 
 
 def waits(listing: Listing, job_id: str) -> bool:
-    """Does a job wait for a slot?"""
+    """Does a job wait for a slot, or for its lease?"""
     listed = listing.containers.get(job_id)
     if listed is None or (names.QUEUED, job_id) not in listing.notes:
         return False
@@ -65,7 +77,7 @@ def has_room(listing: Listing, job_id: str) -> bool:
         for other, listed in listing.containers.items()
         if listed["State"] in _LIVE and other in listing.volumes and other != job_id and not _is_out(listing, other)
     ]
-    if names.GPUS in labels and any(names.GPUS in other for other in others):
+    if has_whole(labels) and (listing.gpus or any(has_whole(other) for other in others)):
         return False
     limit, pool = bound(labels), labels.get(names.POOL)
     return limit is None or sum(bound(other) is not None and other.get(names.POOL) == pool for other in others) < limit

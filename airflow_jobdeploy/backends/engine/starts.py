@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_jobdeploy.backends.base import TreeGone
-from airflow_jobdeploy.backends.engine import bare, enforcing, images, names, orders, script, slots
+from airflow_jobdeploy.backends.engine import bare, enforcing, images, names, orders, refitting, script, slots
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.claims import Claims, trees_of
 from airflow_jobdeploy.backends.engine.config import Trees
+from airflow_jobdeploy.backends.engine.devices import Gpus
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.line import Line
+from airflow_jobdeploy.backends.engine.picture import Held, read
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.tar import Member
 from airflow_jobdeploy.errors import StagingError, WorkerError
@@ -25,11 +30,14 @@ _COMPLETE = ".complete"
 class Starts:
     """Used by one thread at a time."""
 
-    def __init__(self, engine: Engine, places: Places, jobs: Jobs, claims: Claims) -> None:
+    def __init__(self, engine: Engine, places: Places, jobs: Jobs, claims: Claims, line: Line) -> None:
         self._engine = engine
         self._places = places
         self._jobs = jobs
         self._claims = claims
+        self._line = line
+        line.go_on = self.go_on
+        self._changed = False
 
     def start(self, job_id: str, listing: Listing) -> Listing:
         """Start a claimed attempt, once ever; where its pool has no free slot, with the next look that finds one.
@@ -66,10 +74,29 @@ class Starts:
         if not slots.is_bounded(labels):
             return self._started(job_id, listed)
         self._jobs.note(names.QUEUED, job_id, "start")
-        if slots.is_held(names.plan_of(labels)) and not self._started(job_id, listed):
-            return False
+        if slots.is_held(names.plan_of(labels)):
+            if slots.is_leased(names.plan_of(labels)) and not self._is_fit(job_id, listing, listed):
+                return False
+            if not self._started(job_id, listed):
+                return False
         self.advance([job_id], self._jobs.listing())
         return True
+
+    def _is_fit(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
+        """Has a container that is going to run while it waits the GPUs of its lease, or of all that it may get?"""
+        held = self._line.take(job_id, listing)
+        gpus = self._claims.gpus(held.gpus if held else (), all_seen=held is None)
+        return self._fitted(job_id, listed, held.id if held else "", gpus)
+
+    def _fitted(self, job_id: str, listed: Mapping[str, Any], lease: str, gpus: Gpus) -> bool:
+        """True: it is as it should be. Else it was replaced just now, or the job has failed."""
+        if refitting.fits(listed, lease, gpus):
+            return True
+        try:
+            refitting.refit(self._engine, self._places, job_id, listed, lease, gpus)
+        except EngineError as error:
+            orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
+        return False
 
     def _check_complete(self, job_id: str, plan: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
         of_resource = plan.get("resource_id") and not plan.get("resource")
@@ -162,9 +189,11 @@ class Starts:
     # -- slots -------------------------------------------------------------------------------------------------------
 
     def advance(self, job_ids: Iterable[str], listing: Listing) -> bool:
-        """Let those of the jobs go on that wait for a slot and find one now. True: something has changed."""
-        changed = False
+        """Let those of the jobs go on that wait for a slot or a lease and get it now. True: something has changed."""
+        changed, in_line, self._changed = False, [], False
+        job_ids = list(job_ids)
         for job_id in job_ids:
+            changed = refitting.recover(self._engine, self._places, job_id, listing) or changed
             if (names.ADMITTED, job_id) in listing.notes and self._jobs.is_waiting(job_id):
                 self._let_go(job_id, listing)  # whoever has admitted it died before it was told
             changed = enforcing.enforce(self._engine, self._places, self._jobs, job_id, listing) or changed
@@ -173,31 +202,71 @@ class Starts:
             if (late := slots.too_late(listing, job_id, self._places.now())) is not None:
                 orders.fail(self._places, self._jobs, job_id, "", **late)
                 changed = True
+            elif slots.is_leased(names.plan_of(listing.labels(job_id))):
+                in_line.append(job_id)
             elif slots.has_room(listing, job_id):
                 changed = self._take_slot(job_id) or changed
-        return changed
+        in_line = [job_id for job_id in in_line if listing.successor(job_id) is None]
+        for job_id, held in self._line.serve(in_line, listing).items() if in_line else ():
+            self.go_on(job_id, held)
+        self._line.settle(job_ids, listing)
+        return changed or self._changed
 
-    def _take_slot(self, job_id: str) -> bool:
-        labels = self._jobs.listing().labels(job_id)
-        pool, gpus = labels.get(names.POOL, ""), names.GPUS in labels
-        with slots.held(self._engine, self._places, pool, self._places.now(), gpus=gpus) as is_ours:
+    def go_on(self, job_id: str, held: Held) -> None:
+        """Start a job that has its lease, as soon as it has its slot, too."""
+        listing = self._jobs.listing()
+        if slots.waits(listing, job_id) and slots.has_room(listing, job_id):
+            self._changed = self._take_slot(job_id, held) or self._changed
+
+    def _take_slot(self, job_id: str, held: Held | None = None) -> bool:
+        with self._alone(job_id, self._jobs.listing()) as is_ours:
             listing = self._jobs.listing()
             if not is_ours or not slots.waits(listing, job_id) or not slots.has_room(listing, job_id):
                 return False
-            if listing.containers[job_id]["State"] == "created":
-                self._started(job_id, listing.containers[job_id])
+            listed = listing.containers[job_id]
+            if listed["State"] != "created":
+                self._admit(job_id, held)
+            elif listed["Labels"].get(names.STAGE) == names.CLAIM:
+                return False  # its image is not there yet
             else:
-                self._jobs.note(names.ADMITTED, job_id, "go")
-                self._let_go(job_id, listing)
+                self._start_with(job_id, held)
             self._jobs.forget(job_id)
             return True
+
+    def _admit(self, job_id: str, held: Held | None) -> None:
+        gpus = self._claims.gpus(held.gpus) if held is not None else None
+        told = json.dumps({"gpus": list(gpus.uuids), "variable": gpus.variable}) if gpus else "go"
+        self._jobs.note(names.ADMITTED, job_id, told)
+        self._let_go(job_id, self._jobs.listing())
+
+    def _start_with(self, job_id: str, held: Held | None) -> None:
+        """Start it; first its container may be replaced: for its GPUs, for an image without a shell."""
+        for _ in range(_TURNS):
+            listed = self._jobs.listing().containers.get(job_id)
+            if listed is None or listed["State"] != "created":
+                return
+            is_fit = held is None or self._fitted(job_id, listed, held.id, self._claims.gpus(held.gpus))
+            if is_fit and self._started(job_id, listed):
+                return
+
+    def _alone(self, job_id: str, listing: Listing) -> contextlib.AbstractContextManager[bool]:
+        """Keep others from starting jobs of the pool, or this one, where two at once would do harm."""
+        labels, now = listing.labels(job_id), self._places.now()
+        is_whole = slots.has_whole(labels)
+        if is_whole or slots.bound(labels) is not None:
+            return slots.held(self._engine, self._places, labels.get(names.POOL, ""), now, gpus=is_whole)
+        if listing.containers.get(job_id, {}).get("Labels", {}).get(names.STAGE) == names.BARE:
+            return slots.held(self._engine, self._places, f"start-{job_id}", now)
+        return contextlib.nullcontext(True)
 
     def _let_go(self, job_id: str, listing: Listing) -> None:
         listed = listing.containers.get(job_id)
         if listed is None:
             return
+        told = read(listing.notes.get((names.ADMITTED, job_id)))
+        text = f"{told['variable']}\n{','.join(told['gpus'])}\n" if told.get("variable") else ""
         try:
-            self._places.put_report(listed["Id"], [Member("go", b"", 0o644)])
+            self._places.put_report(listed["Id"], [Member("go", text.encode(), 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/kill", signal="SIGUSR1")
         except EngineError as error:
             if not (error.is_missing or error.is_conflict):  # it ends just now

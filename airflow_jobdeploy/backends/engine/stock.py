@@ -85,6 +85,10 @@ class Stock:
             **({"gpus_unknown": known.why} if known.why else {}),
         }
 
+    def inventory(self) -> list[dict[str, Any]]:
+        """The GPUs alone."""
+        return list(self.capacity()["gpus"])
+
     def known(self, notes: Notes) -> Known:
         """What there is, by what was written down and what the pool declares; nobody looks."""
         declared, record = self._settings.gpus, _record(notes)

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from airflow_jobdeploy.backends.engine import slots
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
 from airflow_jobdeploy.backends.engine.feed import Feed
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.line import SELDOM_S, Line
 from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.status import JobState
 
@@ -59,9 +61,16 @@ class _Job:
         return self.state.phase == "running" and not self.is_restless
 
     @property
+    def is_queued(self) -> bool:
+        """Does it wait for what others have? The engine tells when that is released."""
+        return self.state.phase == "waiting" and self.state.reason == "Queued"
+
+    @property
     def is_restless(self) -> bool:
         """Does it change without the engine's telling?"""
         phase, reason = self.state.phase, self.state.reason
+        if self.is_queued:
+            return False
         return phase in _RESTLESS or (phase == "running" and bool(reason))
 
 
@@ -80,6 +89,11 @@ class EngineWatch:
         self._begun_at = 0.0
         self._compared = self._restless_at = 0.0
         self._listing: Listing | None = None
+        self._queued_at = 0.0
+        #: The engine has told that something was released: for who stands in line beside the jobs.
+        self._has_room = False
+        #: It has, and those of the jobs that wait have not been looked at since.
+        self._has_slot = False
         #: Jobs of which the engine has told an end that its listing may show some moments later; until when.
         self._ending: dict[str, float] = {}
         #: Those of them that its listing does not show yet.
@@ -112,31 +126,60 @@ class EngineWatch:
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def wait(
-        self, engine: Engine, jobs: Jobs, job_ids: Sequence[str], timeout_s: float, told: Told, advance: Advance
+        self,
+        engine: Engine,
+        jobs: Jobs,
+        job_ids: Sequence[str],
+        timeout_s: float,
+        told: Told,
+        advance: Advance,
+        line: Line,
     ) -> dict[str, JobState]:
-        """See `Backend.watch`. `advance`: starts jobs that wait for a slot, if there is one."""
+        """See `Backend.watch`. `advance`: starts jobs that wait for a slot, if there is one; `line`: has its turns."""
         self._advance = advance
-        if self._feed is None:
-            # From before now: a listing may not show yet what has just been told, and clocks are not the same.
-            since = jobs.now - _BEFORE_S
-            self._feed = Feed(worker=self._worker, connect=self._connect, since=since, ring=self._waker.wake)
+        self._listen(jobs)
         wanted = dict.fromkeys(job_ids)
         self._jobs = {job_id: job for job_id, job in self._jobs.items() if job_id in wanted}
         until = time.monotonic() + timeout_s
         while True:
             changed = self._look(jobs, list(wanted), told)
+            is_granted = line.turn(self._take_room())
             left = until - time.monotonic()
-            if changed or self._woken or left <= 0:
+            if changed or is_granted or self._woken or left <= 0:
                 self._woken = False
                 return changed
             self._check_alive(engine)
-            self._waker.wait(min(left, self._patience_s(engine)))
+            self._waker.wait(min(left, self._patience_s(engine), _bound_s(line)))
+
+    def wait_in_line(self, engine: Engine, jobs: Jobs, timeout_s: float, line: Line) -> None:
+        """Give the line its turns until it has something to tell, at most so long, or until `wake`."""
+        until = time.monotonic() + timeout_s
+        if line.is_waiting:
+            self._listen(jobs)
+        while not line.turn(self._take_room()):
+            left = until - time.monotonic()
+            if self._woken or left <= 0:
+                break
+            if line.is_waiting:
+                self._check_alive(engine)
+            self._waker.wait(min(left, _bound_s(line), _SILENCE_S))
+        self._woken = False
+
+    def _listen(self, jobs: Jobs) -> None:
+        if self._feed is None:
+            # From before now: a listing may not show yet what has just been told, and clocks are not the same.
+            since = jobs.now - _BEFORE_S
+            self._feed = Feed(worker=self._worker, connect=self._connect, since=since, ring=self._waker.wake)
+
+    def _take_room(self) -> bool:
+        has_room, self._has_room = self._has_room, False
+        return has_room or (self._feed is not None and self._feed.take_room())
 
     def _look(self, jobs: Jobs, wanted: Sequence[str], told: Told) -> dict[str, JobState]:
         now = time.monotonic()
         assert self._feed is not None
         begun = self._first_of_begun(wanted, told)
-        heard = self._feed.take()
+        heard, queued = self._feed.take(), {job_id for job_id, job in self._jobs.items() if job.is_queued}
         told_of = (heard.keys() | self._expected) & set(wanted)
         self._dying = {job_id for job_id in (*self._dying, *heard) if heard.get(job_id, True)} - self._expected
         self._expected = set()
@@ -144,6 +187,7 @@ class EngineWatch:
         self._ending = {job: until for job, until in self._ending.items() if until > now and not self._is_over(job)}
         rung = told_of | (set(self._ending) & set(wanted))
         rung |= {job_id for job_id in wanted if job_id not in self._jobs}
+        rung |= self._released(queued, now, jobs.now)
         looked_at, is_few = set(rung), len(rung) <= _FEW and rung <= told_of | self._ending.keys()
         if now - self._compared >= self._compare_s:
             self._compared, rung, is_few = now, set(wanted) - begun.keys(), False
@@ -154,6 +198,29 @@ class EngineWatch:
         changed = self._asked(jobs, rung, looked_at, told, is_few) if rung else {}
         grown = self._grown(jobs, [job_id for job_id in wanted if job_id not in rung])
         return {**begun, **grown, **changed}
+
+    def _released(self, queued: Collection[str], now: float, engine_now: float) -> set[str]:
+        """Those of the jobs that wait for others to be looked at: something was released, or their time may be over."""
+        assert self._feed is not None
+        started, has_room = self._feed.take_started(), self._feed.take_room()
+        self._has_room = self._has_room or has_room
+        self._has_slot = self._has_slot or has_room
+        if not queued:
+            self._has_slot = False
+            return set()
+        if now - self._queued_at >= (_SOON_S if self._has_slot else SELDOM_S):
+            self._queued_at, self._has_slot = now, False
+            return set(queued)
+        return {job_id for job_id in queued if job_id in started or self._is_due(job_id, engine_now)}
+
+    def _is_due(self, job_id: str, now: float) -> bool:
+        """By what the last listing says of it."""
+        listing = self._listing
+        if listing is None or job_id not in listing.containers or job_id not in listing.volumes:
+            return True
+        if slots.too_late(listing, job_id, now) is not None:
+            return True
+        return not slots.is_early(listing, job_id, now) and slots.is_early(listing, job_id, now - _RESTLESS_S)
 
     def _first_of_begun(self, wanted: Collection[str], told: Told) -> dict[str, JobState]:
         """What the start of a job has found, for its first watch: nothing is asked."""
@@ -247,10 +314,18 @@ class EngineWatch:
         times += [job.due for job in self._jobs.values() if job.is_quiet]
         if self._ending:
             times.append(now + _ENDING_LOOK_S)
-        if any(job.is_restless for job in self._jobs.values()):
-            times.append(self._restless_at + _RESTLESS_S)
+        if any(job.is_restless or job.is_queued for job in self._jobs.values()):
+            times.append(max(now, self._restless_at) + _RESTLESS_S)
+        if self._has_slot:
+            times.append(self._queued_at + _SOON_S)
         return max(0.005, min(times) - now)
 
     def _check_alive(self, engine: Engine) -> None:
         if time.monotonic() - engine.heard_at >= _SILENCE_S:
             engine.exists("/_ping", answer_s=_SIGN_S)
+
+
+def _bound_s(line: Line) -> float:
+    """How long the line can wait for its turn."""
+    due_s = line.patience_s()
+    return SELDOM_S if due_s is None else due_s

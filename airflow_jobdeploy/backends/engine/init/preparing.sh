@@ -52,6 +52,10 @@ await_slot() {
             { cause=timeout limit=schedule_timeout limit_s=$JD_SCHEDULE; cut; }
         doze "$longest_nap"
     done
+    # which GPUs it was granted
+    variable=
+    { read -r variable && read -r gpus; } <"$report/go" || :
+    [ -z "$variable" ] || export "$variable=$gpus" "JOBDEPLOY_GPUS=$gpus"
     enter starting PENDING Staging
 }
 
