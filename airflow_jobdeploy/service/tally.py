@@ -28,8 +28,8 @@ class Tally:
         self._workers = tuple(counted_on)
         self._gpus = gpus
         self._silent_until: dict[str, float] = {}
-        #: As they were seen last.
-        self.leases: dict[str, Leases] = {}
+        #: As they were seen last. Replaced, never changed: tickets are written in the threads of watchers.
+        self.leases: Mapping[str, Leases] = {}
 
     def to_ask(self, now: float) -> list[str]:
         """The workers to look at."""
@@ -41,7 +41,7 @@ class Tally:
 
     def see(self, found: Mapping[str, Leases]) -> None:
         """What these workers have said."""
-        self.leases.update(found)
+        self.leases = {**self.leases, **found}
 
     def bounds(self, worker: str) -> Mapping[str, Any]:
         """For the ticket there; what the job itself was granted elsewhere is on its way back."""

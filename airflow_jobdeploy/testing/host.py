@@ -99,7 +99,9 @@ class MemoryHost:
                 raise TimeoutError(f"still running: {self.running()}")
 
     def running(self) -> list[str]:
-        return [job.job_id for job in self.jobs.values() if job.is_live]
+        """The ids of the jobs that run."""
+        with self.changed:
+            return [job.job_id for job in self.jobs.values() if job.is_live]
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
