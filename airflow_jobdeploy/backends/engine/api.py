@@ -211,6 +211,13 @@ class Engine:
     def is_connected(self) -> bool:
         return self._http is not None
 
+    def rest(self) -> None:
+        """Let go of a connection that is not in use; by ssh it is one of several in another, which stays."""
+        adapter: Any = self._http.get_adapter(self._http.base_url) if self._http is not None else None
+        for pools in (getattr(adapter, "pools", None), getattr(adapter, "poolmanager", None)):
+            if pools is not None and not hasattr(adapter, "ssh_client"):
+                pools.clear()
+
     def drop(self) -> None:
         """Let go of the connection; the next question makes another."""
         http, self._http = self._http, None

@@ -8,6 +8,7 @@ inside their container; and now and then everything, in case something was misse
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from airflow_jobdeploy.core.status import JobState
 #: Looks at logs in a second, of all jobs together; the pauses between two at one log, in seconds.
 LOOKS_PER_S = 4.0
 _SOON_S, _SLOWER = 0.1, 2.0
+#: Looks that are not soon come in rounds, so far apart, in seconds; when nobody will be asked for so long, the
+#: connection for questions is let go of.
+_ROUNDS_S, _IDLE_S = (3.0, 1.0), 2.0
 #: Of the longest pause, the first of a job that has just come to be watched and is quiet.
 _STEPS = 4
 #: Between two looks at a job that changes without the engine's telling, and at everything, in seconds.
@@ -149,7 +153,10 @@ class EngineWatch:
                 self._woken = False
                 return changed
             self._check_alive(engine)
-            self._waker.wait(min(left, self._patience_s(engine), _bound_s(line)))
+            patience_s = min(self._patience_s(engine), _bound_s(line))
+            if patience_s >= _IDLE_S:
+                engine.rest()
+            self._waker.wait(min(left, patience_s))
 
     def wait_in_line(self, engine: Engine, jobs: Jobs, timeout_s: float, line: Line) -> None:
         """Give the line its turns until it has something to tell, at most so long, or until `wake`."""
@@ -288,7 +295,7 @@ class EngineWatch:
             slower = job.pause_s * _SLOWER if job.looks else longest / _STEPS
             job.pause_s = _SOON_S if has_grown else min(longest, slower)
             job.looks += 1
-            job.due = time.monotonic() + job.pause_s
+            job.due = _in_rounds(time.monotonic() + job.pause_s, job.pause_s)
             if has_grown:
                 news = {"log_bytes": size, "log_dropped_bytes": dropped, "messages": messages, "message": ""}
                 found[job_id] = JobState.from_wire({**job.state.to_dict(), **news})
@@ -329,3 +336,9 @@ def _bound_s(line: Line) -> float:
     """How long the line can wait for its turn."""
     due_s = line.patience_s()
     return SELDOM_S if due_s is None else due_s
+
+
+def _in_rounds(due: float, pause_s: float) -> float:
+    """When to look that wants to look at `due`, after a pause: with others."""
+    apart_s = next((apart_s for apart_s in _ROUNDS_S if pause_s >= apart_s), 0.0)
+    return math.ceil(due / apart_s) * apart_s if apart_s else due
