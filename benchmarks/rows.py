@@ -36,8 +36,8 @@ class Row:
     digits: int = 0
 
 
-def _at_most(limit: float, text: str = "") -> Goal:
-    return Goal(text=text or f"<= {limit}", is_met=lambda ours, _: ours <= limit)
+def _at_most(limit: float) -> Goal:
+    return Goal(text=f"<= {limit}", is_met=lambda ours, _: ours <= limit)
 
 
 def _exactly(number: int) -> Goal:
@@ -172,7 +172,7 @@ ROWS: dict[str, Row] = {
         what=_CONTAINERS + "CPU of the engine, of a minute (s)", goal=_share(0.5), reference_name=_INSPECT, digits=2
     ),
     "engine_watch_connections": Row(
-        what=_CONTAINERS + "connections", goal=_at_most(2, "2: one is asked, one tells"), reference_name=_INSPECT
+        what=_CONTAINERS + "connections, most of the time", goal=_exactly(1), reference_name=_INSPECT
     ),
     "engine_big_file": Row(
         what="out of a container, one file of 512 MiB (MB/s)", goal=_times(0.8), reference_name="`docker cp`"

@@ -125,6 +125,7 @@ def manifest(places: Places, jobs: Jobs, job_id: str, listing: Listing, match: s
         found = [ArtifactFile(path=path, size=size, sha256=sha, mode=mode) for path, size, sha, mode in listed]
     else:
         found = list(_read(places, job_id, listing, re.compile(match or ".*", re.DOTALL).fullmatch))
+    jobs.files(job_id).update((file.path, file) for file in found)
     metrics = said.artifact()
     if metrics is not None and all(file.path != METRICS for file in found):
         found.append(metrics)
@@ -132,7 +133,7 @@ def manifest(places: Places, jobs: Jobs, job_id: str, listing: Listing, match: s
 
 
 def _read(places: Places, job_id: str, listing: Listing, wanted: Any) -> Iterator[ArtifactFile]:
-    with _output(places, job_id, listing) as pieces:
+    with _unless_missing(), _output(places, job_id, listing) as pieces:
         for name, content in tar_files(Pieces(pieces)):
             if not wanted(below(name)):
                 continue
@@ -140,6 +141,16 @@ def _read(places: Places, job_id: str, listing: Listing, wanted: Any) -> Iterato
             while piece := content.read(min(content.left, _PIECE)):
                 digest.update(piece)
             yield ArtifactFile(path=below(name), size=size, sha256=digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _unless_missing() -> Iterator[None]:
+    """An attempt that has not started has no output directory."""
+    try:
+        yield
+    except EngineError as error:
+        if not error.is_missing:
+            raise
 
 
 @contextlib.contextmanager
@@ -155,7 +166,10 @@ def fetch(
     places: Places, jobs: Jobs, job_id: str, listing: Listing, paths: Sequence[str], offset: int, worker: str
 ) -> Iterator[tuple[ArtifactFile, IO[bytes]]]:
     """See `Backend.fetch`."""
-    known = {file.path: file for file in manifest(places, jobs, job_id, listing, None)}
+    jobs.state(job_id, listing, counts_log=False)
+    known = jobs.files(job_id)
+    if not known.keys() >= set(paths):
+        known = {file.path: file for file in manifest(places, jobs, job_id, listing, None)}
     if missing := [path for path in paths if path not in known]:
         hint = nearest(missing[0], known)
         raise WorkerError(f"{worker}: job {job_id} has no output file {missing[0]!r}.{hint}")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from airflow_jobdeploy.backends.base import ArtifactFile
 from airflow_jobdeploy.backends.engine import judging, names, reports, said
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.judging import Seen
@@ -82,6 +83,8 @@ class _Known:
     secrets: tuple[str, ...] = ()
     said: said.Said = said.NOTHING
     facts: dict[str, Any] = field(default_factory=dict)
+    #: Output files of an attempt that has ended, by path, as far as somebody has asked for them.
+    files: dict[str, ArtifactFile] = field(default_factory=dict)
     #: It was let go just now: its first state is told without its report, which has hardly begun and is dear to read.
     has_just_begun: bool = False
 
@@ -254,6 +257,11 @@ class Jobs:
         if known is None or known.ended is None:
             return None
         return known.report or {}, known.said
+
+    def files(self, job_id: str) -> dict[str, ArtifactFile]:
+        """Output files of an attempt that has ended, as far as somebody has asked for them: to be added to."""
+        known = self._known.get(job_id)
+        return known.files if known is not None and known.ended is not None else {}
 
     def log(self, job_id: str, listing: Listing) -> Log | None:
         """Its log; None while it has no container that could have one."""

@@ -71,7 +71,8 @@ list_output() {
         cd "$job/output" || exit 0
         find . -type f -print0 >"$report/names" || { rm -f "$report/names"; exit 0; }
         [ -s "$report/names" ] || exit 0
-        xargs -0 sha256sum -- <"$report/names" >"$report/sums"
-        xargs -0 stat -c '%s %a' -- <"$report/names" >"$report/sizes"
+        # Not xargs -0: that of busybox splits names where a command line is full.
+        find . -type f -exec sha256sum -- {} + >"$report/sums"
+        find . -type f -exec stat -c '%s %a' -- {} + >"$report/sizes"
     )
 }
