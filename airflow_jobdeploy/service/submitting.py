@@ -311,7 +311,7 @@ class _Submission:
             self.say(text)
 
     def _start(self, intent: Intent, plan: Plan) -> JobState:
-        """What it was given may have been damaged by another job since."""
+        """What it was given may have been damaged by another job since, or removed by somebody."""
 
         def start(backend: Backend) -> JobState:
             if plan.secret_env:
@@ -321,6 +321,7 @@ class _Submission:
         try:
             return self._ask(plan.worker, start)
         except TreeGone:
+            self._ask(plan.worker, lambda backend: backend.claim(plan))  # changes nothing where its record is whole
             self._stage(intent, plan)
             return self._ask(plan.worker, start)
 
