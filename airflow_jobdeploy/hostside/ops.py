@@ -1,9 +1,9 @@
-"""What a session can be asked, one method an op; the table is in serve.py."""
+"""What a session can be asked, one method an op; the table is in serve.py. More: fileops.py, treeops.py, lineops.py."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional
 
 from airflow_jobdeploy.hostside import (
     collect,
@@ -11,24 +11,20 @@ from airflow_jobdeploy.hostside import (
     environment,
     facts,
     files,
-    finish,
     identity,
     jobdir,
     launch,
     layout,
     life,
-    logs,
     moves,
     orphan,
-    pack,
     plans,
-    putting,
     recover,
-    relay,
     resources,
     takedown,
     treeops,
 )
+from airflow_jobdeploy.hostside.fileops import FileOps
 from airflow_jobdeploy.hostside.gpus import Gpus
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.judge import Judge, age_of_claim
@@ -39,8 +35,6 @@ from airflow_jobdeploy.hostside.watcher import Watcher
 if TYPE_CHECKING:
     from airflow_jobdeploy.hostside.lineops import LineOps
 
-#: The most bytes of a log that one request gets.
-LOG_LIMIT = 4 * 1024 * 1024
 #: Of what was collected so much is named: an answer has at most 64 KiB.
 COLLECT_LIMIT = 250
 #: How long a job's lock may be held by a probe, and by the supervisor of a job that has ended, in seconds.
@@ -99,6 +93,10 @@ class Ops:
         self.host  # noqa: B018 - hello first
         assert self._trees is not None
         return self._trees
+
+    @property
+    def job_files(self) -> FileOps:
+        return FileOps(self.host)
 
     @property
     def lines(self) -> LineOps:
@@ -160,9 +158,6 @@ class Ops:
             raise OpError(
                 "no-such-build", "resource %s has no build %r; it has: %s" % (resource, build, ", ".join(known))
             )
-
-    def put(self, ask: dict, blobs: Iterator[bytes]) -> Reply:
-        return Reply(putting.put(self.host, lambda: self._job(ask), ask.get("into"), blobs))
 
     def start(self, ask: dict) -> Reply:
         job = self._job(ask)
@@ -286,14 +281,6 @@ class Ops:
         self.watcher = Watcher(self.judge, ask["jobs"])
         return Reply(states=self.watcher.first)
 
-    def log(self, ask: dict) -> Reply:
-        job = self._job(ask)
-        limit = min(LOG_LIMIT, max(0, int(ask["limit"])))
-        start, dropped, size, data = logs.read(job.paths, max(0, int(ask["offset"])), limit)
-        reply = Reply(offset=start, dropped=dropped, size=size, bytes=len(data))
-        reply.after = lambda send: send(data)
-        return reply
-
     def jobs(self, ask: dict) -> Reply:
         assert self.host is not None
         assert self.judge is not None
@@ -318,35 +305,6 @@ class Ops:
             for key in ("created", "stopped"):
                 record[key + "_ago_s"] = jobdir.age_s(record[key]) if record.get(key) else None
         return Reply(record=record)
-
-    def manifest(self, ask: dict) -> Reply:
-        job, match = self._job(ask), ask.get("match")
-        known = files.read_json(job.paths.manifest) if job.has_ended else None
-        listed = known["files"] if known else finish.manifest(job.paths.output, match)[0]
-        return Reply(files=listed, ended=job.has_ended)
-
-    def checkpoint(self, ask: dict) -> Reply:
-        job = self._job(ask)
-        folder = self.host.checkpoint(job.plan()["uid"])
-        paths = [entry["path"] for entry in finish.manifest(folder)[0]]
-        reply = Reply(files=len(paths))
-        reply.after = lambda send: pack.send_files(folder, paths, send)
-        return reply
-
-    def upload(self, ask: dict) -> Reply:
-        job, orders = self._job(ask), [dict(order) for order in ask["files"]]
-        reply = Reply(files=len(orders))
-        reply.after = lambda send: relay.relay("upload", job, orders, send)
-        return reply
-
-    def get(self, ask: dict) -> Reply:
-        job = self._job(ask)
-        paths = [str(path) for path in ask["paths"]]
-        offset = max(0, int(ask.get("offset") or 0))
-        pack.check_files(job.paths.output, paths)
-        reply = Reply(files=len(paths))
-        reply.after = lambda send: pack.send_files(job.paths.output, paths, send, offset)
-        return reply
 
 
 def _is_idle(job: Job) -> bool:

@@ -91,10 +91,14 @@ _OPS = (
     *("collect", "bye"),
     *("seek", "drop", "release", "room", "cordon"),
 )
-#: Those that bytes follow, those of treeops.py.
-_WITH_BYTES, _OF_TREES = ("put", "offer", "fill"), ("tree", "sizes", "offer", "fill", "use")
-#: Those of lineops.py.
-_OF_LINES = ("seek", "drop", "release", "room")
+#: Those that bytes follow.
+_WITH_BYTES = ("put", "offer", "fill")
+#: Those that are not in ops.py itself -> its part that has them: treeops.py, fileops.py, lineops.py.
+_PART_OF = {
+    **dict.fromkeys(("tree", "sizes", "offer", "fill", "use"), "trees"),
+    **dict.fromkeys(("log", "manifest", "get", "upload", "checkpoint", "put"), "job_files"),
+    **dict.fromkeys(("seek", "drop", "release", "room"), "lines"),
+}
 #: How long a transfer may stand still, and how often a long answer gives a sign of life, in seconds.
 _STALL_S, _PULSE_S = 120.0, 5.0
 #: How often children that end dead supervisors' jobs are asked whether they are done, in seconds.
@@ -241,7 +245,7 @@ class Session:
             raise OpError("bad-request", "no op %r; there are: %s" % (op, ", ".join(_OPS)))
         if op == "hello" and isinstance(request.get("idle_s"), (int, float)):
             self._idle_s = float(request["idle_s"])
-        ops: Any = self._ops.trees if op in _OF_TREES else self._ops.lines if op in _OF_LINES else self._ops
+        ops: Any = getattr(self._ops, _PART_OF[op]) if op in _PART_OF else self._ops
         method: Callable[..., Reply] = getattr(ops, op)
         return method(request, self._blobs()) if op in _WITH_BYTES else method(request)
 
