@@ -5,6 +5,9 @@ from __future__ import annotations
 #: The environment variable that says below which folder.
 RUNS = "E2E_RUNS"
 
+#: The environment variable with the model of the only GPU of the machine.
+GPU = "E2E_GPU"
+
 #: A process of the task begins its part, or resumes it.
 ERRAND = "errand"
 #: Airflow calls `on_kill` of the operator.

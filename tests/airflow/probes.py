@@ -62,7 +62,9 @@ class ProbedRun(JobRunOperator):
         super().on_kill()
 
     def defer(self, *, trigger: BaseTrigger, **more: Any) -> NoReturn:
-        super().defer(trigger=ProbedTrigger(**trigger.serialize()[1]), **more)
+        if isinstance(trigger, JobTrigger):
+            trigger = ProbedTrigger(**trigger.serialize()[1])
+        super().defer(trigger=trigger, **more)
 
 
 #: The job notes its attempt and pid, then runs until a file named `go` appears. It does not care for SIGTERM, so that
@@ -82,13 +84,20 @@ printf '%s\\n' "$SAYS" >> "$JOBDEPLOY_MESSAGES_FILE"
 """
 
 
-def probed_dag(dag_id: str, *, says: Mapping[str, Any] | None = None, **arguments: Any) -> DAG:
-    """A DAG of one task, `run`. `says`: what its job writes to its messages file."""
+def probed_dag(
+    dag_id: str, *, says: Mapping[str, Any] | None = None, wants: Mapping[str, Any] | None = None, **arguments: Any
+) -> DAG:
+    """A DAG of one task, `run`. `says`: what its job writes to its messages file; `wants`: more of its job spec."""
     params = {"folder": "", "project": ""}
     with DAG(dag_id, schedule=None, params=params, is_paused_upon_creation=False, max_active_runs=64) as dag:
         ProbedRun(
             task_id="run",
-            job_spec={"command": TELL + COMMAND, "env": {"SAYS": json.dumps(says or {})}, "grace": GRACE_S},
+            job_spec={
+                "command": TELL + COMMAND,
+                "env": {"SAYS": json.dumps(says or {})},
+                "grace": GRACE_S,
+                **(wants or {}),
+            },
             retry_delay=timedelta(0),
             **arguments,
         )

@@ -27,6 +27,7 @@ import pytest
 from tests.airflow import notes
 from tests.airflow.far import Far
 from tests.airflow.processes import Life, children, command_of, send, tree
+from tests.servers.gpus import FakeGpus
 
 #: A cold start takes 25 s alone on the machine, and much longer beside other tests.
 START_S = 240
@@ -64,6 +65,8 @@ class Airflow:
         self.home.mkdir()
         self.runs = folder / "runs"
         self.runs.mkdir()
+        #: Of a model that no other test asks for: all tests of a machine share its line.
+        self.gpu = FakeGpus(folder / "tools", count=1, model=f"Fake {uuid.uuid4().hex[:8]}")
         self.port = free_port()
         self.output = folder / "standalone.log"
         self._environment = self._made_environment(settings)
@@ -81,7 +84,8 @@ class Airflow:
         return {
             **inherited,
             # standalone starts its parts as `airflow`.
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{self.gpu.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            notes.GPU: self.gpu.model,
             "HOME": str(self.home),
             "TMPDIR": str(self.folder),
             "PYTHONPATH": str(DAGS.parents[2]),

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from airflow_jobdeploy.backends.hosted import local_backend
+from airflow_jobdeploy.core.leases import Ticket
+from airflow_jobdeploy.core.plan import new_uid
 from tests.airflow import notes
 from tests.airflow.far import Far
 from tests.airflow.processes import Life, stopped
@@ -266,3 +269,61 @@ def test_marked_failed_before_its_trigger_began(airflow: Airflow) -> None:
     after.go()
     after.until("success")
     assert len(after.starts()) == len(lost.starts()) == 1
+
+
+# -- while it waits for a GPU ------------------------------------------------------------------------------------------
+
+
+class Line:
+    """The line for the machine's only GPU, which the test holds."""
+
+    def __init__(self, airflow: Airflow, root: Path) -> None:
+        self._model = airflow.gpu.model
+        self._backend = local_backend(root=str(root))
+        answer = self._backend.seek(Ticket(uid=new_uid(), demand={"gpus": [{"type": self._model, "count": 1}]}))
+        assert answer.lease, answer
+        self._lease = answer.lease
+
+    def tickets(self) -> int:
+        return sum(self._model in str(ticket["demand"]) for ticket in self._backend.room().tickets)
+
+    def is_held(self) -> bool:
+        return any(set(lease["gpus"]) & set(self._lease.gpus) for lease in self._backend.room().leases)
+
+    def let_go(self) -> None:
+        self._backend.release(self._lease.id)
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+@pytest.fixture
+def line(airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    monkeypatch.setenv("PATH", f"{airflow.gpu.folder}:{os.environ['PATH']}")
+    made = Line(airflow, tmp_path / "root")
+    yield made
+    made.close()
+
+
+def test_of_a_task_that_waits_for_a_gpu_nothing_stays_in_line(airflow: Airflow, line: Line) -> None:
+    """Its trigger holds tickets, and there is no job yet; who was cleared stands in line anew, and gets the GPU."""
+    runs = {act: airflow.trigger("in_line") for act in ACTS}
+    for run in runs.values():
+        run.until("deferred")
+    wait_for(lambda: line.tickets() == len(ACTS), "a ticket of each")
+    for act, run in runs.items():
+        run.act(act)
+    cleared = runs.pop("clear")
+    cleared.until("deferred", try_number=2)
+    wait_for(lambda: line.tickets() == 1, "the tickets of the others to be gone")
+    for act, run in runs.items():
+        run.until("success" if act == "mark success" else "failed")
+    line.let_go()
+    cleared.begun()
+    cleared.go()
+    cleared.until("success", try_number=2)
+    wait_for(lambda: not line.is_held(), "the GPU to be free")
+    assert line.tickets() == 0
+    for run in runs.values():
+        assert run.starts() == []
+        assert run.records() == []

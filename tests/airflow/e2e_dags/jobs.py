@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 from airflow.sdk import AssetAlias
 
+from tests.airflow.notes import GPU
 from tests.airflow.probes import probed_dag
 
 deferred = probed_dag(
@@ -13,6 +15,10 @@ deferred = probed_dag(
     deferrable=True,
     says={"type": "asset", "uri": "s3://bucket/model", "extra": {"accuracy": 0.9}},
     outlets=[AssetAlias("models")],
+)
+#: Has to wait while a test holds the GPU.
+in_line = probed_dag(
+    "in_line", deferrable=True, wants={"gpu_types": [{"type": os.environ.get(GPU, "none"), "count": 1}]}
 )
 waiting = probed_dag("waiting", retries=1)
 #: Its project takes long to send.
