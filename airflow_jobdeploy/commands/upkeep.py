@@ -12,6 +12,8 @@ from airflow_jobdeploy.commands.lookup import Row, handle_of, job_id, listing, o
 from airflow_jobdeploy.commands.screen import complain, say
 from airflow_jobdeploy.commands.values import UsageError
 from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.records import is_preemptible
+from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.core.words import counted
 from airflow_jobdeploy.errors import JobDeployError, PoolError, Problem, nearest
 from airflow_jobdeploy.service import Workers
@@ -43,9 +45,11 @@ def drain(args: Namespace) -> int:
         left = [row for row in _live(workers) if row["worker"] in names]
         for row in left:
             wrong |= _ask_to_leave(workers, row, args.why or f"worker {row['worker']} is drained")
+        for name in names:
+            _tell_of_others(workers, name)
         if args.wait:
             for name in names:
-                _see_ended(workers, name, [job_id(row) for row in left if row["worker"] == name])
+                _see_ended(workers, name, [job_id(row) for row in left if row["worker"] == name and not _sits(row)])
             return wrong
         if left:
             say(f"{counted(len(left), 'job')} still there: wait for them with --wait, or stop them.", "")
@@ -82,12 +86,29 @@ def _live(workers: Workers) -> list[Row]:
     return [row for row in listing(workers).rows if row["state"].get("phase") != "ended"]
 
 
+def _has_begun(row: Row) -> bool:
+    """Has its command been started?"""
+    return row["state"].get("status") != JobStatus.PENDING.value
+
+
+def _is_moved(row: Row) -> bool:
+    """Is it preempted? What has not begun loses nothing by that, if somebody is there to start it elsewhere."""
+    plan = row["plan"]
+    is_free = plan.get("owner") == "task" and plan.get("build") in (None, "", "up")
+    return is_preemptible(plan) or (is_free and not _has_begun(row))
+
+
+def _sits(row: Row) -> bool:
+    """Does it wait for this worker, with nobody there to start it elsewhere?"""
+    return not _has_begun(row) and not _is_moved(row)
+
+
 def _ask_to_leave(workers: Workers, row: Row, reason: str) -> int:
-    """Preempt a job that allows it; of others say that they stay."""
+    """Preempt a job that may be, or that has not begun; of others say that they stay."""
     name = job_id(row)
-    spec = row["plan"].get("description", {}).get("spec") or {}
-    if not spec.get("preemptible"):
-        say(f"Job {name} ({row['plan'].get('name', '')}) is not preemptible, and goes on.", "")
+    if not _is_moved(row):
+        does = "waits here until the worker takes jobs again" if _sits(row) else "is not preemptible, and goes on"
+        say(f"Job {name} ({row['plan'].get('name', '')}) {does}.", "")
         return 0
     try:
         service.preempt(workers, handle_of(row, workers.pool.name), reason=reason, by=getpass.getuser())
@@ -96,6 +117,15 @@ def _ask_to_leave(workers: Workers, row: Row, reason: str) -> int:
         return PROBLEM
     say(f"Job {name} is told to make room.", "")
     return 0
+
+
+def _tell_of_others(workers: Workers, name: str) -> None:
+    """What other accounts hold there: their jobs are not ours to preempt, nor to wait for."""
+    backend = workers.backend(name)
+    leases = backend.room(gpus=False).leases if backend.capabilities.leases else ()
+    users = sorted({str(lease.get("user")) for lease in leases if not lease.get("ours", True)})
+    if users:
+        say(f"Jobs of other accounts are on worker {name}, too, and go on: of {', '.join(users)}.", "")
 
 
 def _see_ended(workers: Workers, name: str, jobs: Sequence[str]) -> None:

@@ -148,6 +148,8 @@ class Candidate:
     worker: str
     slots: int | None
     live_jobs: int
+    #: The failures for which it is left alone for a while; "": it is not.
+    set_aside: str = ""
 
     @property
     def has_room(self) -> bool:
@@ -156,13 +158,15 @@ class Candidate:
 
 
 def place(candidates: Sequence[Candidate]) -> str:
-    """The first worker with a free slot, else the one with the fewest jobs a slot. ValueError when empty."""
+    """The first worker with a free slot, else the one with the fewest jobs a slot. ValueError when empty.
+
+    Those that are set aside only where there are no others.
+    """
     if not candidates:
         raise ValueError("no worker to choose from")
-    chosen = next((c for c in candidates if c.has_room), None) or min(
-        candidates, key=lambda c: c.live_jobs / (c.slots or 1)
-    )
-    return chosen.worker
+    chosen = [c for c in candidates if not c.set_aside] or candidates
+    free = next((c for c in chosen if c.has_room), None)
+    return (free or min(chosen, key=lambda c: c.live_jobs / (c.slots or 1))).worker
 
 
 def is_over(state: JobState) -> bool:

@@ -22,6 +22,11 @@ def spec_of(plan: Mapping[str, Any]) -> Mapping[str, Any]:
     return spec
 
 
+def is_preemptible(plan: Mapping[str, Any]) -> bool:
+    """May the job be stopped to make room: by its spec, its preset, or its template's options?"""
+    return bool(spec_of(plan).get("preemptible") or (plan.get("description") or {}).get("preemptible"))
+
+
 def owner_of(plan: Mapping[str, Any]) -> str:
     """Who started the job: the owner of its task, else an account of the machine that submitted it."""
     return str((plan.get("description") or {}).get("user") or "")

@@ -51,6 +51,9 @@ class Holding(stage.Slots):
         """Does it hold what it needs? Else to be called again when `fds` have news, or after `tick_s`."""
         return self._has_claims() and super().take()
 
+    def _may_begin(self) -> bool:
+        return True  # it was granted what it holds while the host took jobs
+
     def _has_claims(self) -> bool:
         if self._claims is not None:
             return True

@@ -112,6 +112,7 @@ class Slots:
         #: 0: no bound.
         self.count = 0 if builds_on else int(plan.get("slots") or 0)
         self._folder = job.host.pool_slots(plan.get("worker_pool") or "local")
+        self._cordon = job.host.cordon
         self._held: Optional[files.Lock] = None
 
     # What a job holds of its host beside a slot: nothing, where its plan has no lease (holding.py).
@@ -147,6 +148,8 @@ class Slots:
         """Take a free slot, to be held until we end; True also where none is needed."""
         if self._held is not None or not self.count:
             return True
+        if not self._may_begin():
+            return False
         files.private_dir(self._folder)
         for number in range(self.count):
             lock = files.Lock(os.path.join(self._folder, str(number)))
@@ -154,6 +157,11 @@ class Slots:
                 self._held = lock
                 return True
         return False
+
+
+    def _may_begin(self) -> bool:
+        """Does the host take jobs? One that has to wait for a slot begins when it does again."""
+        return not os.path.lexists(self._cordon)
 
 
 def hold(job: Job) -> Slots:

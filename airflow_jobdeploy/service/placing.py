@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from airflow_jobdeploy.core import policy
+from airflow_jobdeploy.core.health import set_aside
 from airflow_jobdeploy.core.labels import mismatch
 from airflow_jobdeploy.core.leases import Ticket, lease_of
 from airflow_jobdeploy.core.plan import new_uid
@@ -27,6 +28,10 @@ from airflow_jobdeploy.service.workers import Workers
 
 #: How long a first attempt asks a pool of which no worker answers, unless `schedule_timeout` says otherwise.
 FIRST_PATIENCE_S = 120.0
+
+
+class Cordoned(WorkerUnreachable):
+    """The worker takes no new jobs now."""
 
 
 class Placing:
@@ -92,7 +97,8 @@ class Placing:
         try:
             return self.place(avoid=last.worker, patience_s=0)
         except PlacementError:
-            return last.worker
+            found = self._candidate(last.worker)
+            return self.place() if isinstance(found, Cordoned) else last.worker
 
     # -- in line -------------------------------------------------------------------------------------------------------
 
@@ -202,9 +208,12 @@ class Placing:
         while True:
             answers, refusals = self._candidates(avoid)
             if answers:
-                for name, error in refusals.items():
-                    self.say(f"Passed over worker {name}: {error}")
-                return policy.place(answers)
+                chosen = policy.place(answers)
+                aside = {each.worker: f"set aside: {each.set_aside}" for each in answers if each.set_aside}
+                for name, why in {**refusals, **aside}.items():
+                    if name != chosen:
+                        self.say(f"Passed over worker {name}: {why}")
+                return chosen
             failures += 1
             passing = [e for e in refusals.values() if isinstance(e, WorkerUnreachable) and not e.lasting]
             text = "; ".join(f"{name}: {error}" for name, error in refusals.items()) or "it has no other worker"
@@ -214,31 +223,37 @@ class Placing:
             self.workers.pause(backoff_s(failures, random.random()))
 
     def _candidates(self, avoid: str) -> tuple[list[Candidate], dict[str, WorkerError]]:
-        """The workers that answer, up to the first with room; and why others do not."""
+        """The workers that answer, up to the first that is well and has room; and why others do not."""
         answers: list[Candidate] = []
         refusals: dict[str, WorkerError] = {}
-        for worker in self.workers.pool.workers:
-            name = worker.name
-            if name == avoid or mismatch(self.work.need.where, worker.all_labels):
+        where = self.work.need.where
+        names = [each.name for each in self.workers.pool.workers if not mismatch(where, each.all_labels)]
+        for name in names:
+            if name == avoid:
                 continue
             self.check()
-            found = self._candidate(name)
+            found = self._candidate(name, looks=len(names) > 1)
             if isinstance(found, WorkerError):
                 refusals[name] = found
                 self.workers.drop(name)
                 continue
             answers.append(found)
-            if found.has_room:
+            if found.has_room and not found.set_aside:
                 break
         return answers, refusals
 
-    def _candidate(self, name: str) -> Candidate | WorkerError:
-        """A worker as it answers now, or why it does not."""
+    def _candidate(self, name: str, *, looks: bool = False) -> Candidate | WorkerError:
+        """A worker as it answers now, or why it does not.
+
+        `looks`: also at how its last jobs ended: one question more, for who has a choice.
+        """
         slots = next((worker.slots for worker in self.workers.pool.workers if worker.name == name), None)
         try:
-            facts = self.workers.backend(name).facts(quick=slots is None)  # live jobs count for slots only
+            backend = self.workers.backend(name)
+            facts = backend.facts(quick=slots is None)  # live jobs count for slots only
+            ends = backend.room(gpus=False).ends if looks and backend.capabilities.leases else ()
         except WorkerError as error:
             return error
         if facts.cordoned:  # for a new job that is as good as not there, and passes, too
-            return WorkerUnreachable(f"it takes no new jobs: {facts.cordoned}")
-        return Candidate(worker=name, slots=slots, live_jobs=facts.live_jobs)
+            return Cordoned(f"it takes no new jobs: {facts.cordoned}")
+        return Candidate(worker=name, slots=slots, live_jobs=facts.live_jobs, set_aside=set_aside(ends))

@@ -166,7 +166,12 @@ class _UpMaker:
             limits=limits(rendered.options),
             leftovers=rendered.options.leftovers,
             container=container_of(rendered.options, self.pool) if self.pool.kind == "docker" else {},
-            description={"template": self.template.name, "params": rendered.params, **self.about},
+            description={
+                "template": self.template.name,
+                "params": rendered.params,
+                **({"preemptible": True} if rendered.options.preemptible else {}),
+                **self.about,
+            },
         )
 
 

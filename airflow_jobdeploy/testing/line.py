@@ -238,7 +238,22 @@ class MemoryLine:
         ]
         tickets.sort(key=lambda ticket: ticket["position"] or len(tickets) + 1)
         outsiders = [{"gpu": gpu, "job": "", **facts} for gpu, facts in self.outsiders.items()]
-        return Room(capacity=dict(self.capacity), leases=leases, tickets=tickets, outsiders=outsiders)
+        capacity, ends = dict(self.capacity), self._ends()
+        return Room(capacity=capacity, leases=leases, tickets=tickets, outsiders=outsiders, ends=ends)
+
+    def _ends(self) -> list[dict[str, Any]]:
+        """How the last jobs ended, newest first."""
+        ended = [state for job in self.host.jobs.values() if (state := job.state()).phase == "ended"]
+        found = [
+            {
+                "job": state.job_id,
+                "status": state.status.value,
+                "reason": state.reason,
+                "ago_s": float(state.history[-1]["ago_s"]),
+            }
+            for state in ended
+        ]
+        return sorted(found, key=lambda end: float(end["ago_s"]))[:8]
 
 
 def _names(ticket: Ticket) -> dict[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from tests.cli.conftest import Cli
 
 Write = Callable[..., str]
@@ -50,6 +52,35 @@ def test_draining_preempts_what_may_be_preempted(cli: Cli, job: Write) -> None:
     assert cli("status", willing, "--wait", "-o", "json").data["status"] == "SUSPENDED"
     assert cli("pools", "drain", "local", "--wait").err.endswith("No job of ours is on worker local any more.\n")
     assert cli("pools", "uncordon", "local").code == 0
+
+
+TEMPLATE = """
+options: {preemptible: true}
+builds:
+  up: {type: script, content: "sleep 300"}
+  down: {type: script, content: "true"}
+"""
+
+
+def test_draining_moves_templates_and_what_has_not_begun(
+    cli: Cli, home: Path, job: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = {"kind": "local", "workers": [{"slots": 1}]}
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+    (home / "up.yaml").write_text(TEMPLATE)
+    up = cli("up", "up.yaml", "--worker-pool", "lab", "-d").out.strip()
+    waiting, task = (cli("run", job("echo ran"), "--worker-pool", "lab", "-d").out.strip() for _ in range(2))
+    with JobDeployHook("lab").get_conn() as workers:
+        workers.backend("local").set_owner(task, "task")  # as of one that a task waits for
+    done = cli("pools", "drain", "lab", "--wait")
+    assert done.code == 0
+    assert f"Job {up} is told to make room." in done.err
+    assert f"Job {task} is told to make room." in done.err
+    assert f"Job {waiting} (a job) waits here until the worker takes jobs again." in done.err
+    assert f"Job {task} SUSPENDED." in done.err
+    assert cli("status", waiting, "--worker-pool", "lab", "-o", "json").data["status"] == "PENDING"
+    assert cli("pools", "uncordon", "lab").code == 0
+    assert cli("status", waiting, "--worker-pool", "lab", "--wait", "-o", "json").data["status"] == "SUCCEEDED"
 
 
 def test_wrong_workers_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

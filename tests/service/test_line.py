@@ -24,7 +24,7 @@ from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, Wor
 from airflow_jobdeploy.service import Interrupted, Payer, Watcher, Work
 from airflow_jobdeploy.service.line import Granted, Places, StillWaiting, Wait
 from airflow_jobdeploy.service.seekers import Seeker
-from airflow_jobdeploy.testing import MemoryHost
+from airflow_jobdeploy.testing import ManualClock, MemoryHost
 from tests.service.conftest import Desk, Notebook
 
 GB = 1 << 30
@@ -179,6 +179,34 @@ def test_a_declared_capacity_and_a_quota_narrow_what_there_is(cluster: Cluster) 
     with pytest.raises(StillWaiting):
         cluster.another().submit(cluster.run_spec(SPEC, payer=Payer(user="team")), line_s=0.5)
     cluster.another().submit(cluster.run_spec(SPEC, payer=Payer(user="others")))
+
+
+def test_a_default_preset_gives_a_turn_to_jobs_that_ask_for_nothing(cluster: Cluster) -> None:
+    cluster.submit(cluster.run_spec({"command": "x", "cpu_count": 8}))
+    cluster.another().submit(cluster.run_spec({"command": "x", "cpu_count": 8}))
+    cluster.another().submit(cluster.run_spec({"command": "x"}), line_s=0)
+    cluster.pool = replace(cluster.pool, presets={"small": Preset(cpu=1)}, default_preset="small")
+    with pytest.raises(StillWaiting, match="waiting for 1 core"):
+        cluster.another().submit(cluster.run_spec({"command": "x"}), line_s=0)
+    own = cluster.run_spec({"command": "x", "cpu_count": 4})
+    assert own.need.demand.cpu_count == 4
+
+
+def test_a_job_that_asks_for_nothing_avoids_a_worker_that_has_just_failed_others(cluster: Cluster) -> None:
+    clock = ManualClock()
+    host = cluster.hosts["a"] = MemoryHost(name="a", programs={"x": lambda run: run.wait()}, clock=clock)
+    for _ in range(2):
+        job = cluster.another().submit(cluster.run_spec({"command": "x"})).handle
+        assert job.worker == "a"
+        until(lambda job=job: cluster.status(job).status is JobStatus.RUNNING)  # type: ignore[misc]
+        host.kill_supervisor(job.job_id)
+        clock.advance(100)
+    desk = cluster.another()
+    assert desk.submit(cluster.run_spec({"command": "x"})).handle.worker == "b"
+    assert desk.said[0].startswith("Passed over worker a: set aside: 2 failures in a row")
+    only = replace(cluster.pool, workers=cluster.pool.workers[:1])
+    alone = replace(cluster.another(), pool=only)
+    assert alone.submit(alone.run_spec({"command": "x"})).handle.worker == "a", "there is no other"
 
 
 # -- in line ----------------------------------------------------------------------------------------------------------
