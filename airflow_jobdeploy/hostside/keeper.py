@@ -83,10 +83,11 @@ def keep(claims: Claims, door: socket.socket, tie: Optional[socket.socket] = Non
 
 def _become_keeper(claims: Claims, door: socket.socket, tie: Optional[socket.socket]) -> NoReturn:
     try:
+        ties = [] if tie is None else [tie]
+        # Before the second fork: when the session goes on, nobody else has its tickets and the mutex any more.
+        _leave_session({each.fileno() for each in (door, *claims.gpus, *claims.notice, *ties)})
         if os.fork() != 0:
             os._exit(0)
-        ties = [] if tie is None else [tie]
-        _leave_session({each.fileno() for each in (door, *claims.gpus, *claims.notice, *ties)})
         os.setsid()
         os.chdir("/")
         _Keeper(claims, door, tie).run()

@@ -246,7 +246,7 @@ class _Submission:
         self._saved(intent)
         plan = self._plan(intent, delay_s)
         state = self._ask(intent.worker, lambda backend: backend.claim(plan))
-        self._placing.is_claimed = True
+        self._placing.is_claimed = bool(plan.lease.get("id"))
         self.handle = self._handle(intent, state)
         self.on_handle(self.handle)
         self._check()

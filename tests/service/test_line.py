@@ -402,6 +402,7 @@ def test_a_task_that_is_told_to_end_before_it_claims_gives_back_what_it_was_gran
 
 def test_what_was_granted_to_a_job_that_is_found_alive_is_given_back(cluster: Cluster) -> None:
     first = cluster.submit(cluster.wants()).handle
+    until(lambda: cluster.status(first).status is JobStatus.RUNNING)
     work, granted = provisional(cluster)
     assert cluster.submit(work, granted=granted).reattached
     assert {name: len(gpus) for name, gpus in cluster.taken().items()} == {"a": 0, "b": 0, first.worker: 1}
