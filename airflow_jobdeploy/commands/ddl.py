@@ -16,7 +16,8 @@ from airflow_jobdeploy.core.main_file import NAME
 from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.errors import Problem, SpecError
-from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, load_job
+from airflow_jobdeploy.hooks.files import load_job
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 
 #: Our statuses -> DDL's `job_state`; DDL had words for two of them.
 _STATES = {

@@ -18,7 +18,8 @@ from airflow_jobdeploy.core.standing import NOW, WorkerView
 from airflow_jobdeploy.core.words import size
 from airflow_jobdeploy.errors import PoolError, SpecError
 from airflow_jobdeploy.hooks.connect import backend
-from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, load_job
+from airflow_jobdeploy.hooks.files import load_job
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.service.survey import survey, trees_of, wanted
 from airflow_jobdeploy.service.work import Work
 

@@ -24,7 +24,8 @@ from airflow_jobdeploy.commands.sources import (
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.template import load_template
 from airflow_jobdeploy.errors import JobDeployError
-from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook, load_job
+from airflow_jobdeploy.hooks.files import load_job
+from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.service import Workers
 
 

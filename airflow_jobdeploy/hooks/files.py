@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_jobdeploy.errors import InputError, Problem
+from airflow_jobdeploy.errors import InputError, Problem, SpecError
 from airflow_jobdeploy.hooks import settings
+
+if TYPE_CHECKING:
+    from airflow_jobdeploy.core.spec import JobSpec
 
 
 def folders(dag: Any = None, *, dag_file: str | None = None) -> tuple[Path, ...]:
@@ -51,6 +54,22 @@ def find(
         if (folder is not True and candidate.is_file()) or (folder is not False and candidate.is_dir()):
             return candidate
     raise error([_not_found(str(name), tried, argument=argument, folder=folder)])
+
+
+def source(given: Any, where: Sequence[Path], argument: str, error: type[InputError]) -> Any:
+    """What was given instead of a file as it is, a file by its path."""
+    return given if isinstance(given, Mapping) else find(given, where, argument=argument, error=error)
+
+
+def load_job(
+    job_spec: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None, where: tuple[Path, ...]
+) -> tuple[JobSpec, tuple[Path, ...]]:
+    """A job spec and the folders beside its file (none for a mapping)."""
+    from airflow_jobdeploy.core.spec import load_spec
+
+    found = source(job_spec, where, "job_spec", SpecError)
+    beside = (found.parent,) if isinstance(found, Path) else ()
+    return load_spec(found, overrides=overrides or None, search_path=where), beside
 
 
 def _not_found(name: str, tried: Sequence[Path], *, argument: str, folder: bool | None) -> Problem:

@@ -17,7 +17,7 @@ from airflow.sdk import BaseHook
 from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.words import counted, size
-from airflow_jobdeploy.errors import JobDeployError, SpecError, TemplateError
+from airflow_jobdeploy.errors import JobDeployError, TemplateError
 from airflow_jobdeploy.hooks import files, projects
 from airflow_jobdeploy.hooks.jobs import read_jobs
 from airflow_jobdeploy.hooks.references import resolve_secret
@@ -150,7 +150,7 @@ class JobDeployHook(BaseHook):
         from airflow_jobdeploy.service import Payer, prepare_up
 
         folders = tuple(where) if where is not None else files.folders()
-        source = _source(template, folders, "template", TemplateError)
+        source = files.source(template, folders, "template", TemplateError)
         folder = projects.project(project_dir, folders, TemplateError)
         return prepare_up(
             load_template(source, search_path=folders),
@@ -188,7 +188,7 @@ class JobDeployHook(BaseHook):
         from airflow_jobdeploy.service import Payer, prepare_run
 
         folders = tuple(where) if where is not None else files.folders()
-        spec, beside = load_job(job_spec, overrides, folders)
+        spec, beside = files.load_job(job_spec, overrides, folders)
         has_place = project_dir or spec.project_dir or workdir or spec.workdir or spec.repo
         if spec.of_ddl and not has_place and beside:
             project_dir = beside[0]  # a task.yaml of DDL's belongs to the project that it lies in
@@ -215,7 +215,8 @@ class JobDeployHook(BaseHook):
         from airflow_jobdeploy.core.template import load_template
 
         folders = tuple(where) if where is not None else files.folders()
-        return tuple(load_template(_source(template, folders, "template", TemplateError), search_path=folders).asked)
+        source = files.source(template, folders, "template", TemplateError)
+        return tuple(load_template(source, search_path=folders).asked)
 
     # -- asking ------------------------------------------------------------------------------------------------
 
@@ -337,18 +338,3 @@ def fetch(
     for path in report.left_out:
         say(f"{path!r} changed whenever it was read, and is left out.")
     return report.to_dict()
-
-
-def load_job(
-    job_spec: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None, where: tuple[Path, ...]
-) -> Any:
-    """A job spec and the folders beside its file (none for a mapping)."""
-    from airflow_jobdeploy.core.spec import load_spec
-
-    source = _source(job_spec, where, "job_spec", SpecError)
-    beside = (source.parent,) if isinstance(source, Path) else ()
-    return load_spec(source, overrides=overrides or None, search_path=where), beside
-
-
-def _source(given: Any, where: tuple[Path, ...], argument: str, error: Any) -> Any:
-    return given if isinstance(given, Mapping) else files.find(given, where, argument=argument, error=error)

@@ -85,7 +85,7 @@ class JobRunOperator(SubmittingOperator):
 
     def datasets(self) -> list[tuple[str, str]]:
         """The spec's dataset."""
-        from airflow_jobdeploy.hooks.jobdeploy import load_job
+        from airflow_jobdeploy.hooks.files import load_job
         from airflow_jobdeploy.operators import lineage
 
         folders = self._folders()
@@ -97,7 +97,7 @@ class JobRunOperator(SubmittingOperator):
 
     def _pool(self) -> str:
         """The argument, else the spec's own."""
-        from airflow_jobdeploy.hooks.jobdeploy import load_job
+        from airflow_jobdeploy.hooks.files import load_job
 
         if self.worker_pool:
             return self.worker_pool
