@@ -62,10 +62,11 @@ class Wire:
         server.close()
         for writer in list(self._writers):
             _reset(writer)
-        # Each ends by the reset of its ends; one that connects just now is given up.
+        # Most end by the reset of their ends; not those in the hole, or who connect just now.
         others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=2)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
