@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from airflow_jobdeploy.backends.base import WORK
+from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.core.plan import Plan, ResourcePlan, Step, new_resource_id, new_uid
 from airflow_jobdeploy.core.status import JobStatus, Reason
 from tests.backends.engines import backend_of, job, run
 from tests.backends.engines import engine as engine
-from tests.contract.steps import outcome
+from tests.contract.steps import log, outcome
 from tests.contract.trees import tree
 from tests.servers.dockerd import IMAGE, Dockerd
 from tests.servers.dockerd import dockerd as dockerd
@@ -82,3 +83,23 @@ def test_an_image_of_a_resource_that_somebody_removed_is_named(engine: Dockerd) 
     again = run(backend, Plan(uid=new_uid(), build="down", resource_id=resource.id))
     assert again.reason == Reason.EXIT_CODE, "it runs, in an image without the file"
     client.remove_image(name)
+
+
+def test_what_a_secret_param_became_is_for_root_alone_and_in_nothing_that_is_shown(engine: Dockerd) -> None:
+    secret = f"s3cr3t-{new_uid()}"
+    read = "cat /jobdeploy/resource/builds.json"
+    steps = {
+        "up": (Step(name="up", kind="shell", content=f": {secret}"),),
+        "down": (Step(name="down", kind="shell", content=f": {secret}; {read}"),),
+    }
+    names = {"template": "t", "digest": "d", "subdir": "s", "project": "p"}
+    resource = ResourcePlan(id=new_resource_id(), builds=steps, **names)
+    backend = backend_of(engine, security=Security(user="1000:1000"))
+    up = Plan(uid=new_uid(), build="up", resource=resource, resource_id=resource.id)
+    assert run(backend, up).status is JobStatus.SUCCEEDED
+    down = run(backend, Plan(uid=new_uid(), build="down", resource_id=resource.id))
+    assert b"Permission denied" in log(backend, down.job_id), down.message
+    client = engine.client()
+    shown = [client.inspect_container(each["Id"]) for each in client.containers(all=True)]
+    shown += [client.inspect_volume(each["Name"]) for each in client.volumes()["Volumes"]]
+    assert secret not in str(shown)
