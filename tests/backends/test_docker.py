@@ -107,7 +107,8 @@ def test_secrets_and_the_engines_socket_are_not_to_be_found(engine: Dockerd) -> 
 def test_a_job_of_another_user_with_a_read_only_root(engine: Dockerd) -> None:
     security = Security(user="1000:1000", read_only=True)
     backend = backend_of(engine, security=security)
-    text = "id -u\ntouch /here 2>&1\necho x > /tmp/x\necho c > $JOBDEPLOY_CHECKPOINT_DIR/c"
+    text = "set -e\nid -u\ntouch /here 2>&1 || true\necho x > /tmp/x\necho c > $JOBDEPLOY_CHECKPOINT_DIR/c"
+    text += """\necho '{"type": "progress", "done": 1, "total": 2}' >> "$JOBDEPLOY_MESSAGES_FILE\""""
     plan = job(f"{text}\necho out > $JOBDEPLOY_OUTPUT_DIR/f\ncat /proc/self/status | grep -E 'CapEff|NoNewPrivs'")
     state = run(backend, plan)
     told = log(backend, plan.job_id).decode()
@@ -117,6 +118,7 @@ def test_a_job_of_another_user_with_a_read_only_root(engine: Dockerd) -> None:
     assert "CapEff:\t0000000000000000" in told
     assert "NoNewPrivs:\t1" in told
     assert [file.path for file in backend.manifest(plan.job_id)] == ["f"]
+    assert state.messages["progress"]
 
 
 def test_root_has_no_capability_by_default(engine: Dockerd) -> None:

@@ -8,6 +8,7 @@ is seen to inside (init/).
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,6 +98,7 @@ class Claims:
         self.images: list[str] = [settings.image]
         #: Jobs whose containers had their image when they were made here.
         self.prepared: set[str] = set()
+        self._opened: set[str] = set()
 
     # -- the claim ---------------------------------------------------------------------------------------------------
 
@@ -204,7 +206,9 @@ class Claims:
         recipe = self._recipe(labels)
         if recipe.pull != "always" and (image := self._derived.ready(recipe)) is not None:
             body = self._runnable(plan, labels, image, given)
-            if text and inline.is_root(self._settings.security.user, image[1]):
+            if not inline.is_root(self._settings.security.user, image[1]):
+                self._open(plan)
+            elif text:
                 body = inline.configured(body, text)
         for _ in range(_TURNS):
             try:
@@ -221,6 +225,14 @@ class Claims:
             if found:
                 return _Made(str(found["Id"]), found["Config"].get("Labels") or {}, False)
         raise WorkerError(f"{self._engine.worker}: the container of job {job_id} could not be made: others are at it")
+
+    def _open(self, plan: Mapping[str, Any]) -> None:
+        """Let others than root write into the volumes of a job, where these are new."""
+        job_id = str(plan["job_id"])
+        if job_id not in self._opened:
+            name = f"jobdeploy-x-{os.urandom(8).hex()}"
+            self._places.remove_container(self._places.create(name, config.opener(plan)), force=True)
+            self._opened.add(job_id)
 
     def _awaited(self, job_id: str) -> Mapping[str, Any]:
         """The container whose name is taken: an engine shows it some moments later. {}: nobody made it."""

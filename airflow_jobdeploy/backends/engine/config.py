@@ -43,11 +43,15 @@ class Trees:
 NO_TREES = Trees()
 
 
-def mounts(plan: Mapping[str, Any], trees: Trees) -> list[dict[str, Any]]:
-    """All volumes of a job's container. Nothing of this machine's, nor the engine's socket, is ever among them."""
-    found = [volume(str(plan["job_id"]), names.JOB), volume(names.uid_volume(str(plan["uid"])), names.CHECKPOINT)]
+def mounts(plan: Mapping[str, Any], trees: Trees, *, opens: bool = False) -> list[dict[str, Any]]:
+    """All volumes of a job's container. Nothing of this machine's, nor the engine's socket, is ever among them.
+
+    `opens`: those that are new get the modes of the image's folders: for NOTHING_IMAGE.
+    """
+    written = {str(plan["job_id"]): names.JOB, names.uid_volume(str(plan["uid"])): names.CHECKPOINT}
     if plan.get("resource_id"):
-        found.append(volume(names.resource_volume(str(plan["resource_id"])), names.RESOURCE_DIR))
+        written[names.resource_volume(str(plan["resource_id"]))] = names.RESOURCE_DIR
+    found = [volume(name, place, copies=opens) for name, place in written.items()]
     if plan.get("orphan_after_s") is not None:
         found.append(volume(names.LEASES_VOLUME, names.LEASES))
     if trees.work:
@@ -57,14 +61,14 @@ def mounts(plan: Mapping[str, Any], trees: Trees) -> list[dict[str, Any]]:
     return found
 
 
-def volume(name: str, target: str, *, read_only: bool = False) -> dict[str, Any]:
-    """A named volume in a container; what the image has at that place is not copied into it."""
+def volume(name: str, target: str, *, read_only: bool = False, copies: bool = False) -> dict[str, Any]:
+    """A named volume in a container; `copies`: when it is new, it becomes what the image has at that place."""
     return {
         "Type": "volume",
         "Source": name,
         "Target": target,
         "ReadOnly": read_only,
-        "VolumeOptions": {"NoCopy": True},
+        "VolumeOptions": {"NoCopy": not copies},
     }
 
 
@@ -107,8 +111,13 @@ def claim(plan: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
         "Image": names.NOTHING_IMAGE,
         "Cmd": ["nothing"],
         "Labels": {**labels, names.STAGE: names.CLAIM},
-        "HostConfig": {"Mounts": mounts(plan, NO_TREES), "NetworkMode": "none"},
+        "HostConfig": {"Mounts": mounts(plan, NO_TREES, opens=True), "NetworkMode": "none"},
     }
+
+
+def opener(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A container that is never started: where it was mounted first, anybody may write into a job's volumes."""
+    return {**helper({}), "HostConfig": {"Mounts": mounts(plan, NO_TREES, opens=True), "NetworkMode": "none"}}
 
 
 def helper(volumes: Mapping[str, str], labels: Mapping[str, str] | None = None) -> dict[str, Any]:

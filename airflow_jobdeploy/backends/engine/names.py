@@ -79,8 +79,9 @@ NO_ROOM_CODE = 125
 MACHINE_VOLUME = "jobdeploy-machine"
 LEASES_VOLUME = "jobdeploy-leases"
 STORE_VOLUME = "jobdeploy-store"
-#: An image without a file, for containers that are never started. Imported by us: no registry is asked.
-NOTHING_IMAGE = "jobdeploy/nothing:1"
+#: An image without a file, for containers that are never started. Imported by us: no registry is asked. Anybody may
+#: write into its folders, and so into those of new volumes that are mounted there first.
+NOTHING_IMAGE = "jobdeploy/nothing:2"
 #: Derived images: tagged by their content (recipe.py).
 BUILT_IMAGE = "jobdeploy/built"
 

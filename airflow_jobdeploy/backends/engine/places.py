@@ -19,8 +19,8 @@ from airflow_jobdeploy.hostside import layout
 
 #: The longest that a command of ours may take, in seconds.
 _RUN_S = 3600.0
-#: An empty tar: the image of containers that are never started has no file.
-_NOTHING = bytes(1024)
+#: The image of containers that are never started: the folders of a job's volumes.
+_NOTHING = (names.JOB, names.CHECKPOINT, names.RESOURCE_DIR)
 
 
 class Places:
@@ -130,9 +130,10 @@ class Places:
         except EngineError as error:
             if not error.is_missing:
                 raise
+            nothing = pack([folder(names.TOP[1:], 0o755), *(folder(path[1:], 0o777) for path in _NOTHING)])
             repository, _, tag = names.NOTHING_IMAGE.rpartition(":")
             with self._engine.receive(
-                "/images/create", method="POST", data=iter([_NOTHING]), fromSrc="-", repo=repository, tag=tag
+                "/images/create", method="POST", data=iter([nothing]), fromSrc="-", repo=repository, tag=tag
             ) as pieces:
                 b"".join(pieces)
         self._has_nothing = True
