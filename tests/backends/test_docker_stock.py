@@ -14,6 +14,7 @@ import pytest
 from airflow_jobdeploy.backends.engine import names, probe
 from airflow_jobdeploy.backends.engine.api import Engine
 from airflow_jobdeploy.backends.engine.claims import Settings
+from airflow_jobdeploy.backends.engine.devices import gpus_of
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.stock import Stock
 from tests.backends.engines import backend_of, left
@@ -226,3 +227,24 @@ def test_a_cordon_outlives_the_engine_and_is_one_whoever_gives_it(lab: tuple[Doc
     assert {stock.capacity()["cordoned"] for stock in stocks} == {""}
     volumes = engine.client().volumes()["Volumes"] or ()
     assert not [volume["Name"] for volume in volumes if names.CORDON in volume["Name"]]
+
+
+# -- what a container is told of its GPUs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inventory", "uuids", "all_seen", "expected"),
+    [
+        ([("GPU-1", 0, ()), ("GPU-2", 1, ())], ["GPU-2"], False, "GPU-2"),
+        ([("dev-nvidia0", 0, ("a",)), ("dev-nvidia1", 1, ("b",))], ["dev-nvidia1"], False, "0"),
+        ([("dev-nvidia0", 0, ("a",)), ("dev-nvidia1", 1, ("b",))], ["dev-nvidia1"], True, "1"),
+        ([("dev-gpu0", 0, ("a",)), ("dev-gpu1", 1, ("a",))], ["dev-gpu1"], False, "1"),
+        ([("0", 0, ()), ("1", 1, ()), ("2", 2, ())], ["1", "2"], False, "0,1"),
+    ],
+)
+def test_libraries_are_told_numbers_where_gpus_have_no_uuid(
+    inventory: list[Any], uuids: list[str], all_seen: bool, expected: str
+) -> None:
+    known = [{"uuid": uuid, "index": index, "devices": devices} for uuid, index, devices in inventory]
+    found = gpus_of(known, (), uuids, all_seen=all_seen).environment()
+    assert found == {"CUDA_VISIBLE_DEVICES": expected, "JOBDEPLOY_GPUS": ",".join(uuids)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _AMD = "amd"
+_UUID = "GPU-"
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "JOBDEPLOY_GPUS", "NVIDIA_VISIBLE_DEVICES")
 
 
@@ -18,6 +19,8 @@ class Gpus:
     """
 
     uuids: tuple[str, ...] = ()
+    #: What libraries are told they are: UUIDs, or numbers where the pool has given them names of its own.
+    told: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     #: Device files, "path" or "path:path inside"; (): the engine's runtime is asked.
     devices: tuple[str, ...] = ()
@@ -30,11 +33,10 @@ class Gpus:
 
     def environment(self) -> dict[str, str]:
         """None, when it has none."""
-        told = ",".join(self.uuids)
         if not (self.uuids or self.seen):
             empty = {"CUDA_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": ""}
             return {**empty, "JOBDEPLOY_GPUS": "", "NVIDIA_VISIBLE_DEVICES": "void"}
-        return {self.variable: told, "JOBDEPLOY_GPUS": told}
+        return {self.variable: ",".join(self.told or self.uuids), "JOBDEPLOY_GPUS": ",".join(self.uuids)}
 
     def host_config(self) -> dict[str, Any]:
         """For the container's HostConfig."""
@@ -55,10 +57,22 @@ def gpus_of(
     own = [str(path) for gpu in mine for path in gpu.get("devices") or ()]
     return Gpus(
         uuids=tuple(uuids),
+        told=_told(inventory, uuids, [str(gpu["uuid"]) for gpu in mine]),
         seen=tuple(seen),
         devices=tuple(dict.fromkeys(own)) or tuple(declared),
         vendor=str(mine[0].get("vendor") or "") if mine else "",
     )
+
+
+def _told(inventory: Sequence[Mapping[str, Any]], uuids: Sequence[str], seen: Sequence[str]) -> tuple[str, ...]:
+    """Libraries know a GPU by its UUID, or by its number among those that the container sees."""
+    if all(uuid.startswith(_UUID) for uuid in uuids):
+        return tuple(uuids)
+    if len({tuple(gpu.get("devices") or ()) for gpu in inventory}) == 1 and inventory[0].get("devices"):
+        numbers = {str(gpu["uuid"]): int(gpu.get("index") or 0) for gpu in inventory}  # each container sees them all
+    else:
+        numbers = {uuid: number for number, uuid in enumerate(seen)}
+    return tuple(str(numbers[uuid]) for uuid in uuids if uuid in numbers)
 
 
 def files(paths: Sequence[str]) -> list[dict[str, str]]:

@@ -235,7 +235,9 @@ class Starts:
 
     def _admit(self, job_id: str, held: Held | None) -> None:
         gpus = self._claims.gpus(held.gpus) if held is not None else None
-        told = json.dumps({"gpus": list(gpus.uuids), "variable": gpus.variable}) if gpus else "go"
+        told = "go"
+        if gpus is not None:
+            told = json.dumps({"gpus": list(gpus.uuids), "variable": gpus.variable, "told": list(gpus.told)})
         self._jobs.note(names.ADMITTED, job_id, told)
         self._let_go(job_id, self._jobs.listing())
 
@@ -264,7 +266,10 @@ class Starts:
         if listed is None:
             return
         told = read(listing.notes.get((names.ADMITTED, job_id)))
-        text = f"{told['variable']}\n{','.join(told['gpus'])}\n" if told.get("variable") else ""
+        text = ""
+        if told.get("variable"):
+            lines = (told["variable"], ",".join(told["gpus"]), ",".join(told.get("told") or told["gpus"]))
+            text = "".join(f"{line}\n" for line in lines)
         try:
             self._places.put_report(listed["Id"], [Member("go", text.encode(), 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/kill", signal="SIGUSR1")

@@ -54,8 +54,8 @@ await_slot() {
     done
     # which GPUs it was granted
     variable=
-    { read -r variable && read -r gpus; } <"$report/go" || :
-    [ -z "$variable" ] || export "$variable=$gpus" "JOBDEPLOY_GPUS=$gpus"
+    { read -r variable && read -r gpus && read -r told; } <"$report/go" || told=${gpus:-}
+    [ -z "$variable" ] || export "$variable=$told" "JOBDEPLOY_GPUS=$gpus"
     enter starting PENDING Staging
 }
 
