@@ -158,7 +158,6 @@ class Slots:
                 return True
         return False
 
-
     def _may_begin(self) -> bool:
         """Does the host take jobs? One that has to wait for a slot begins when it does again."""
         return not os.path.lexists(self._cordon)
