@@ -184,7 +184,8 @@ class Line:
 
     def _judged(self, picture: Picture, jobs: Collection[str]) -> list[_Winner]:
         """Note where each of ours stands; those who get something now."""
-        capacity, entries = self._stock.capacity(picture.notes), self._entries.all()
+        entries = self._entries.all()
+        capacity = self._stock.capacity(picture.notes, looks=any(entry.wants_gpus for entry in entries))
         ours = {entry.who for entry in entries}
         others = [ticket for ticket in picture.tickets if ticket["who"] not in ours]
         for other in others:

@@ -23,6 +23,8 @@ from airflow_jobdeploy.hostside.smi import READERS, Seen
 
 #: A tool that has not answered by then is hung, and so is a whole look, in seconds.
 _TOOL_S, _LOOK_S = 15, 60.0
+#: One that has ended, or never begun, is nobody's after so long, in seconds.
+_LEFT_S = 5.0
 _LIMIT = 1 << 20
 #: Exit statuses of a shell: there is no such tool, or it cannot run in this image.
 _NO_TOOL = (126, 127)
@@ -93,13 +95,11 @@ def _no_image() -> str:
 
 def _said(engine: Engine, places: Places, image: str, *, gpus: bool) -> str:
     """What the program prints in a container of this image. EngineError, Busy."""
-    try:
-        container = places.create(names.LOOK_NAME, _container(image, gpus=gpus))
-    except EngineError as error:
-        if not error.is_conflict:
-            raise
-        _free(engine, places)
-        raise Busy from error
+    container = _created(places, image, gpus=gpus)
+    if container is None and _is_freed(engine, places):
+        container = _created(places, image, gpus=gpus)
+    if container is None:
+        raise Busy
     try:
         engine.post(f"/containers/{container}/start")
         engine.post(f"/containers/{container}/wait", answer_s=_LOOK_S)
@@ -107,6 +107,16 @@ def _said(engine: Engine, places: Places, image: str, *, gpus: bool) -> str:
             return b"".join(message.data for message in messages(_bounded(pieces))).decode("utf-8", "replace")
     finally:
         places.remove_container(container, force=True)
+
+
+def _created(places: Places, image: str, *, gpus: bool) -> str | None:
+    """None: another looks."""
+    try:
+        return places.create(names.LOOK_NAME, _container(image, gpus=gpus))
+    except EngineError as error:
+        if error.is_conflict:
+            return None
+        raise
 
 
 def _container(image: str, *, gpus: bool) -> dict[str, Any]:
@@ -145,16 +155,18 @@ def _bounded(pieces: Iterator[bytes]) -> Iterator[bytes]:
             return
 
 
-def _free(engine: Engine, places: Places) -> None:
-    """Take the name from one who was killed."""
+def _is_freed(engine: Engine, places: Places) -> bool:
+    """Take the name from one who was killed: else it is gone as soon as it has ended."""
     try:
         found = engine.get(f"/containers/{names.LOOK_NAME}/json")
     except EngineError as error:
         if error.is_missing:
-            return
+            return True
         raise
-    if places.now() - (seconds(found.get("Created")) or places.now()) > _LOOK_S:
-        places.remove_container(found["Id"], force=True)
+    state, now = found.get("State") or {}, places.now()
+    since = seconds(state.get("FinishedAt")) or seconds(found.get("Created")) or now
+    limit_s = _LOOK_S if state.get("Running") else _LEFT_S
+    return now - since > limit_s and places.remove_container(found["Id"], force=True)
 
 
 # -- what it prints ----------------------------------------------------------------------------------------------------

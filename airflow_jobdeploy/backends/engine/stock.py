@@ -33,7 +33,7 @@ _SEEN_S, _NONE_S, _FAILED_S = 3600.0, 300.0, 30.0
 #: Images that are tried, at most.
 _IMAGES = 4
 _LIKELY = ("cuda", "nvidia", "torch", "tensorflow", "rapids", "triton")
-_NOT_YET = "they are being looked at"
+_NOT_YET = "they have not been looked at yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +63,17 @@ class Stock:
         #: Why the GPUs are not known, when they are not.
         self.trouble = ""
 
-    def capacity(self, notes: Notes | None = None) -> dict[str, Any]:
+    def capacity(self, notes: Notes | None = None, *, looks: bool = False) -> dict[str, Any]:
         """As hostside/fitting.py has it: {"cpu", "memory", "disk", "gpus", "cordoned"}, a dict of the caller's own.
 
         Asked often (each look at the line): it is cheap when nothing has changed. A GPU may have "devices", the
         paths that its container gets where the engine has no NVIDIA runtime. `notes`: those of a listing, if there is
-        one. GPUs that are not known are not there (`trouble`).
+        one; `looks`: somebody wants GPUs, so what is old is looked for anew. Those that are not known are not there
+        (`trouble`).
         """
         notes = self._marks.notes() if notes is None else notes
-        self._look_if_due(notes)
+        if looks:
+            self._look_if_due(notes)
         known = self.known(notes)
         self.trouble = known.why
         return {
