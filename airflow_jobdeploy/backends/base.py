@@ -142,7 +142,7 @@ class TreeReport:
 class Garbage:
     """Something on a worker that nobody needs."""
 
-    #: job, resource, environment, tree, image, runner, container, volume.
+    #: job, resource, environment, tree, image, runner, container, volume, lease.
     kind: str
     name: str
     why: str

@@ -16,8 +16,11 @@ from urllib.parse import quote
 from airflow_jobdeploy.backends.base import Garbage
 from airflow_jobdeploy.backends.engine import config, names, orders
 from airflow_jobdeploy.backends.engine.api import WORK_S, Engine, EngineError
+from airflow_jobdeploy.backends.engine.holders import Holders
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.ledger import Ledger
+from airflow_jobdeploy.backends.engine.picture import picture_of
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.resources import Resources
 from airflow_jobdeploy.backends.engine.transfer import STORE
@@ -71,7 +74,7 @@ class Sweep:
         found = list(self._of_jobs(listing))
         if found and not self._dry_run:
             listing = self._look()
-        found += [*self._of_resources(listing), *self._left(listing), *self._over(listing)]
+        found += [*self._of_resources(listing), *self._leases(listing), *self._left(listing), *self._over(listing)]
         self._empty_trash()
         return found
 
@@ -136,13 +139,27 @@ class Sweep:
 
     # -- what is left --------------------------------------------------------------------------------------------------
 
+    def _leases(self, listing: Listing) -> Iterator[Garbage]:
+        """What nobody holds any more of an engine, and nobody waits for. Whoever waits there removes it, too."""
+        now, holders = self._places.now(), Holders(self._jobs)
+        picture = picture_of(listing, now, lambda job_id: holders.has_ended(job_id, listing))
+        for held in picture.leases:
+            if held.is_over and (self._dry_run or Ledger(self._engine, self._places).clear(held)):
+                name = ", ".join(names.gpu_name(uuid) for uuid in held.claims) or names.lease_volume(held.id)
+                why = f"job {held.job} has ended" if held.job else "no job has claimed it in time"
+                yield Garbage(kind="lease", name=name, why=why, age_s=max(0.0, now - held.since))
+        for volume in picture.expired:
+            if self._dry_run or self._places.remove_volume(volume):
+                yield Garbage(kind="volume", name=volume, why="whoever waited with it is gone")
+
     def _left(self, listing: Listing) -> Iterator[Garbage]:
         """Of submitters that were killed, and of jobs that are gone."""
         for container in self._containers:
             labels, age_s = container.get("Labels") or {}, self._places.now() - float(container.get("Created") or 0)
-            if labels.get(names.KIND) != names.HELPER_KIND or container["State"] == "running" or age_s <= _LEFT_S:
-                continue
             name = str((container.get("Names") or ["/"])[0]).lstrip("/")
+            is_ours = labels.get(names.KIND) == names.HELPER_KIND or name.startswith(names.FIT_PREFIX)
+            if not is_ours or container["State"] == "running" or age_s <= _LEFT_S:
+                continue
             if self._dry_run or self._places.remove_container(container["Id"]):
                 yield Garbage(kind="container", name=name, why="left by a submitter that was killed", age_s=age_s)
         uids = {listing.labels(job_id).get(names.UID) for job_id in listing.volumes}

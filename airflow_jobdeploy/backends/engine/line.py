@@ -8,7 +8,6 @@ look is taken every few seconds, so that who waits costs next to nothing.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +16,12 @@ from typing import Any
 from airflow_jobdeploy.backends.engine import asks, ends, names, slots
 from airflow_jobdeploy.backends.engine.api import EngineError
 from airflow_jobdeploy.backends.engine.asks import Entries, Entry
+from airflow_jobdeploy.backends.engine.holders import Holders
 from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
 from airflow_jobdeploy.backends.engine.ledger import Ledger
 from airflow_jobdeploy.backends.engine.picture import Held, Picture, needs_pool, picture_of
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.showing import leases_of, placed, shown, worded
 from airflow_jobdeploy.backends.engine.stock import Stock
 from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket, hashed
 from airflow_jobdeploy.hostside import queueing
@@ -35,7 +36,6 @@ _CROWD, _SHARE, _LATEST_S = 32, 0.1, 0.3
 _STALLED_S, _HELP_S = 5.0, 2.0
 #: How long a ticket waits for a look at the GPUs, where nobody has looked yet.
 _GPUS_WAIT_S = 5.0
-_SHOWN = ("priority", "waited_s", "demand", "reserves")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Line:
         self._stock = stock
         self._ledger = ledger
         self._entries = Entries(places)
+        self._holders = Holders(jobs)
         self.go_on: Callable[[str, Held], None] = lambda job_id, held: None
         self._news: dict[str, SeekAnswer] = {}
         #: Since when has each of the others not taken what is theirs? By a monotonic clock.
@@ -147,8 +148,11 @@ class Line:
             first_void = min((entry.until for entry in self._entries.all()), default=self._due)
             self._due = min(self._due, first_void)
             picture = self._seen(listing)
-            if any(self._is_ours(winner, jobs) for winner in self._judged(picture, jobs)):
+            winners = self._judged(picture, jobs)
+            if any(self._is_ours(winner, jobs) for winner in winners):
                 self._give_out(jobs)
+            elif any(winner.ticket["job"] for winner in winners):
+                self._due = min(self._due, begun + _HELP_S)
             self._help(picture, listing, jobs)
         self._looked = time.monotonic()
         self._cost_s = self._looked - begun
@@ -165,22 +169,12 @@ class Line:
 
     def _seen(self, listing: Listing) -> Picture:
         """What there is; what is over is removed first."""
-        picture = picture_of(listing, self._places.now(), lambda job_id: self._has_ended(job_id, listing))
+        picture = picture_of(listing, self._places.now(), lambda job_id: self._holders.has_ended(job_id, listing))
         for volume in picture.expired:
             self._places.remove_volume(volume)
         over = {held.id for held in picture.leases if held.is_over and self._ledger.clear(held)}
         leases = tuple(held for held in picture.leases if held.id not in over)
         return replace(picture, leases=leases, expired=())
-
-    def _has_ended(self, job_id: str, listing: Listing) -> bool:
-        listed = listing.containers.get(job_id)
-        if listed is not None:
-            return listed["State"] in ("exited", "dead") or self._jobs.output(job_id) is not None
-        if job_id not in listing.volumes:
-            return True
-        self._jobs.forget(job_id)
-        state = self._jobs.state(job_id, listing, counts_log=False)
-        return state is None or state.phase == "ended"
 
     def _judged(self, picture: Picture, jobs: Collection[str]) -> list[_Winner]:
         """Note where each of ours stands; those who get something now."""
@@ -197,13 +191,13 @@ class Line:
         self._note_stalled(list(zip(others, verdicts[len(entries) :], strict=True)))
         users = {ticket["uid"]: ticket for ticket in line}
         for entry, verdict in zip(entries, verdicts, strict=False):
-            why = _worded(verdict["why"], users, entry.names)
+            why = worded(verdict["why"], users, entry.names)
             if entry.wants_gpus and capacity.get("gpus_unknown"):
                 why = str(capacity["gpus_unknown"])
-            entry.answer = _placed(verdict, why, users)
+            entry.answer = placed(verdict, why, users)
         for ticket, verdict in zip(line, verdicts, strict=True):
             if ticket.get("job"):
-                place = _placed(verdict, _worded(verdict["why"], users), users).to_wire()
+                place = placed(verdict, worded(verdict["why"], users), users).to_wire()
                 self._jobs.places[ticket["job"]] = {key: place[key] for key in ("position", "ahead", "why")}
         padded: Sequence[Entry | None] = [*entries, *(None for _ in others)]
         found = zip(line, verdicts, padded, strict=True)
@@ -282,7 +276,7 @@ class Line:
     def settle(self, job_ids: Collection[str], listing: Listing) -> None:
         """Remove what those of the jobs held that have ended: who waits for it need not look first."""
         fates = {str((volume.get("Labels") or {}).get(names.FATE)) for volume in listing.line}
-        if any(job_id in fates and self._has_ended(job_id, listing) for job_id in job_ids):
+        if any(job_id in fates and self._holders.has_ended(job_id, listing) for job_id in job_ids):
             self._seen(self._jobs.listing())
 
     def take(self, job_id: str, listing: Listing) -> Held | None:
@@ -306,7 +300,7 @@ class Line:
         leases = [{**held.wire(), "since_s": max(0.0, now - held.since)} for held in picture.leases]
         verdicts = queueing.decide(capacity, leases_of(picture, capacity), tickets)
         users = {ticket["uid"]: ticket for ticket in tickets}
-        waiting = [_shown(ticket, verdict, users) for ticket, verdict in zip(tickets, verdicts, strict=True)]
+        waiting = [shown(ticket, verdict, users) for ticket, verdict in zip(tickets, verdicts, strict=True)]
         waiting.sort(key=lambda ticket: ticket["position"] or len(waiting) + 1)
         return Room(
             capacity=capacity,
@@ -317,33 +311,3 @@ class Line:
             ends=ends.last(self._jobs, listing),
             warnings=tuple(self._stock.warnings(listing.notes)),
         )
-
-
-def leases_of(picture: Picture, capacity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """As hostside/queueing.py has them, with those that have all GPUs."""
-    every = [gpu["uuid"] for gpu in capacity.get("gpus") or () if gpu.get("uuid")]
-    return [*(held.wire() for held in picture.leases), *({"id": job, "gpus": every} for job in picture.whole)]
-
-
-def _placed(verdict: Mapping[str, Any], why: str, users: Mapping[str, Mapping[str, Any]]) -> SeekAnswer:
-    found = [users[uid] for uid in verdict["ahead"] if uid in users]
-    kept = ("who", "user", "waited_s")
-    ahead = [{**{key: each[key] for key in kept}, "priority": each.get("priority", "normal")} for each in found]
-    return SeekAnswer(position=verdict["position"], ahead=tuple(ahead), why=why or "its turn has come")
-
-
-def _worded(why: str, users: Mapping[str, Mapping[str, Any]], people: Mapping[str, str] | None = None) -> str:
-    """With people instead of the hashes of jobs, owners and teams."""
-    known = {who: f"a job of {ticket.get('user') or 'somebody'}" for who, ticket in users.items()}
-    known.update(people or {})
-    return re.sub(r"\b[a-z2-7]{8}\b", lambda found: known.get(found[0], found[0]), why)
-
-
-def _shown(
-    ticket: Mapping[str, Any], verdict: Mapping[str, Any], users: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    defaults = {"priority": "normal", "reserves": False}
-    told = {**{key: ticket.get(key, defaults.get(key)) for key in _SHOWN}, "user": str(ticket.get("user") or "")}
-    hashes = {key: str(ticket.get(key) or "") for key in ("who", "deployment", "owner", "team")}
-    why = _worded(verdict["why"], users) or "its turn has come"
-    return {**hashes, **told, "position": verdict["position"], "why": why}

@@ -121,6 +121,7 @@ def tree_volume(name: str) -> str:
 LOOK_NAME = "jobdeploy-look"
 #: Held while a job without a lease gets the engine's GPUs.
 GPUS_NAME = "jobdeploy-gpus"
+FIT_PREFIX = "jobdeploy-fit-"
 #: Held while leases are given out.
 LINE_NAME = "jobdeploy-line"
 #: What names of containers begin with that go when there may be room for somebody.
@@ -148,7 +149,7 @@ def stay_volume(lease: str, tag: str) -> str:
 
 def fit_name(job_id: str) -> str:
     """The container that is about to take the place of a job's, with other GPUs."""
-    return f"jobdeploy-fit-{job_id}"
+    return f"{FIT_PREFIX}{job_id}"
 
 
 def ask_volume(tag: str) -> str:

@@ -133,7 +133,10 @@ def _leases(listing: Listing) -> dict[str, Held]:
         found[lease] = replace(held, claims={**held.claims, uuid: str(entry["Id"])})
     for job_id, listed in listing.containers.items():
         told = read((listed.get("Labels") or {}).get(names.LEASED))
-        if told.get("id") and listed["State"] in _LIVE and found.get(told["id"], Held(id="", since=0.0)).fate == "":
+        has_begun = listed["State"] not in ("created", "removing")
+        if told.get("id") and has_begun and found.get(told["id"], Held(id="", since=0.0)).fate == "":
+            if listed["State"] not in _LIVE and told["id"] not in found:
+                continue
             held = known(str(told["id"]), float(listed.get("Created") or 0.0))
             found[held.id] = replace(held, fate=job_id, record=held.record or told)
     return found

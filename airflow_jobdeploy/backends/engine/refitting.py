@@ -24,12 +24,13 @@ _STALE_S = 10.0
 def fits(listed: Mapping[str, Any], lease: str, gpus: Gpus) -> bool:
     """Was a job's container made for this lease (with the same GPUs: they tell nothing of the lease)?"""
     told = read((listed.get("Labels") or {}).get(names.LEASED))
-    return list(told.get("gpus") or ()) == list(gpus.uuids) and str(told.get("id") or "") == lease
+    return (str(told.get("id") or ""), told.get("gpus") or [], told.get("seen") or []) == (lease, *_told(gpus))
 
 
 def refit(engine: Engine, places: Places, job_id: str, listed: Mapping[str, Any], lease: str, gpus: Gpus) -> bool:
     """Give it these GPUs. False: it runs or is gone, or another is at it. EngineError: its image is gone."""
-    told = json.dumps({"id": lease, "gpus": list(gpus.uuids)})
+    uuids, seen = _told(gpus)
+    told = json.dumps({"id": lease, "gpus": uuids, "seen": seen})
     try:
         body = devices.refitted(engine.get(f"/containers/{listed['Id']}/json"), gpus, {names.LEASED: told})
     except EngineError as error:
@@ -47,6 +48,11 @@ def refit(engine: Engine, places: Places, job_id: str, listed: Mapping[str, Any]
         places.remove_container(made)
         return False
     return _renamed(engine, places, made, job_id)
+
+
+def _told(gpus: Gpus) -> tuple[list[str], list[str]]:
+    """Its GPUs; and those that it sees, where these are more."""
+    return list(gpus.uuids), [] if gpus.seen == gpus.uuids else list(gpus.seen)
 
 
 def recover(engine: Engine, places: Places, job_id: str, listing: Listing) -> bool:
