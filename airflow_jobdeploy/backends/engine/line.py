@@ -70,13 +70,13 @@ class Line:
         """Put or renew a ticket. WorkerError when it is none."""
         entry, is_new = self._entries.put(ticket)
         if is_new and self._may_look():
+            if entry.wants_gpus:
+                self._stock.look(_GPUS_WAIT_S)
             listing = self._jobs.listing()
             held = self._seen(listing).provisional(entry.who)
             if held is not None:
                 self._entries.remove(ticket.uid)
                 return asks.answered(held, self._places.now())
-            if entry.wants_gpus:
-                self._stock.look(_GPUS_WAIT_S)
             self.look(listing)
         elif is_new:
             self._has_news = True
