@@ -8,7 +8,7 @@ cannot hold.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 #: A PAX header holds a few names; more than this is no stream of ours.
@@ -73,6 +73,21 @@ class Content:
             raise tarfile.ReadError(f"the stream ended {self.left - len(data)} bytes before the end of a file")
         self.left -= len(data)
         return data
+
+
+class Explained:
+    """The same, read by somebody else than who asked for the stream: what breaks it (`errors`) is `explain`ed there."""
+
+    def __init__(
+        self, content: Content, errors: tuple[type[Exception], ...], explain: Callable[[Exception], Exception]
+    ) -> None:
+        self._content, self._errors, self._explain = content, errors, explain
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._content.read(size)
+        except self._errors as error:
+            raise self._explain(error) from error
 
 
 def files(pieces: Pieces) -> Iterator[tuple[str, Content]]:

@@ -311,7 +311,7 @@ class HostedBackend(Leasing):
                 stream = arriving.Pieces(pieces)
                 for name, content in arriving.files(stream):
                     if name in known:
-                        yield known[name], cast("IO[bytes]", _Explained(content, explain))
+                        yield known[name], cast("IO[bytes]", arriving.Explained(content, _BROKEN, explain))
                 stream.drain()
         except _BROKEN as error:
             raise explain(error) from error
@@ -330,19 +330,6 @@ class HostedBackend(Leasing):
         if isinstance(error, Refusal):
             return StagingError(f"the files of job {job_id} could not be fetched: {error}")
         return StagingError(f"the files of job {job_id} arrived damaged from {self.worker}: {error}")
-
-
-class _Explained:
-    """The content of a file, read by somebody else than who asked for the stream: it may break there as well."""
-
-    def __init__(self, content: arriving.Content, explain: Callable[[Exception], StagingError]) -> None:
-        self._content, self._explain = content, explain
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._content.read(size)
-        except _BROKEN as error:
-            raise self._explain(error) from error
 
 
 def local_backend(*, root: str | os.PathLike[str] = DEFAULT_ROOT, machine: str | None = None) -> HostedBackend:
