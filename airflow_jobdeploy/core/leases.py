@@ -91,6 +91,8 @@ class SeekAnswer:
     lease: Lease | None = None
     #: 1: the first; 0: not in the line, `why` says why (it asks for more than is here, it has its lease).
     position: int = 0
+    #: Is it there, and its turn, and only to be claimed yet? The lease follows in a moment, unless another is faster.
+    soon: bool = False
     #: The first few of those ahead: {"who" (hash of the uid), "user", "priority", "waited_s"}.
     ahead: tuple[Mapping[str, Any], ...] = ()
     why: str = ""
@@ -100,6 +102,7 @@ class SeekAnswer:
         return {
             "lease": self.lease.to_wire() if self.lease else None,
             "position": self.position,
+            "soon": self.soon,
             "ahead": ahead,
             "why": self.why,
         }
@@ -107,8 +110,13 @@ class SeekAnswer:
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> SeekAnswer:
         lease, ahead = data.get("lease"), tuple(data.get("ahead", ()))
-        found = Lease.from_wire(lease) if lease else None
-        return cls(lease=found, position=int(data.get("position", 0)), ahead=ahead, why=str(data.get("why", "")))
+        return cls(
+            lease=Lease.from_wire(lease) if lease else None,
+            position=int(data.get("position", 0)),
+            soon=bool(data.get("soon")),
+            ahead=ahead,
+            why=str(data.get("why", "")),
+        )
 
 
 def hashed(kind: str, name: str) -> str:

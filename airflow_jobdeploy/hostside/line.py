@@ -238,7 +238,8 @@ class Line:
             why = why.replace("its %s %s" % (key, name), "its %s %s" % (key, entry.names[key] or "(none)"))
         why = _NAME.sub(lambda found: "a job of %s" % user_name(int(found[1])), why)
         ahead = [tickets.ahead(names[uid]) for uid in verdict["ahead"] if uid in names]
-        return {"lease": None, "position": verdict["position"], "ahead": ahead, "why": why}
+        soon = verdict["granted"]
+        return {"lease": None, "position": verdict["position"], "soon": soon, "ahead": ahead, "why": why}
 
     # -- claims -------------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
 from airflow_jobdeploy.core.quotas import Count
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
-from airflow_jobdeploy.service.line import Age, Granted, Stand, StillWaiting, Wait, give_back
+from airflow_jobdeploy.service.line import Age, Granted, StillWaiting, Wait, give_back
 from airflow_jobdeploy.service.ranking import Looking
+from airflow_jobdeploy.service.stand import Stand
 from airflow_jobdeploy.service.survey import declared
 from airflow_jobdeploy.service.tally import Tally
 from airflow_jobdeploy.service.watching import backoff_s
@@ -159,9 +160,10 @@ class Placing:
             counts=self._counts if len(self.workers.pool.workers) > 1 else (),  # one alone sees to it itself
             counted_on=tuple(worker.name for worker in self.workers.pool.workers) if self._counts else (),
         )
-        self._granted = Stand(self.workers, wait, say=self.say, check=self.check).until(self._line_s)
+        stand = Stand(self.workers, wait, say=self.say, check=self.check)
+        self._granted = stand.until(self._line_s)
         if self._granted is None:
-            raise StillWaiting(wait)
+            raise StillWaiting(wait, stand.best())
         return self._granted.worker
 
     def _bounds(self, uid: str, worker: str) -> Mapping[str, Any]:

@@ -47,7 +47,8 @@ def test_plan_says_what_the_pool_has(cli: Cli, job: Write, gpus: FakeGpus) -> No
 
 def test_usage_counts_the_hours_of_gpus(cli: Cli, job: Write, gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
-    seen = cli("run", job('echo "$CUDA_VISIBLE_DEVICES"; sleep 1', gpu_types=[{"type": "any", "count": 2}]))
+    wanted = {"gpu_types": [{"type": "any", "count": 2}], "team": "vision"}
+    seen = cli("run", job('echo "$CUDA_VISIBLE_DEVICES"; sleep 1', **wanted))
     assert seen.code == 0, seen.err
     assert sorted(seen.out.strip().split(",")) == sorted(gpus.uuids)
     assert cli("run", job("true")).code == 0
@@ -56,8 +57,8 @@ def test_usage_counts_the_hours_of_gpus(cli: Cli, job: Write, gpus: FakeGpus, mo
     assert 2.0 / 3600 <= rows["ada"]["gpu_hours"] < 0.1
     assert (rows["ada"]["gpus_now"], rows[""]["gpu_hours"]) == (0, 0)
     table = cli("pools", "ls", "--usage", "--worker-pool", "local").out.splitlines()
-    assert table[0].split() == ["POOL", "OWNER", "GPUS", "NOW", "GPU", "HOURS", "JOBS"]
-    assert table[1].split() == ["local", "ada", "0", "0.00", "1"]
+    assert table[0].split() == ["POOL", "OWNER", "TEAM", "GPUS", "NOW", "GPU", "HOURS", "JOBS"]
+    assert table[1].split() == ["local", "ada", "vision", "0", "0.00", "1"]
 
 
 @pytest.mark.airflow

@@ -31,5 +31,12 @@ def test_hours_are_gpus_times_time_by_owner() -> None:
     assert found[1] == Usage(owner="ada", jobs=3, gpus_now=1, gpu_hours=found[1].gpu_hours)
 
 
+def test_the_hours_of_an_owner_are_told_apart_by_team() -> None:
+    rows = [row("ada", held=("a",), usage={"wall_s": 3600.0}), row("ada", held=("a",), usage={"wall_s": 1800.0})]
+    rows[1]["plan"]["lease"]["ticket"]["team"] = "vision"
+    found = [(usage.owner, usage.team, usage.gpu_hours) for usage in usage_of(rows)]
+    assert found == [("ada", "", pytest.approx(1)), ("ada", "vision", pytest.approx(0.5))]
+
+
 def test_nothing_used_is_nothing() -> None:
     assert usage_of([]) == []

@@ -209,6 +209,40 @@ def test_a_job_that_asks_for_nothing_avoids_a_worker_that_has_just_failed_others
     assert alone.submit(alone.run_spec({"command": "x"})).handle.worker == "a", "there is no other"
 
 
+def test_a_team_and_an_owner_are_bound_beside_each_other(cluster: Cluster) -> None:
+    cluster.pool = replace(cluster.pool, quotas={"vision": Quota(max_gpus=3), "ada": Quota(max_gpus=2)})
+    ada, bob, eve = (Payer(user=name) for name in ("ada", "bob", "eve"))
+    spec = {**SPEC, "team": "vision"}
+    for _ in range(2):
+        cluster.another().submit(cluster.run_spec(spec, payer=ada))
+    with pytest.raises(StillWaiting):  # of her team one more may be held
+        cluster.another().submit(cluster.run_spec(spec, payer=ada), line_s=0)
+    cluster.another().submit(cluster.run_spec(spec, payer=bob))
+    with pytest.raises(JobTimedOut, match="its team vision holds 3 of the 3 GPUs that it may"):
+        cluster.another().submit(cluster.run_spec({**spec, "schedule_timeout": 0.1}, payer=eve))
+    cluster.another().submit(cluster.run_spec(SPEC, payer=eve))
+
+
+def test_the_team_of_a_dag_is_not_changed_by_its_spec(cluster: Cluster) -> None:
+    assert cluster.run_spec({"command": "x", "team": "vision"}).need.allowance.team == "vision"
+    payer = Payer(user="ada", team="audio")
+    assert cluster.run_spec({"command": "x"}, payer=payer).need.allowance.team == "audio"
+    with pytest.raises(SpecError, match="belongs to Airflow's team 'audio': its job cannot count as one of 'vision'"):
+        cluster.run_spec({"command": "x", "team": "vision"}, payer=payer)
+
+
+def test_what_waits_where_its_place_is_best(cluster: Cluster) -> None:
+    for _ in range(2):
+        cluster.another().submit(cluster.wants(2))
+    cluster.hosts["a"].backend().seek(Ticket(uid=new_uid(), demand={"gpus": [{"count": 1}]}, waited_s=100))
+    with pytest.raises(StillWaiting) as caught:
+        cluster.another().submit(cluster.wants(), line_s=0)
+    assert (next(iter(caught.value.wait.tickets)), caught.value.best) == ("b", "b")
+    with pytest.raises(StillWaiting) as caught:
+        cluster.another().submit(cluster.wants(where={"worker": "a"}), line_s=0)
+    assert caught.value.best == "a"
+
+
 # -- in line ----------------------------------------------------------------------------------------------------------
 
 

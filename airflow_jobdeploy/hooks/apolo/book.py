@@ -16,19 +16,20 @@ from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
 from airflow_jobdeploy.hooks.apolo.telling import Past, past
 from airflow_jobdeploy.service import Submitted, Work, Workers
-from airflow_jobdeploy.service.line import Granted, StillWaiting
+from airflow_jobdeploy.service.line import StillWaiting
 
 #: How long a caller waits for a worker that has what the job asks for, in seconds; then the job waits alone, on one.
 LINE_S = 2.0
 
 
 def in_line(submit: Callable[..., Submitted]) -> Submitted:
-    """Submit, and stand in line for a moment only: a job that has to wait longer does so where it is most welcome."""
+    """Submit, and stand in all lines for a moment only: a job that has to wait longer does so alone, where its place in
+    line is the best. Nobody is there then who could stand in the others."""
     try:
         return submit(line_s=LINE_S)
     except StillWaiting as waiting:
         wait = waiting.wait
-        nothing = Granted(uid=wait.uid, worker=next(iter(wait.tickets)), lease=Lease(id=""), since=wait.since)
+        nothing = wait.granted(waiting.best, Lease(id=""))
         return submit(granted=nothing)
 
 
