@@ -62,11 +62,10 @@ class Wire:
         server.close()
         for writer in list(self._writers):
             _reset(writer)
-        # Most end by the reset of their ends; not those in the hole, or who connect just now.
+        # Each ends by the reset of its ends, or by the end of the hole; one that connects just now is given up.
         others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:
+            await asyncio.wait(others, timeout=2)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -124,8 +123,10 @@ class Wire:
                 return
 
     async def _in_hole(self) -> None:
-        while self.is_hole:
+        while self.is_hole and not self._stop.is_set():
             await asyncio.sleep(_LOOK_S)
+        if self._stop.is_set():
+            raise ConnectionAbortedError
 
 
 async def _both(*todo: Coroutine[None, None, None]) -> None:

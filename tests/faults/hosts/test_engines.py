@@ -64,7 +64,7 @@ def test_cut_for_longer_than_connections_live(case: EngineCase, wire: Wire, verd
 @pytest.mark.fault("black hole in the middle of a log")
 def test_a_log_that_stalls_is_read_anew(case: EngineCase, wire: Wire, verdict: Verdict) -> None:
     case.unknown_after_s = 0.0
-    following = case.started("echo started; sleep 1; seq 1 100000")
+    following = case.started("echo started; sleep 1; seq 1 100000; sleep 5")
     wire.rate = 300_000
     following.until(lambda _: len(following.text) > 40_000)
     wire.is_hole = True
