@@ -107,10 +107,19 @@ def _hook(worker: Worker) -> Any:
     """The docker provider's hook, with a client that only we tell whom to trust."""
     import docker
     from airflow.providers.docker.hooks.docker import DockerHook
+    from docker.errors import DockerException
 
     class Client(docker.APIClient):
         #: Else `requests` lets REQUESTS_CA_BUNDLE and proxies of the environment go over what the pool says.
         trust_env = property(lambda self: False, lambda self, value: None)
+
+        def _retrieve_server_version(self: Any) -> str:
+            """By a sign of life: asked for its version in full, an engine runs programs to find out theirs."""
+            try:
+                told = self._get(self._url("/_ping", versioned_api=False)).headers.get("Api-Version")
+            except Exception as error:  # as the SDK's own does
+                raise DockerException(f"Error while fetching server API version: {error}") from error
+            return str(told or self.version(api_version=False)["ApiVersion"])
 
     class EngineHook(DockerHook):
         """Its `api_client` asks an engine that may be away once, and says why."""
