@@ -135,21 +135,22 @@ class Starts:
         """Replace the container by one that has nothing of ours. False: to be started; True: it cannot be."""
         listing = self._jobs.listing()
         listed, labels = listing.containers.get(job_id), listing.labels(job_id)
-        if listed is None or listed["State"] != "created":
-            return False
+        if listed is None or listed["State"] != "created" or listed["Labels"].get(names.STAGE) != names.READY:
+            return False  # somebody else has done it; what replaced it may run, and end, at any moment
         body = self._claims.runnable(labels, listed)
         plan = names.plan_of(labels)
         if found := bare.obstacles(plan, body["Cmd"]):
             text = f"image {body['Image']!r} has no /bin/sh, which is needed for {', '.join(found)}"
             orders.fail(self._places, self._jobs, job_id, f"{text}: use an image with a shell")
             return True
-        self._places.put(listed["Id"], names.JOB, script.FOLDERS)
-        if self._places.remove_container(listed["Id"]):
-            try:
+        try:
+            self._places.put(listed["Id"], names.JOB, script.FOLDERS)
+            if self._places.remove_container(listed["Id"]):
                 self._places.create(job_id, bare.container(body, plan))
-            except EngineError as error:
-                if not (error.is_conflict or error.is_missing):  # somebody else has done the same; the image is gone
-                    raise
+        except EngineError as error:
+            is_gone = error.is_conflict or error.is_missing  # somebody else has done the same; or the image is gone
+            if not is_gone and self._is_there(job_id, listed):
+                raise
         return False
 
     def _started_bare(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
