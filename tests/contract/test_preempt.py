@@ -112,9 +112,9 @@ def test_9_preempting_what_has_ended_changes_nothing_and_what_never_started_susp
 
 def test_9_a_job_with_a_lease_stops_itself_when_nobody_asks(lab: Lab) -> None:
     backend = lab.backend()
-    leased = lab.plan(lab.words.block(), orphan_after_s=1.5, limits=Limits(grace_s=1))
+    leased = lab.plan(lab.words.block(), orphan_after_s=2.0, limits=Limits(grace_s=1))
     free = lab.plan(lab.words.block())
-    for plan in (leased, free):
+    for plan in (free, leased):  # the leased one last: nobody asks for it while another starts
         launch(backend, plan)
         wait_ready(backend, plan.job_id)
     until = time.monotonic() + 3
