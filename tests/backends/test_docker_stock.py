@@ -17,7 +17,10 @@ from airflow_jobdeploy.backends.engine.claims import Settings
 from airflow_jobdeploy.backends.engine.devices import gpus_of
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.stock import Stock
-from tests.backends.engines import backend_of, left
+from airflow_jobdeploy.core.leases import Ticket, lease_of
+from airflow_jobdeploy.core.plan import new_uid
+from airflow_jobdeploy.core.status import JobStatus, Reason
+from tests.backends.engines import backend_of, job, left, run
 from tests.servers.dockerd import BARE_IMAGE, IMAGE, Dockerd
 from tests.servers.dockerd import dockerd as dockerd
 from tests.servers.nvidia import EngineGpus, equipped
@@ -199,6 +202,23 @@ Device Minor: \t 0
     assert "install the NVIDIA container toolkit" in probe.read(listed, "alpine", has_driver=False).why
     none = probe.read(listed.partition("Model")[0], "alpine", has_driver=True)
     assert none.why.startswith("nvidia-smi does not run in image alpine")
+
+
+def test_a_gpu_that_cannot_be_had_any_more_is_looked_for_anew(lab: tuple[Dockerd, EngineGpus]) -> None:
+    engine, gpus = lab
+    backend = backend_of(engine)
+    assert len(backend.room().capacity["gpus"]) == 2
+    first, lost = gpus.uuids
+    gpus.say_gpus(f"0, {first}, 81920, 570.00, Disabled, NVIDIA H200\n")
+    ticket = Ticket(uid=new_uid(), demand={"gpus": [{"count": 2}]})
+    answer = backend.seek(ticket)
+    if answer.lease is None:
+        answer = backend.granted(15.0)[ticket.uid]
+    state = run(backend, job("true", uid=ticket.uid, lease=lease_of(ticket, answer.lease)))
+    assert (state.status, state.reason) == (JobStatus.FAILED, Reason.SETUP)
+    assert f"{lost}: unknown device" in state.message
+    assert [gpu["uuid"] for gpu in backend.room().capacity["gpus"]] == [first]
+    backend.close()
 
 
 # -- cordon -----------------------------------------------------------------------------------------------------------

@@ -10,12 +10,8 @@ from typing import Any
 
 import pytest
 
-from airflow_jobdeploy.backends.engine.api import Engine
-from airflow_jobdeploy.backends.engine.claims import Settings
-from airflow_jobdeploy.backends.engine.places import Places
-from airflow_jobdeploy.backends.engine.stock import Stock
 from tests.cli.conftest import Cli
-from tests.servers.dockerd import IMAGE, Dockerd
+from tests.servers.dockerd import IMAGE
 from tests.servers.gpus import FakeGpus
 from tests.servers.nvidia import equipped
 
@@ -104,7 +100,15 @@ def test_gpus_of_a_host_and_of_an_engine_are_an_error_of_both_pools(
         engines = {"kind": "docker", "workers": [{"url": engine.url}], "image": IMAGE}
         for name, pool in (("HOSTS", hosts), ("ENGINES", engines), ("TWICE", twice)):
             monkeypatch.setenv(f"AIRFLOW_CONN_{name}", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
-        look(engine)
+        both = job("true", gpu_types=[{"type": "H200", "count": 2}])
+        wanted = cli("plan", both, "--worker-pool", "engines", "-o", "json")
+        assert wanted.data["workers"][0]["gpus"] == gpus.uuids
+        one = job("true", "strange.yaml", gpu_types=[{"type": "H20"}])
+        strange = cli("plan", one, "--worker-pool", "engines")
+        assert "no worker of pool 'engines' has 1 H20. Did you mean 'H200'? It has 2 NVIDIA H200" in strange.err
+        assert cli("pools", "cordon", "engines", "--why", "a new disk").code == 0
+        assert "takes no new jobs: cordoned by" in cli("plan", both, "--worker-pool", "engines", "-o", "json").out
+        assert cli("pools", "uncordon", "engines").code == 0
         for name in ("hosts", "engines"):
             done = cli("pools", "test", name)
             assert (done.code, done.err) == (0, ""), name
@@ -117,10 +121,3 @@ def test_gpus_of_a_host_and_of_an_engine_are_an_error_of_both_pools(
         done = cli("plan", job("true", cpu_count=1), "--worker-pool", "twice")
         assert done.code == 1
         assert "workers: 'gpu_a' and 'localhost' are the same machine" in done.err
-
-
-def look(engine: Dockerd) -> None:
-    client = Engine(worker="engine", connect=engine.client)
-    places = Places(client)
-    places.set_clock(str(client.get("/info")["SystemTime"]))
-    Stock(client, places, Settings(image=IMAGE)).look(30.0)

@@ -64,6 +64,10 @@ class Line:
         self._due, self._looked, self._cost_s = 0.0, 0.0, 0.0
         self._has_news = False
 
+    def doubt(self, said: str) -> None:
+        """A job could not be started, for this reason."""
+        self._stock.doubt(said)
+
     # -- tickets -----------------------------------------------------------------------------------------------------
 
     def seek(self, ticket: Ticket) -> SeekAnswer:

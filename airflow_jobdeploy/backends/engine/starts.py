@@ -95,6 +95,7 @@ class Starts:
         try:
             refitting.refit(self._engine, self._places, job_id, listed, lease, gpus)
         except EngineError as error:
+            self._line.doubt(error.said)
             orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
         return False
 
@@ -121,6 +122,7 @@ class Starts:
                 raise TreeGone(f"{self._engine.worker} has lost the files of a tree of job {job_id}") from error
             if bare.is_told(error.said) and listed["Labels"].get(names.STAGE) == names.READY:
                 return self._replaced(job_id)
+            self._line.doubt(error.said)
             orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
             return True
         except StagingError as error:

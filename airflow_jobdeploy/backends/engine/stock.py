@@ -33,6 +33,8 @@ _SEEN_S, _NONE_S, _FAILED_S = 3600.0, 300.0, 30.0
 #: Images that are tried, at most.
 _IMAGES = 4
 _LIKELY = ("cuda", "nvidia", "torch", "tensorflow", "rapids", "triton")
+#: What the engine says of a container whose GPUs cannot be had (libnvidia-container, CDI).
+_GPU_TROUBLE = ("nvidia-container", "unknown device", "CDI device")
 _NOT_YET = "they have not been looked at yet"
 
 
@@ -121,6 +123,12 @@ class Stock:
                 f"the pool declares {counted(len(declared), 'GPU')}, the engine gives none to containers: {_INSTALL}"
             ]
         return []
+
+    def doubt(self, said: str) -> None:
+        """A container could not be started, for this reason: if that is its GPUs, they are looked at anew."""
+        if any(sign in said for sign in _GPU_TROUBLE):
+            self._marks.clear(names.STOCK)
+            self._begun = -_FAILED_S
 
     def look(self, wait_s: float) -> None:
         """Wait until it is known which GPUs there are, at most so long; not at all where that is known."""
