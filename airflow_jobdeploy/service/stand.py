@@ -63,8 +63,6 @@ class Stand:
 
     def _round(self) -> Granted | None:
         """Ask each worker once."""
-        if self._wait.counts and time.monotonic() >= self._count_due:
-            self._count()
         for worker in self._wait.tickets:
             answer = self._asked(worker)
             if self._is_soon(worker, answer):
@@ -74,6 +72,8 @@ class Stand:
             self._places.heard(worker, answer)
             if answer.lease is not None and self._is_kept(worker):
                 return self._wait.granted(worker, answer.lease, self._tally.bounds(worker))
+        if self._wait.counts and time.monotonic() >= self._count_due:
+            self._count()
         return None
 
     def _is_soon(self, worker: str, answer: SeekAnswer | None) -> bool:
@@ -133,6 +133,8 @@ class Stand:
         before = {worker: self._tally.bounds(worker) for worker in self._due}
         found = {}
         for worker in self._tally.to_ask(time.monotonic()):
+            if self._failures.get(worker):  # it is asked for its ticket again, by and by
+                continue
             self._check()
             try:
                 found[worker] = self._workers.backend(worker).room(gpus=False).leases

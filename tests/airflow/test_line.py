@@ -107,6 +107,16 @@ def test_schedule_timeout_in_the_trigger_fails_the_task(world: World, deferred: 
     assert "return_value" not in world["xcom"], "there was never a job"
 
 
+def test_the_team_of_the_dag_is_in_the_ticket(world: World, gpu: FakeGpus) -> None:
+    context = world.context()
+    context["dag_run"].team_name = "vision"
+    handle = call(run_operator({"command": "true", "cpu_count": 0.01}), "execute", context)
+    rows = JobDeployHook("local").list()
+    (plan,) = [row["plan"] for row in rows if row["plan"]["job_id"] == handle["job_id"]]
+    ticket = plan["lease"]["ticket"]
+    assert (ticket["team"], ticket["owner"]) == ("vision", "airflow")
+
+
 def test_what_was_granted_to_a_task_that_cannot_go_on_is_given_back(world: World, gpu: FakeGpus) -> None:
     ticket = Ticket(uid=new_uid(), demand={"gpus": [{"type": gpu.model, "count": 1}]})
     with JobDeployHook("local").get_conn() as workers:

@@ -269,6 +269,15 @@ def test_declared_capacities_narrow_what_hosts_show() -> None:
     assert local.workers[0].capacity is not None
 
 
+def test_a_default_preset_is_one_of_the_pools() -> None:
+    presets = {"small": {"cpu": 2, "memory": "1GB"}}
+    lab = pool(presets=presets, default_preset="small")
+    assert demand_of(load_spec({"command": "x"}), lab) == Demand(cpu_count=2, memory_bytes=GB)
+    assert demand_of(load_spec({"command": "x", "cpu_count": 5}), lab).cpu_count == 5
+    with pytest.raises(PoolError, match=r"default_preset: the pool has no preset 'smal'\. Did you mean 'small'\?"):
+        pool(presets=presets, default_preset="smal")
+
+
 # -- quotas ------------------------------------------------------------------------------------------------------------
 
 

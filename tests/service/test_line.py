@@ -20,7 +20,8 @@ from airflow_jobdeploy.core.policy import Sequel
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.presets import Preset
 from airflow_jobdeploy.core.status import JobHandle, JobStatus
-from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, WorkerError
+from airflow_jobdeploy.core.template import load_template
+from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, TemplateError, WorkerError
 from airflow_jobdeploy.service import Interrupted, Payer, Watcher, Work
 from airflow_jobdeploy.service.line import Granted, Places, StillWaiting, Wait
 from airflow_jobdeploy.service.seekers import Seeker
@@ -229,6 +230,16 @@ def test_the_team_of_a_dag_is_not_changed_by_its_spec(cluster: Cluster) -> None:
     assert cluster.run_spec({"command": "x"}, payer=payer).need.allowance.team == "audio"
     with pytest.raises(SpecError, match="belongs to Airflow's team 'audio': its job cannot count as one of 'vision'"):
         cluster.run_spec({"command": "x", "team": "vision"}, payer=payer)
+
+
+def test_a_template_counts_for_a_team_and_has_the_default_preset(cluster: Cluster) -> None:
+    up = {"up": {"type": "script", "content": "x"}, "down": {"type": "script", "content": "x"}}
+    template = load_template({"options": {"team": "vision"}, "builds": up})
+    cluster.pool = replace(cluster.pool, presets={"small": Preset(cpu=1, preemptible=True)}, default_preset="small")
+    work = service.prepare_up(template, {}, pool=cluster.pool, resolve_secret=str, payer=Payer(user="ada"))
+    assert (work.need.allowance.team, work.need.demand.cpu_count, work.recovery.preemptible) == ("vision", 1, True)
+    with pytest.raises(TemplateError, match="cannot count as one of 'vision'"):
+        service.prepare_up(template, {}, pool=cluster.pool, resolve_secret=str, payer=Payer(team="audio"))
 
 
 def test_what_waits_where_its_place_is_best(cluster: Cluster) -> None:
