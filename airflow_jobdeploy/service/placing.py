@@ -204,7 +204,8 @@ class Placing:
         return last.worker
 
     def place(self, avoid: str = "", *, patience_s: float = FIRST_PATIENCE_S) -> str:
-        """The first reachable worker with a free slot; `avoid` is not asked. PlacementError when none answers."""
+        """The first reachable worker with a free slot; `avoid` is not asked. PlacementError when none answers in time:
+        one that is cordoned is waited for until `schedule_timeout`."""
         limit = min(patience_s, self.work.schedule_timeout_s or patience_s)
         begun, failures = time.monotonic(), 0
         while True:
@@ -219,7 +220,9 @@ class Placing:
             failures += 1
             passing = [e for e in refusals.values() if isinstance(e, WorkerUnreachable) and not e.lasting]
             text = "; ".join(f"{name}: {error}" for name, error in refusals.items()) or "it has no other worker"
-            if not passing or time.monotonic() - begun >= limit:
+            # Whoever looks after a worker takes as long as it takes; in line one waits for that, too.
+            stays = limit > 0 and any(isinstance(e, Cordoned) for e in passing) and not self.work.schedule_timeout_s
+            if not passing or (time.monotonic() - begun >= limit and not stays):
                 raise PlacementError(f"no worker of pool {self.workers.pool.name!r} answers: {text}")
             self.say(f"No worker of pool {self.workers.pool.name!r} answers, trying again: {text}")
             self.workers.pause(backoff_s(failures, random.random()))

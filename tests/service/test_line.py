@@ -254,6 +254,23 @@ def test_what_waits_where_its_place_is_best(cluster: Cluster) -> None:
     assert caught.value.best == "a"
 
 
+def test_a_preempted_job_does_not_go_back_to_its_worker_while_that_is_cordoned(cluster: Cluster) -> None:
+    cluster.pool = replace(cluster.pool, workers=cluster.pool.workers[:1])
+    work = cluster.run_spec({"command": "x", "preemptible": True})
+    first = cluster.submit(work).handle
+    with cluster.workers() as workers:
+        backend = workers.backend("a")
+        backend.cordon(by="pytest", why="a new disk")
+        service.preempt(workers, first, reason="drained", by="pytest", wait_s=10)
+        again = threading.Thread(target=submit_again, args=(cluster, work, Sequel(again=True, why="was preempted")))
+        again.start()
+        until(lambda: any("it takes no new jobs" in line for line in cluster.said))
+        assert len(backend.jobs()) == 1
+        backend.cordon(by="pytest", lift=True)
+        again.join(20)
+        assert len(backend.jobs()) == 2
+
+
 # -- in line ----------------------------------------------------------------------------------------------------------
 
 
