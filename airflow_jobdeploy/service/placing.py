@@ -17,6 +17,7 @@ from airflow_jobdeploy.core.leases import Ticket, lease_of
 from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
 from airflow_jobdeploy.core.quotas import Count
+from airflow_jobdeploy.core.status import JobState, Reason
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.line import Age, Granted, StillWaiting, Wait, give_back
 from airflow_jobdeploy.service.ranking import Looking
@@ -93,6 +94,11 @@ class Placing:
         if self.takes_turns:
             return self._stood(last.uid, last.worker, avoid=is_silent)
         return self.place(avoid=last.worker)
+
+    def same(self, last: Intent, state: JobState | None) -> None:
+        """The attempt of an intent, which is in `state`: if it was never claimed it has its turn, there, as a new one."""
+        if self.takes_turns and state is not None and state.reason == Reason.RECORD_MISSING:
+            self._stood(last.uid, only=last.worker)
 
     def _elsewhere(self, last: Intent) -> str:
         try:

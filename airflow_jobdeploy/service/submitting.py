@@ -181,6 +181,7 @@ class _Submission:
         decision = on_return(intent, self.epoch, state)
         self.say(f"Found an earlier submission: {decision.why}.")
         if decision.verb is Verb.START:
+            self._placing.same(intent, state)
             return self._go(intent.following(epoch=self.epoch, **self._taken(intent).noted()))
         if state is not None and decision.verb in (Verb.REATTACH, Verb.TAKE):
             self._saved(intent)

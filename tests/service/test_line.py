@@ -487,6 +487,28 @@ def test_a_lease_that_is_void_by_then_means_a_place_in_the_line_of_that_worker(c
     until(lambda: cluster.status(handle).status is JobStatus.RUNNING)
 
 
+def test_an_attempt_that_was_never_claimed_has_its_turn(cluster: Cluster) -> None:
+    """Killed between intent and claim, while somebody else of its owner got what it may hold."""
+    cluster.pool = replace(cluster.pool, quotas={"*": Quota(max_gpus=2)})
+    work = cluster.run_spec(SPEC | {"gpu_types": [{"type": "A100", "count": 2}]}, payer=Payer(user="ada"))
+    first = cluster.submit(work).handle
+    cluster.stop(first)
+    backend = cluster.hosts[first.worker].backend()
+    backend.forget(first.job_id)
+    rival = cluster.another().submit(work).handle
+    assert rival.worker != first.worker or len(cluster.taken()[first.worker]) == 2
+    with pytest.raises(StillWaiting) as caught:
+        cluster.submit(work, line_s=0)
+    assert list(caught.value.wait.tickets) == [first.worker]
+    again = Submitting(cluster, work, {})
+    again.start()
+    until(lambda: any("its owner ada holds 2" in line for line in cluster.said))
+    cluster.stop(rival)
+    handle = again.handle()
+    assert (handle.job_id, handle.worker) == (first.job_id, first.worker)
+    until(lambda: cluster.status(handle).status is JobStatus.RUNNING)
+
+
 # -- later attempts ---------------------------------------------------------------------------------------------------
 
 
