@@ -96,7 +96,7 @@ class Placing:
         return self.place(avoid=last.worker)
 
     def same(self, last: Intent, state: JobState | None) -> None:
-        """The attempt of an intent, which is in `state`: if it was never claimed it has its turn, there, as a new one."""
+        """The attempt of an intent, in `state`: if it was never claimed it has its turn there, as a new one."""
         if self.takes_turns and state is not None and state.reason == Reason.RECORD_MISSING:
             self._stood(last.uid, only=last.worker)
 
