@@ -44,7 +44,22 @@ def test_two_jobs_that_were_lost_set_an_engine_aside_and_one_that_was_not_brings
     assert set_aside(found) == ""
     assert "2 failures in a row" in set_aside([found[0], {**found[1], "ago_s": 100.0}])
     assert run(backend, job("exit 3")).status is JobStatus.FAILED
-    assert [end["reason"] for end in told(engine)][:1] == [Reason.EXIT_CODE]
+    found = told(engine)
+    assert [end["reason"] for end in found][:1] == [Reason.EXIT_CODE]
+    assert [end["status"] for end in found].count("SUCCEEDED") == 1
+    assert set_aside([found[0], *({**end, "ago_s": 100.0 * n} for n, end in enumerate(found[1:], 1))]) == ""
+    backend.close()
+
+
+def test_jobs_that_never_ran_and_those_that_ended_well_are_not_asked_for(engine: Dockerd) -> None:
+    backend = backend_of(engine)
+    for _ in range(2):
+        assert run(backend, job("true")).status is JobStatus.SUCCEEDED
+        assert run(backend, job("true", container={"image": "nope:1", "pull": "never"})).reason == Reason.SETUP
+    waiting = job("true")
+    backend.claim(waiting)
+    assert backend.stop(waiting.job_id, reason="test").status is JobStatus.CANCELLED
+    assert told(engine) == []
     backend.close()
 
 

@@ -41,6 +41,15 @@ def test_plan_says_what_the_pool_has(cli: Cli, job: Write, gpus: FakeGpus) -> No
     assert "It has 2 NVIDIA A100-SXM4-80GB (1 worker)." in done.err
 
 
+def test_gpus_of_a_driver_that_hangs_may_come_back(cli: Cli, job: Write, gpus: FakeGpus) -> None:
+    gpus.hang()
+    done = cli("plan", job("true", gpu_types=[{"type": "A100"}]), "-o", "json")
+    (row,) = done.data["workers"]
+    assert (done.code, row["fit"]) == (1, "passing")
+    assert "needs 1 GPU A100; its GPUs are not known: " in row["why"]
+    assert cli("plan", job("true", cpu_count=0.1), "-o", "json").data["workers"][0]["fit"] in ("now", "waits")
+
+
 def test_usage_counts_the_hours_of_gpus(cli: Cli, job: Write, gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
     wanted = {"gpu_types": [{"type": "any", "count": 2}], "team": "vision"}
@@ -103,6 +112,16 @@ def test_gpus_of_a_host_and_of_an_engine_are_an_error_of_both_pools(
         both = job("true", gpu_types=[{"type": "H200", "count": 2}])
         wanted = cli("plan", both, "--worker-pool", "engines", "-o", "json")
         assert wanted.data["workers"][0]["gpus"] == gpus.uuids
+        smi = "nvidia-smi --query-gpu=index,uuid,memory.total,driver_version,mig.mode.current,name "
+        seen = job(
+            f"{smi} --format=csv,noheader,nounits; echo $CUDA_VISIBLE_DEVICES",
+            "seen.yaml",
+            gpu_types=[{"type": "H200"}],
+        )
+        done = cli("run", seen, "--worker-pool", "engines")
+        assert done.code == 0, done.err
+        assert [uuid in done.out for uuid in gpus.uuids] == [True, False]
+        assert done.out.splitlines()[-1] == gpus.uuids[0]
         one = job("true", "strange.yaml", gpu_types=[{"type": "H20"}])
         strange = cli("plan", one, "--worker-pool", "engines")
         assert "no worker of pool 'engines' has 1 H20. Did you mean 'H200'? It has 2 NVIDIA H200" in strange.err

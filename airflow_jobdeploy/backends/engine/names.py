@@ -44,9 +44,10 @@ LINE_KINDS = (LEASE_KIND, FATE_KIND, STAY_KIND, TICKET_KIND)
 #: Of a note: what it is, about which job, and its text.
 NOTE, NOTED, TEXT = "jobdeploy.note", "jobdeploy.noted", "jobdeploy.text"
 #: Notes about jobs: who owns it; which attempt has taken its place; that it was to
-#: start, and waits for a slot; that it has got one, though it runs already; that its image is being made.
-OWNER, MOVED, QUEUED, ADMITTED, SETUP = "owner", "moved", "queued", "admitted", "setup"
-JOB_NOTES = (OWNER, MOVED, QUEUED, ADMITTED, SETUP)
+#: start, and waits for a slot; that it has got one, though it runs already; that its image is being made; that it has
+#: ended without ever having run.
+OWNER, MOVED, QUEUED, ADMITTED, SETUP, UNRUN = "owner", "moved", "queued", "admitted", "setup", "unrun"
+JOB_NOTES = (OWNER, MOVED, QUEUED, ADMITTED, SETUP, UNRUN)
 #: About a resource: the image of its `up`, where that was made for it.
 PINNED = "pinned"
 #: About the files of a tree: nobody can see them any more, they are to be removed.

@@ -50,6 +50,7 @@ def give(engine: Engine, places: Places, jobs: Jobs, job_id: str, order: Order) 
             places.put_report(listed["Id"], order.members(places.now()))
             if listed["State"] == "created":
                 if places.remove_container(listed["Id"]):
+                    jobs.note(names.UNRUN, job_id, order.name)
                     return
                 continue  # it was started just now
             if listed["State"] == "paused":
@@ -77,6 +78,7 @@ def fail(places: Places, jobs: Jobs, job_id: str, message: str, **facts: Any) ->
     else:
         with places.helper({job_id: names.JOB}) as helper:
             places.put_report(helper, record)
+    jobs.note(names.UNRUN, job_id, "fail")
     jobs.forget(job_id)
 
 

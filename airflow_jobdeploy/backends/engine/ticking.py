@@ -11,7 +11,7 @@ from airflow_jobdeploy.backends.engine.api import Engine
 from airflow_jobdeploy.errors import WorkerError
 
 #: Between two looks while nothing comes, in seconds; how long a reader may take to notice that it is not wanted.
-EVERY_S, _GONE_S = 0.5, 5.0
+EVERY_S, _LAST_S, _GONE_S = 0.5, 0.1, 5.0
 _HELD = 64
 
 #: A piece; the end, or what it failed with.
@@ -33,6 +33,7 @@ def ticking(engine: Engine, pieces: Iterator[bytes], tick: Callable[[], None]) -
         yield _told(found, tick)
     finally:
         over.set()
+        reader.join(_LAST_S)  # the answer may be at its end
         if reader.is_alive():
             engine.interrupt()
         reader.join(_GONE_S)
