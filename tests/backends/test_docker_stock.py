@@ -138,6 +138,20 @@ def test_declared_devices_are_the_gpus_of_an_engine_without_a_runtime(dockerd: D
     dockerd.wipe()
 
 
+def test_a_gpu_has_one_name_in_all_pools_of_its_engine(lab: tuple[Dockerd, EngineGpus]) -> None:
+    engine, gpus = lab
+    device = {**DECLARED, "index": 1, "uuid": "dev-nvidia1", "devices": ("/dev/null:/dev/nvidia1",)}
+    declares, asks = stock_of(engine, gpus=(device,)), stock_of(engine)
+    assert [gpu["uuid"] for gpu in declares.capacity()["gpus"]] == ["dev-nvidia1"]
+    engine.client().create_container(IMAGE, ["true"], name="jobdeploy-gpu-dev-nvidia1")  # as a lease does
+    assert seen(asks)["gpus"] == []
+    assert "a job holds one under the name 'dev-nvidia1', by what its pool declares" in asks.trouble
+    engine.client().remove_container("jobdeploy-gpu-dev-nvidia1")
+    asks.doubt("unknown device")
+    assert len(seen(asks)["gpus"]) == 2
+    assert declares.capacity()["gpus"] == [{**device, "uuid": gpus.uuids[1]}]
+
+
 def test_without_an_image_with_a_shell_what_is_declared_counts(tmp_path: Path) -> None:
     with equipped(tmp_path / "gpus") as (engine, _):
         engine.client().remove_image(IMAGE)

@@ -12,11 +12,12 @@ read -r boot </proc/sys/kernel/random/boot_id && printf 'jobdeploy-boot %s\n' "$
 for question; do
     $question 2>&1 </dev/null &
     asked=$!
-    { sleep "$limit" && kill -9 "$asked" && echo 'it has not answered: is its driver hung?'; } 2>/dev/null &
+    { sleep "$limit" && kill -9 "$asked"; } 2>/dev/null &
     watch=$!
     wait "$asked" 2>/dev/null
     code=$?
     kill "$watch" 2>/dev/null
+    [ "$code" -ne 137 ] || printf '\nit has not answered for %s s: is its driver hung?' "$limit"
     printf '\njobdeploy-status %s\n' "$code"
 done
 

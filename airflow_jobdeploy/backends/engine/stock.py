@@ -98,7 +98,7 @@ class Stock:
         declared, record = self._settings.gpus, _record(notes)
         boot = str((record or {}).get("boot") or "")
         if any(gpu.get("devices") for gpu in declared):
-            return Known(gpus=declared, boot=boot)
+            return Known(gpus=tuple(_known_as(gpu, (record or {}).get("gpus") or ()) for gpu in declared), boot=boot)
         if record is None or not _is_of(record, self.described()):
             return Known(why=_NOT_YET)
         seen = tuple(_with_memory(gpu, declared) for gpu in record.get("gpus") or ())
@@ -177,8 +177,8 @@ class Stock:
         self._engine.drop()
 
     def _write(self, found: probe.Look, *, declared: bool) -> None:
-        if found.gpus and self._is_held_by_number():
-            return  # they get their names when those jobs have ended
+        if found.gpus and (other := self._other_name()):
+            found = probe.Look(boot=found.boot, why=_OTHER_NAMES % other)
         record = {
             "at": self._places.now(),
             "of": _engine_of(self.described()),
@@ -190,10 +190,11 @@ class Stock:
         }
         self._marks.write(names.STOCK, json.dumps(record))
 
-    def _is_held_by_number(self) -> bool:
-        """Does a job hold a GPU under the name that it had before it was seen?"""
-        found = self._engine.get("/containers/json", all=True, filters={"name": ["jobdeploy-gpu-"]})
-        return any(name.rpartition("-")[2].isdigit() for each in found for name in each.get("Names") or ())
+    def _other_name(self) -> str:
+        """A GPU that a job holds under a name which it had before it was seen, or that another pool gives it."""
+        found = self._engine.get("/containers/json", all=True, filters={"name": [_HOLDER]})
+        held = (str(name).rpartition(_HOLDER)[2] for each in found for name in each.get("Names") or ())
+        return next((name for name in held if not name.startswith(_UUID)), "")
 
     def _shells(self) -> Sequence[str]:
         """Images that are there: the pool's, those of our jobs, then others, those first that look like it."""
@@ -219,6 +220,13 @@ class Stock:
         return self._info
 
 
+#: Before the number of a device's name (core.engine_gpus).
+_NVIDIA = "dev-nvidia"
+_HOLDER, _UUID = "jobdeploy-gpu-", "GPU-"
+_OTHER_NAMES = (
+    "a job holds one under the name %r, by what its pool declares (devices, gpu_types): until it ends nobody can tell"
+    " which that is; let all pools of this engine declare its GPUs alike"
+)
 _INSTALL = "install the NVIDIA container toolkit there, or name their `devices`"
 
 
@@ -283,6 +291,13 @@ def _engine_of(info: Mapping[str, Any]) -> str:
 
 def _is_of(record: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
     return record.get("of") == _engine_of(info)
+
+
+def _known_as(gpu: Mapping[str, Any], seen: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """A declared device under the UUID by which pools know it that declare none: one GPU has one name."""
+    number = str(gpu["uuid"]).removeprefix(_NVIDIA)
+    uuids = (str(each["uuid"]) for each in seen if each.get("vendor") == "nvidia" and str(each.get("index")) == number)
+    return {**gpu, "uuid": next(uuids, str(gpu["uuid"]))}
 
 
 def _with_memory(gpu: Mapping[str, Any], declared: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
