@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import bare, names, reports
@@ -332,21 +333,29 @@ def _artifacts(seen: Seen) -> dict[str, int]:
     return {"files": len(listed) + more, "bytes": sum(size for _, size, _, _ in listed)}
 
 
-def listing(report: Mapping[str, bytes]) -> list[tuple[str, int, str, int]] | None:
+def listing(report: Mapping[str, bytes]) -> Sequence[tuple[str, int, str, int]] | None:
     """(path, size, sha256, mode) of the output's files, in the order of the engine's archives.
 
     None where the image could not tell.
     """
-    names = [name for name in report.get("names", b"\0").split(b"\0") if name]
-    sums, sizes = report.get("sums", b"").split(b"\n")[:-1], report.get("sizes", b"").split(b"\n")[:-1]
-    if "names" not in report or not len(names) == len(sums) == len(sizes):
+    if "names" not in report:
+        return None
+    return _listed(report["names"], report.get("sums", b""), report.get("sizes", b""))
+
+
+@lru_cache(2)
+def _listed(names: bytes, sums: bytes, sizes: bytes) -> Sequence[tuple[str, int, str, int]] | None:
+    """Asked for several times while one job's output is fetched: thousands of lines take milliseconds."""
+    paths = [name for name in names.split(b"\0") if name]
+    digests, stats = sums.split(b"\n")[:-1], sizes.split(b"\n")[:-1]
+    if not len(paths) == len(digests) == len(stats):
         return None
     found = []
-    for name, digest, size in zip(names, sums, sizes, strict=True):
-        length, _, mode = size.partition(b" ")
+    for name, digest, stat in zip(paths, digests, stats, strict=True):
+        length, _, mode = stat.partition(b" ")
         path = name.removeprefix(b"./").decode("utf-8", "surrogateescape")
         found.append((path, int(length), digest.lstrip(b"\\")[:64].decode("ascii", "replace"), int(mode or b"0", 8)))
-    return sorted(found, key=lambda file: file[0].split("/"))
+    return tuple(sorted(found, key=lambda file: file[0].split("/")))
 
 
 def _json(seen: Seen, name: str) -> dict[str, Any] | None:
