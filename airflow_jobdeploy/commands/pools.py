@@ -172,6 +172,11 @@ def _amount(name: str) -> Any:
     return lambda row: size(row[name]) if row.get(name) else ""
 
 
+def _account(row: Mapping[str, Any]) -> str:
+    """An engine has no account, but a machine."""
+    return "@".join(filter(None, (row.get("user"), row.get("hostname"))))
+
+
 def _gpus(row: Mapping[str, Any]) -> str:
     models = Counter(str(gpu.get("model") or "GPU") for gpu in row.get("gpus", ()))
     return ", ".join(f"{count} {model}" for model, count in models.items())
@@ -181,9 +186,7 @@ _WORKER_COLUMNS = [
     Column(title="POOL", cell=lambda row: row["worker_pool"]),
     Column(title="WORKER", cell=lambda row: row["worker"], cut=True),
     Column(title="STATE", cell=lambda row: row["state"], word=True),
-    Column(
-        title="ACCOUNT", cell=lambda row: f"{row['user']}@{row['hostname']}" if row.get("hostname") else "", cut=True
-    ),
+    Column(title="ACCOUNT", cell=_account, cut=True),
     Column(title="JOBS", cell=lambda row: str(row.get("live_jobs", ""))),
     Column(title="CPUS", cell=lambda row: f"{row['cpu_count']:g}" if row.get("cpu_count") else ""),
     Column(title="MEMORY", cell=_amount("memory_bytes")),

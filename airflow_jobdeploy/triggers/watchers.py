@@ -7,8 +7,10 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from airflow_jobdeploy.hooks.connect import endpoint, reconnecting
+from airflow_jobdeploy.hooks.overlap import Overlap
 from airflow_jobdeploy.hooks.reaping import Reaper
 from airflow_jobdeploy.service import Watcher
+from airflow_jobdeploy.service.watching import Chore
 
 #: (pool, worker)
 Name = tuple[str, str]
@@ -30,5 +32,5 @@ class Watchers:
         name = (worker_pool, worker)
         key = (id(asyncio.get_running_loop()), self._places.get(name, name))
         # In dag.test there is no state of other runs to ask for, nor a deployment to reap for.
-        chores = [] if task_instance is None else [Reaper()]
+        chores: list[Chore] = [] if task_instance is None else [Reaper(), Overlap(worker_pool, worker)]
         return Watcher.get(key, reconnecting(worker_pool, worker), chores)
