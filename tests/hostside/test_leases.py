@@ -532,6 +532,18 @@ def test_while_the_driver_hangs_nothing_is_given_out(host: Host) -> None:
     assert any("nvidia-smi" in text for text in serve.ask("room")["warnings"])
 
 
+def test_what_is_free_and_only_looked_at_once_more_comes_soon(host: Host) -> None:
+    serve, other, ticket, mine = host.serve(), host.serve(), host.ticket(), host.ticket()
+    job = serve.launch(host.plan(ticket, lease(serve, ticket)))
+    serve.until(job, running)
+    assert seek(other, mine)["soon"] is False
+    host.gpus.hang()
+    serve.stop(job)
+    eventually(lambda: seek(other, mine)["soon"])
+    host.gpus.recover()  # for the next look
+    assert seek(serve, host.ticket())["soon"] is False, "it is the turn of the other"
+
+
 def test_a_driver_that_fails_is_said_and_tried_again(host: Host) -> None:
     host.gpus.fail("Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost.")
     serve, ticket = host.serve(IMPATIENT), host.ticket()
