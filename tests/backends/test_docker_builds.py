@@ -51,7 +51,7 @@ def test_a_stop_ends_a_step_that_says_nothing(engine: Dockerd) -> None:
     backend.use_tree(plan.job_id, WORK, plan.bundle)
     backend.prepare(plan.job_id, lambda text: timer.start() if text == "begun" else None)
     timer.join()
-    assert time.monotonic() - stopped[0] < 4.0, "two seconds, and some for a busy machine"
+    assert time.monotonic() - stopped[0] < 8.0, "two seconds, and some for a busy machine"
     assert backend.poll([plan.job_id])[plan.job_id].status is JobStatus.CANCELLED
     until = time.monotonic() + 20.0
     while engine.client().containers():  # the builder's own: the engine removes it

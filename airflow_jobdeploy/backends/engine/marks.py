@@ -47,6 +47,14 @@ class Marks:
         """There is none any more."""
         self._remove(kind, _numbers(kind, self.notes(kind)))
 
+    def await_next(self, kind: str, limit_s: float) -> None:
+        """Until another text counts than now, at most so long."""
+        number, now = max(_numbers(kind, self.notes(kind)), default=0) + 1, self._places.now()
+        wanted = {"type": ["volume"], "volume": [_name(kind, number)], "event": ["create"]}
+        until = f"{now + limit_s:.9f}"
+        with self._engine.receive("/events", filters=wanted, since=f"{now - 1:.9f}", until=until) as pieces:
+            next(pieces, None)
+
     def _remove(self, kind: str, numbers: Mapping[int, str]) -> None:
         for number in sorted(numbers):  # the one that counts goes last
             self._places.remove_volume(_name(kind, number))

@@ -30,6 +30,8 @@ from airflow_jobdeploy.hostside.gpu_names import is_model
 #: What was seen is believed for so long, and looked for anew after less where there was nothing or no answer, in
 #: seconds. What is older still counts until it is known better.
 _SEEN_S, _NONE_S, _FAILED_S = 3600.0, 300.0, 30.0
+#: So long another client's look is waited for, in seconds, and so often.
+_OTHERS_S, _TURNS = 5.0, 3
 #: Images that are tried, at most.
 _IMAGES = 4
 _LIKELY = ("cuda", "nvidia", "torch", "tensorflow", "rapids", "triton")
@@ -151,11 +153,15 @@ class Stock:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
+    def _is_fresh(self, notes: Notes) -> bool:
+        record = _record(notes)
+        if record is None or not _is_of(record, self.described()):
+            return False
+        return self._places.now() - float(record.get("at") or 0) < _lasts_s(record)
+
     def _look_if_due(self, notes: Notes) -> None:
         """Let somebody look, beside us, where what was seen is old."""
-        record = _record(notes)
-        is_known = record is not None and _is_of(record, self.described())
-        if record is not None and is_known and self._places.now() - float(record.get("at") or 0) < _lasts_s(record):
+        if self._is_fresh(notes):
             return
         if (self._looking is not None and self._looking.is_alive()) or time.monotonic() - self._begun < _FAILED_S:
             return
@@ -165,16 +171,26 @@ class Stock:
         self._looking.start()
 
     def see(self) -> None:
-        """Look, and write down what was seen. By a connection of its own."""
-        with contextlib.suppress(WorkerError, probe.Busy):  # the next look will tell
+        """Look, and write down what was seen, unless another client does. By a connection of its own."""
+        with contextlib.suppress(WorkerError):  # the next look will tell
             self._places = _beside(self._engine)
             self._marks = Marks(self._engine, self._places)
-            has_devices = any(gpu.get("devices") for gpu in self._settings.gpus)
-            found = probe.look(self._engine, self._places, self._shells(), wants_gpus=not has_devices)
-            if has_devices and (before := _record(self._marks.notes())) and not before.get("declared"):
-                return  # another pool has seen more
-            self._write(found, declared=has_devices)
+            for _ in range(_TURNS):
+                if self._is_fresh(self._marks.notes()):
+                    break
+                try:
+                    self._see()
+                    break
+                except probe.Busy:
+                    self._marks.await_next(names.STOCK, _OTHERS_S)
         self._engine.drop()
+
+    def _see(self) -> None:
+        has_devices = any(gpu.get("devices") for gpu in self._settings.gpus)
+        found = probe.look(self._engine, self._places, self._shells(), wants_gpus=not has_devices)
+        if has_devices and (before := _record(self._marks.notes())) and not before.get("declared"):
+            return  # another pool has seen more
+        self._write(found, declared=has_devices)
 
     def _write(self, found: probe.Look, *, declared: bool) -> None:
         if found.gpus and (other := self._other_name()):
