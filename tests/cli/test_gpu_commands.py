@@ -140,3 +140,25 @@ def test_gpus_of_a_host_and_of_an_engine_are_an_error_of_both_pools(
         done = cli("plan", job("true", cpu_count=1), "--worker-pool", "twice")
         assert done.code == 1
         assert "workers: 'gpu_a' and 'localhost' are the same machine" in done.err
+
+
+@pytest.mark.docker
+def test_plan_says_which_gpus_of_which_engine(
+    cli: Cli, job: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with equipped(tmp_path / "gpus") as (engine, gpus):
+        pool = {"kind": "docker", "workers": [{"url": engine.url}], "image": IMAGE}
+        monkeypatch.setenv("AIRFLOW_CONN_ENGINES", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+        at = ("--worker-pool", "engines")
+        spec = job('echo "mine: $CUDA_VISIBLE_DEVICES"', gpu_types=[{"type": "H200"}])
+        (row,) = cli("plan", spec, *at, "-o", "json").data["workers"]
+        assert (row["fit"], row["gpus"]) == ("now", [gpus.uuids[0]])
+        both = job("exec sleep 300", gpu_types=[{"type": "H200", "count": 2}], grace=1)
+        holder = cli("run", both, *at, "-d").out.strip()
+        (row,) = cli("plan", spec, *at, "-o", "json").data["workers"]
+        assert row["fit"] == "waits"
+        usage = cli("pools", "ls", "--usage", *at, "-o", "json").data
+        assert sum(each["gpus_now"] for each in usage) == 2
+        assert cli("stop", holder, *at).code == 0
+        done = cli("run", spec, *at)
+        assert (done.code, done.out) == (0, f"mine: {gpus.uuids[0]}\n"), done.err

@@ -127,6 +127,7 @@ def _live(seen: Seen) -> dict[str, Any]:
         phase, reason = "waiting", "Queued"
     if seen.is_running:
         phase = "claimed" if seen.plan.get("secret_names") else "starting"  # its secrets are not there yet
+        reason = "Staging" if reason == "Queued" else reason
         if (told := reports.standing(seen.report)) is not None:
             phase, status, reason, step, left = told
         elif seen.is_bare:
