@@ -150,11 +150,11 @@ def test_plan_says_which_gpus_of_which_engine(
         pool = {"kind": "docker", "workers": [{"url": engine.url}], "image": IMAGE}
         monkeypatch.setenv("AIRFLOW_CONN_ENGINES", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
         at = ("--worker-pool", "engines")
-        spec = job('echo "mine: $CUDA_VISIBLE_DEVICES"', gpu_types=[{"type": "H200"}])
-        (row,) = cli("plan", spec, *at, "-o", "json").data["workers"]
-        assert (row["fit"], row["gpus"]) == ("now", [gpus.uuids[0]])
         both = job("exec sleep 300", gpu_types=[{"type": "H200", "count": 2}], grace=1)
+        (row,) = cli("plan", both, *at, "-o", "json").data["workers"]
+        assert (row["fit"], sorted(row["gpus"])) == ("now", sorted(gpus.uuids))
         holder = cli("run", both, *at, "-d").out.strip()
+        spec = job('echo "mine: $CUDA_VISIBLE_DEVICES"', gpu_types=[{"type": "H200"}])
         (row,) = cli("plan", spec, *at, "-o", "json").data["workers"]
         assert row["fit"] == "waits"
         usage = cli("pools", "ls", "--usage", *at, "-o", "json").data
