@@ -22,14 +22,21 @@ pytestmark = [pytest.mark.airflow, pytest.mark.docker]
 Engines = list[tuple[Dockerd, EngineGpus]]
 
 
-@pytest.fixture
-def engines(airflow_db: None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
-    """Pool `pair`: one GPU each."""
-    with equipped(tmp_path / "a", 1) as first, equipped(tmp_path / "b", 1) as second:
-        workers = [{"url": engine.url} for engine, _ in (first, second)]
-        pool = {"kind": "docker", "workers": workers, "image": IMAGE}
-        monkeypatch.setenv("AIRFLOW_CONN_PAIR", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    folder = tmp_path_factory.mktemp("gpus")
+    with equipped(folder / "a", 1) as first, equipped(folder / "b", 1) as second:
         yield [first, second]
+
+
+@pytest.fixture
+def engines(pair: Engines, airflow_db: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+    """Pool `pair`: one GPU each."""
+    pool = {"kind": "docker", "workers": [{"url": engine.url} for engine, _ in pair], "image": IMAGE}
+    monkeypatch.setenv("AIRFLOW_CONN_PAIR", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+    yield pair
+    for engine, _ in pair:
+        engine.wipe()
 
 
 def wants(command: str, **fields: Any) -> dict[str, Any]:

@@ -34,10 +34,18 @@ echo "$gpu" >> ran
 """
 
 
-@pytest.fixture
-def engines(tmp_path: Path) -> Iterator[list[tuple[Dockerd, EngineGpus]]]:
-    with equipped(tmp_path / "a") as first, equipped(tmp_path / "b") as second:
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[Dockerd, EngineGpus]]]:
+    folder = tmp_path_factory.mktemp("gpus")
+    with equipped(folder / "a") as first, equipped(folder / "b") as second:
         yield [first, second]
+
+
+@pytest.fixture
+def engines(both: list[tuple[Dockerd, EngineGpus]]) -> Iterator[list[tuple[Dockerd, EngineGpus]]]:
+    yield both
+    for engine, _ in both:
+        engine.wipe()
 
 
 class Rival:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ _SILENCE_S, _PAUSE_S = 25.0, 1.0
 #: What is news of containers, and volumes: of a start only for who waits for one.
 _NEWS = ("die", "destroy", "kill", "oom", "pause", "unpause", "rename", "restart", "stop", "update")
 _START = "start"
+#: An end is told before a listing shows it: so long after it there may be room that was not there yet, in seconds.
+_ECHOES_S = (0.1, 0.4, 1.5)
 
 
 class Feed:
@@ -35,6 +38,7 @@ class Feed:
         self._rung: dict[str, bool] = {}
         self._started: set[str] = set()
         self._has_room = False
+        self._echoes: list[float] = []
         self._is_closed = False
         #: Is a stream open now? While none is, nothing is told.
         self.is_open = False
@@ -56,8 +60,16 @@ class Feed:
     def take_room(self) -> bool:
         """Has something been released since the last call that others may wait for, or has the line changed?"""
         with self._lock:
+            now = time.monotonic()
+            is_due = any(echo <= now for echo in self._echoes)
+            self._echoes = [echo for echo in self._echoes if echo > now]
             has_room, self._has_room = self._has_room, False
-            return has_room
+            return has_room or is_due
+
+    def echo_s(self) -> float:
+        """How long until `take_room` has something to tell without news."""
+        with self._lock:
+            return max(0.0, min(self._echoes, default=math.inf) - time.monotonic())
 
     def close(self) -> None:
         """Let go; the thread ends with its stream."""
@@ -108,6 +120,8 @@ class Feed:
             else:
                 self._rung[job_id] = self._rung.get(job_id, False) or action == "die"
                 self._has_room = self._has_room or action in ("die", "destroy")
+                if action == "die":
+                    self._echoes = [time.monotonic() + echo_s for echo_s in _ECHOES_S]
         return True
 
     def _is_room(self, has_room: bool) -> bool:

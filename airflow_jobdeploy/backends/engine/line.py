@@ -28,8 +28,8 @@ from airflow_jobdeploy.hostside import queueing
 
 #: Without any news a look is taken so often, and again so soon when another decides just now, in seconds.
 SELDOM_S, _SOON_S = 5.0, 0.25
-#: However much news there is, the pause between two looks for it.
-_PAUSE_S = 0.05
+#: However much news there is: the pause between two looks for it, in seconds, and the share of our time that they take.
+_PAUSE_S, _NEWS_SHARE = 0.05, 0.3
 #: Looks of a crowd of tickets are slow: they may take this share of our time, and come this late.
 _CROWD, _SHARE, _LATEST_S = 32, 0.1, 0.3
 #: Whoever does not take for so long what is granted is passed by; a job of others is helped after so long.
@@ -120,7 +120,8 @@ class Line:
         """How long until `turn` has something to do without news; None: it never has."""
         if self._news:
             return 0.0
-        due = max(self._looked + _PAUSE_S, self._next_look()) if self._has_news else self._due
+        pause_s = max(_PAUSE_S, min(_LATEST_S, self._cost_s / _NEWS_SHARE))
+        due = max(self._looked + pause_s, self._next_look()) if self._has_news else self._due
         return max(0.0, due - time.monotonic()) if self._entries else None
 
     def turn(self, has_news: bool) -> bool:
@@ -258,7 +259,8 @@ class Line:
             is_late = held.decided is not None and self._places.now() - held.decided > _STALLED_S
             if not (held.job and is_late and held.job not in jobs and slots.waits(listing, held.job)):
                 continue
-            if not needs_pool(names.plan_of(listing.labels(held.job))):
+            known = {str(gpu.get("uuid")) for gpu in self._stock.capacity(listing.notes)["gpus"]}
+            if known.issuperset(held.gpus) and not needs_pool(names.plan_of(listing.labels(held.job))):
                 self.go_on(held.job, held)
 
     # -- jobs that stand in line by themselves -----------------------------------------------------------------------

@@ -153,7 +153,7 @@ class EngineWatch:
                 self._woken = False
                 return changed
             self._check_alive(engine)
-            patience_s = min(self._patience_s(engine), _bound_s(line))
+            patience_s = min(self._patience_s(engine), self._bound_s(line))
             if patience_s >= _IDLE_S:
                 engine.rest()
             self._waker.wait(min(left, patience_s))
@@ -169,7 +169,7 @@ class EngineWatch:
                 break
             if line.is_waiting:
                 self._check_alive(engine)
-            self._waker.wait(min(left, _bound_s(line), _SILENCE_S))
+            self._waker.wait(min(left, self._bound_s(line), _SILENCE_S))
         self._woken = False
 
     def _listen(self, jobs: Jobs) -> None:
@@ -177,6 +177,13 @@ class EngineWatch:
             # From before now: a listing may not show yet what has just been told, and clocks are not the same.
             since = jobs.now - _BEFORE_S
             self._feed = Feed(worker=self._worker, connect=self._connect, since=since, ring=self._waker.wake)
+
+    def _bound_s(self, line: Line) -> float:
+        """How long the line can wait for its turn."""
+        due_s = line.patience_s()
+        if due_s is None or self._feed is None:
+            return SELDOM_S
+        return min(due_s, self._feed.echo_s())
 
     def _take_room(self) -> bool:
         has_room, self._has_room = self._has_room, False
@@ -330,12 +337,6 @@ class EngineWatch:
     def _check_alive(self, engine: Engine) -> None:
         if time.monotonic() - engine.heard_at >= _SILENCE_S:
             engine.exists("/_ping", answer_s=_SIGN_S)
-
-
-def _bound_s(line: Line) -> float:
-    """How long the line can wait for its turn."""
-    due_s = line.patience_s()
-    return SELDOM_S if due_s is None else due_s
 
 
 def _in_rounds(due: float, pause_s: float) -> float:
