@@ -265,19 +265,19 @@ def test_what_is_watched_costs_the_same_for_one_job_and_for_many(engine: Dockerd
     backend = DockerBackend(worker="engine", connect=connect, settings=Settings(image=IMAGE))
     ids = [launch(backend, job(BLOCK)) for _ in range(12)]
     wait_until(backend, ids, lambda states: all(state.log_bytes for state in states.values()))
-    until = time.monotonic() + 7  # looks become seldom when nothing happens
-    while time.monotonic() < until:
-        backend.watch(ids, 1.0)
+    begun = time.monotonic()
+    while (passed_s := time.monotonic() - begun) < 7 or (passed_s < 30 and _held(engine) - held > 1):
+        backend.watch(ids, 0.5)  # looks become seldom when nothing happens
     asked.clear()
-    alone = 0
+    turns = alone = 0
     until = time.monotonic() + 3
     while time.monotonic() < until:
         assert backend.watch(ids, 0.1) == {}
-        alone += _held(engine) - held == 1
+        turns, alone = turns + 1, alone + (_held(engine) - held <= 1)  # those of earlier tests may go meanwhile
     # Each look at a log is two requests, in rounds 3 s apart; listings and signs of life are less than two a second.
     assert len(asked) <= (3 + 3) * (2 * LOOKS_PER_S + 2)
     assert len(sessions) == 2, "one for questions, one for the engine's events"
-    assert alone >= 20, "questions come in rounds, and hold no connection between them"
+    assert alone > turns / 2, "questions come in rounds, and hold no connection between them"
     backend.close()
 
 
