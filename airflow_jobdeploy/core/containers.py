@@ -53,7 +53,10 @@ def image_of(name: str, pool: WorkerPool) -> str:
 
 
 def _image_problems(wanted: Wanted, pool: WorkerPool) -> list[Problem]:
-    image = wanted.docker_image or ""
+    image = wanted.docker_image or pool.image or ""
+    if not image and not wanted.dockerfile:
+        hint = "Give docker_image, or the pool an `image`."
+        return [_at("docker_image", wanted, f"the job names no image, and pool {pool.name!r} has none.", hint)]
     if image not in ALIASES or image in pool.images:
         return []
     hint = suggestion(image, pool.images) or f"Add images: {{{image}: the image's name}} to the pool."

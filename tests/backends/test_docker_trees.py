@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_jobdeploy.backends.base import TreeGone
+from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import StagingError
 from tests.backends.engines import backend_of, job
@@ -37,6 +38,21 @@ def test_a_tree_whose_files_the_engine_has_lost_is_sent_again(engine: Dockerd) -
     backend.start(plan.job_id)
     assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
     assert log(backend, plan.job_id) == b"echo hello"
+
+
+def test_a_project_becomes_that_of_the_user_of_containers(engine: Dockerd) -> None:
+    files = {"main.sh": "#!/bin/sh\n", ".hidden": "h", "..odd": "o", "-rf": "r", "sub/f": "f"}
+    source = tree(files, executables=("main.sh",), links={"out": "nowhere", "in": "sub/f"})
+    backend = backend_of(engine, security=Security(user="1000:1000", read_only=True))
+    plan = job("set -e\necho 1 >> ./main.sh; echo 2 >> in; touch sub/new; ls -A", bundle=backend.send_tree(source).name)
+    backend.claim(plan)
+    backend.use_tree(plan.job_id, "work", plan.bundle)
+    backend.start(plan.job_id)
+    state = outcome(backend, plan.job_id)
+    assert state.status is JobStatus.SUCCEEDED, state.message
+    assert sorted(log(backend, plan.job_id).decode().split()) == sorted(
+        ["main.sh", ".hidden", "..odd", "-rf", "sub", "out", "in"]
+    )
 
 
 def test_a_tree_that_was_not_finished_is_not_there(engine: Dockerd) -> None:

@@ -24,7 +24,8 @@ IMAGES = {"py36": "registry.example:5000/dl/py36:2", "py36_gpu": "registry.examp
 def pool(*gpu_types: dict[str, Any], **facts: Any) -> WorkerPool:
     worker = {"url": "tcp://a.example:2376", **({"gpu_types": list(gpu_types)} if gpu_types else {})}
     return load_pool(
-        {"kind": "docker", "workers": [worker], "images": IMAGES, "presets": PRESETS, **facts}, name="engines"
+        {"kind": "docker", "workers": [worker], "images": IMAGES, "presets": PRESETS, "image": "box:1", **facts},
+        name="engines",
     )
 
 
@@ -48,6 +49,13 @@ def test_short_names_are_the_pools() -> None:
     assert asked({"docker_image": "python:3.12"})["image"] == "python:3.12"
     assert asked({}, pool(image="py36"))["image"] == IMAGES["py36"]
     assert asked({"dockerfile": "Dockerfile"}, pool(image="py36")) == {"dockerfile": "Dockerfile"}
+
+
+def test_a_job_without_an_image_in_a_pool_without_one() -> None:
+    said = problem({}, pool(image=None))
+    assert "the job names no image, and pool 'engines' has none. Give docker_image, or the pool an `image`." in said
+    assert asked({"docker_image": "python:3.12"}, pool(image=None))["image"] == "python:3.12"
+    assert asked({"dockerfile": "Dockerfile"}, pool(image=None)) == {"dockerfile": "Dockerfile"}
 
 
 def test_a_short_name_of_dl_jobs_that_the_pool_does_not_have() -> None:
@@ -117,8 +125,12 @@ def test_a_dockerfile_needs_a_project_and_no_image() -> None:
 
 
 def test_presets_fill_in_what_the_spec_does_not_say() -> None:
-    assert asked({"preset": "small", "cpu_count": 8}) == {"cpu_count": 8, "memory_bytes": 4 << 30}
-    assert asked({"preset": "big"}) == {"memory_bytes": 1 << 30, "gpus": 2}
+    assert asked({"preset": "small", "cpu_count": 8}) == {
+        "image": "box:1",
+        "cpu_count": 8,
+        "memory_bytes": 4 << 30,
+    }
+    assert asked({"preset": "big"}) == {"image": "box:1", "memory_bytes": 1 << 30, "gpus": 2}
     assert with_preset(spec(preset="big"), pool()).preemptible
     assert not with_preset(spec(preset="big", preemptible=False), pool()).preemptible
 

@@ -59,9 +59,18 @@ await_slot() {
     enter starting PENDING Staging
 }
 
+# Entry by entry: the folder itself is root's, and another user may write into it, but not change its mode or times.
+copy_project() {
+    for entry in /jobdeploy/bundle/tree/* /jobdeploy/bundle/tree/.[!.]* /jobdeploy/bundle/tree/..?*; do
+        [ -e "$entry" ] || [ -L "$entry" ] || continue
+        cp -R -P -p "$entry" "$JD_WORK/" || return 1
+        [ -L "$entry" ] || chmod -R u+rwX "$JD_WORK/${entry##*/}" || return 1
+    done
+}
+
 make_work() {
     if [ -d /jobdeploy/bundle/tree ] && [ -z "$JD_NOCOPY" ]; then
-        mkdir -p "$JD_WORK" && cp -R -P -p /jobdeploy/bundle/tree/. "$JD_WORK/" && chmod -R u+rwX "$JD_WORK" ||
+        mkdir -p "$JD_WORK" && copy_project ||
             { fact setup "the project could not be copied: $(tail -n 1 "$report/complaints")"; finish 126; }
     fi
     [ -d "$JD_WORK" ] ||
