@@ -60,7 +60,7 @@ def _pool() -> Arg:
     return _arg(
         "--worker-pool",
         metavar="NAME",
-        help="`local` (the default), or the id of a connection of type jobdeploy or ssh",
+        help="`local` (the default), or the id of a connection of type jobdeploy, ssh or docker",
     )
 
 
@@ -275,7 +275,9 @@ def _ending_commands() -> list[ActionCommand]:
 
 
 def _pool_commands() -> list[ActionCommand]:
-    name = _arg("worker_pool", metavar="NAME", help="`local`, or the id of a connection of type jobdeploy or ssh")
+    name = _arg(
+        "worker_pool", metavar="NAME", help="`local`, or the id of a connection of type jobdeploy, ssh or docker"
+    )
     some = _arg("workers", nargs="*", metavar="WORKER", help="may be left out where the pool has one")
     why = _arg("--why", metavar="TEXT", help="told to everybody whose jobs would go there")
     return [

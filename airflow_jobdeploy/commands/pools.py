@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from argparse import Namespace
@@ -92,7 +91,8 @@ def _row(name: str) -> dict[str, Any]:
     except JobDeployError as error:
         return {"worker_pool": name, "kind": "", "workers": [], "root": "", "error": str(error)}
     workers = [{"name": worker.name, "slots": worker.slots} for worker in pool.workers]
-    return {"worker_pool": name, "kind": pool.kind, "workers": workers, "root": pool.root, "error": ""}
+    root = "" if pool.kind == "docker" else pool.root  # an engine knows its own
+    return {"worker_pool": name, "kind": pool.kind, "workers": workers, "root": root, "error": ""}
 
 
 _POOL_COLUMNS = [
@@ -100,7 +100,7 @@ _POOL_COLUMNS = [
     Column(title="KIND", cell=lambda row: row["kind"]),
     Column(title="WORKERS", cell=lambda row: _workers(row["workers"]), cut=True),
     Column(title="ROOT", cell=lambda row: row["root"], cut=True, optional=True),
-    Column(title="WRONG", cell=lambda row: row["error"], cut=True, optional=True),
+    Column(title="WRONG", cell=lambda row: " ".join(row["error"].split()), cut=True, optional=True),
 ]
 
 
@@ -115,7 +115,8 @@ def _workers(workers: list[Mapping[str, Any]]) -> str:
 @command
 def test(args: Namespace) -> int:
     """Ask every worker of pools who it is, and whether two of them are the same machine."""
-    pools = [pool_named(name) for name in dict.fromkeys(args.worker_pools)] or _all()
+    wrong: list[JobDeployError] = []
+    pools = [pool_named(name) for name in dict.fromkeys(args.worker_pools)] or _all(wrong)
     asked = [(pool, worker) for pool in pools for worker in pool.workers]
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         greeted = list(executor.map(lambda each: _greeted(*each), asked))
@@ -131,17 +132,20 @@ def test(args: Namespace) -> int:
                 complain(f"worker {row['worker']}: {warning}", "warning")
             if row["error"]:
                 complain(row["error"])
-    for problem in problems:
+    for problem in (*problems, *wrong):
         complain(str(problem))
-    return PROBLEM if problems or any(row["error"] for row in rows) else 0
+    return PROBLEM if problems or wrong or any(row["error"] for row in rows) else 0
 
 
-def _all() -> list[WorkerPool]:
-    """`local`, and all pools of connections; those that are none, or wrong, are for `ls` to tell."""
+def _all(wrong: list[JobDeployError]) -> list[WorkerPool]:
+    """`local`, and all pools of connections. What is wrong with others goes to `wrong`; a registry is none."""
     found = []
-    for name in _names():
-        with contextlib.suppress(JobDeployError):
+    for name, kind in _names().items():
+        try:
             found.append(worker_pool(name))
+        except JobDeployError as error:
+            if kind != "docker":
+                wrong.append(error)
     return found
 
 

@@ -42,10 +42,14 @@ class GpuWish:
         return {"type": self.type, "count": self.count, "memory_min": least, "memory_max": self.memory_bytes_max}
 
     def __str__(self) -> str:
-        """ "2 A100", "1 GPU of 24.0 GiB.."."""
-        least, most = ("" if bound is None else size(bound) for bound in (self.memory_bytes_min, self.memory_bytes_max))
-        of = f" of {least}..{most}" if least or most else ""
-        return f"{self.count} {self.type or ('GPU' if self.count == 1 else 'GPUs')}{of}"
+        """ "2 A100", "1 GPU of 24.0 GiB or more"."""
+        return f"{self.count} {self.type or ('GPU' if self.count == 1 else 'GPUs')}{self._range()}"
+
+    def _range(self) -> str:
+        least, most = self.memory_bytes_min, self.memory_bytes_max
+        if least and most:
+            return f" of {size(least)} to {size(most)}"
+        return f" of {size(least)} or more" if least else f" of {size(most)} or less" if most else ""
 
 
 def gpu_wishes(data: Any) -> tuple[GpuWish, ...]:

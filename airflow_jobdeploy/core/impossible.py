@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from airflow_jobdeploy.core.spec_fields import JobSpec
 from airflow_jobdeploy.core.standing import Standing, WorkerView
 from airflow_jobdeploy.core.words import counted, size
 from airflow_jobdeploy.errors import Problem
+from airflow_jobdeploy.hostside.fitting import Gpu
 from airflow_jobdeploy.hostside.gpu_names import is_model
 
 #: Attribute of a demand -> the field of a job spec.
@@ -60,7 +62,8 @@ def _problem(spec: JobSpec, name: str, part: Demand, pool: WorkerPool, standings
             wish.type for wish in part.gpus if not any(is_model(wish.type, model) for model in _names(standings))
         ]
         near = next(filter(None, (suggestion(name, _words(standings)) for name in strange)), "")
-        hint = f"{near} It has {_models(standings)}.".strip()
+        sized = any(wish.memory_bytes_min or wish.memory_bytes_max for wish in part.gpus)
+        hint = f"{near} It has {_models(standings, sized=sized)}.".strip()
     else:
         most = max(
             getattr(standing.limits, {"cpu_count": "cpu", "memory_bytes": "memory"}.get(name, "disk"))
@@ -90,14 +93,19 @@ def _names(standings: Sequence[Standing]) -> set[str]:
     return {gpu.model for standing in standings for gpu in standing.limits.gpus}
 
 
-def _models(standings: Sequence[Standing]) -> str:
+def _models(standings: Sequence[Standing], *, sized: bool = False) -> str:
+    """`sized`: with the memory of each, for whoever asked for that."""
     counts: dict[str, list[int]] = {}
     for standing in standings:
-        for model in {gpu.model for gpu in standing.limits.gpus}:
-            own = sum(gpu.model == model for gpu in standing.limits.gpus)
+        here = Counter(_model(gpu, sized=sized) for gpu in standing.limits.gpus)
+        for model, own in here.items():
             counts.setdefault(model, []).append(own)
     told = [f"{max(each)} {model} ({counted(len(each), 'worker')})" for model, each in sorted(counts.items())]
     return ", ".join(told) or "no GPUs"
+
+
+def _model(gpu: Gpu, *, sized: bool) -> str:
+    return f"{gpu.model} of {size(gpu.memory_bytes)}" if sized and gpu.memory_bytes else gpu.model
 
 
 def _inventory(standings: Sequence[Standing]) -> str:

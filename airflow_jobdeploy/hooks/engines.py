@@ -118,7 +118,7 @@ def _hook(worker: Worker) -> Any:
             try:
                 told = self._get(self._url("/_ping", versioned_api=False)).headers.get("Api-Version")
             except Exception as error:  # as the SDK's own does
-                raise DockerException(f"Error while fetching server API version: {error}") from error
+                raise DockerException(str(error)) from error
             return str(told or self.version(api_version=False)["ApiVersion"])
 
     class EngineHook(DockerHook):

@@ -33,7 +33,7 @@ Job = Mapping[str, Any] | str
 class JobDeployHook(BaseHook):
     """Jobs of one worker pool.
 
-    `worker_pool`: "local", or the id of a connection of type jobdeploy or ssh. Methods that take `job`
+    `worker_pool`: "local", or the id of a connection of type jobdeploy, ssh or docker. Methods that take `job`
     accept a handle or a job id. All raise errors below `JobDeployError`.
     """
 

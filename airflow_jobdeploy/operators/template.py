@@ -26,7 +26,7 @@ class TemplateUpOperator(SubmittingOperator):
         current directory) or a mapping. Its Jinja is the template's own; Airflow renders nothing in it.
     template_params: values for the template's params. None: the run's params of these names.
     project_dir: a folder here, sent to the worker; or workdir: a folder there. Not both.
-    worker_pool: "local", or the id of a connection of type jobdeploy or ssh.
+    worker_pool: "local", or the id of a connection of type jobdeploy, ssh or docker.
     wait_for_completion: False returns when the builds of `up` have ended, with what they left running.
 
     Returns the job's handle. Raises TemplateError with all problems before anything starts; JobFailed,

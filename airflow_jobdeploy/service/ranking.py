@@ -67,7 +67,10 @@ class Looking:
         return rank(job, views), refusals
 
     def _none(self, placement: Placement) -> str:
-        whys = "; ".join(f"{choice.worker}: {choice.why}" for choice in placement.choices) or "it has no worker"
+        alike: dict[str, list[str]] = {}
+        for choice in placement.choices:
+            alike.setdefault(choice.why, []).append(choice.worker)
+        whys = "; ".join(f"{', '.join(those)}: {why}" for why, those in alike.items()) or "it has no worker"
         asked = f" can take {self.work.need.demand}" if self.work.need.demand else " can take the job"
         return f"no worker of pool {self.workers.pool.name!r}{asked}: {whys}"
 

@@ -31,7 +31,7 @@ def test_plan_says_which_gpus(cli: Cli, job: Write, gpus: FakeGpus) -> None:
     (row,) = done.data["workers"]
     assert (row["fit"], row["gpus"]) == ("now", [gpus.uuids[0]])
     assert row["why"] == "gets GPU 0 (NVIDIA A100-SXM4-80GB); 2 of 2 free"
-    assert done.data["demand"] == "1 A100 of 80.0 GiB.."
+    assert done.data["demand"] == "1 A100 of 80.0 GiB or more"
 
 
 def test_plan_says_what_the_pool_has(cli: Cli, job: Write, gpus: FakeGpus) -> None:
@@ -39,6 +39,8 @@ def test_plan_says_what_the_pool_has(cli: Cli, job: Write, gpus: FakeGpus) -> No
     assert done.code == 1
     assert "no worker of pool 'local' has 2 A10. Did you mean 'A100'?" in done.err
     assert "It has 2 NVIDIA A100-SXM4-80GB (1 worker)." in done.err
+    large = cli("plan", job("true", gpu_types=[{"type": "A100", "memory": "141GB"}]))
+    assert "has 1 A100 of 141.0 GiB or more. It has 2 NVIDIA A100-SXM4-80GB of 80.0 GiB (1 worker)." in large.err
 
 
 def test_gpus_of_a_driver_that_hangs_may_come_back(cli: Cli, job: Write, gpus: FakeGpus) -> None:

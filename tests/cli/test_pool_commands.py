@@ -52,6 +52,25 @@ def test_a_host_that_does_not_answer(cli: Cli, stored: str) -> None:
     assert "warning: worker stored_host cannot be asked" in listed.err
 
 
+@pytest.mark.airflow
+def test_a_pool_that_is_wrong_does_not_keep_others_from_being_asked(
+    cli: Cli, stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": {"kind": "ssh"}}))
+    monkeypatch.setenv("AIRFLOW_CONN_HUB", "docker://me@registry.example.org")
+    done = cli("pools", "test")
+    assert (done.code, "local " in done.out) == (1, True)
+    assert "an ssh pool needs workers" in done.err
+    assert "registry.example.org" not in done.err
+
+
+def test_an_engine_has_no_root_of_ours(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = {"kind": "docker", "workers": [{"url": "tcp://a.example:2376"}]}
+    monkeypatch.setenv("AIRFLOW_CONN_ENGINES", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+    rows = {row["worker_pool"]: row for row in cli("pools", "ls", "-o", "json").data}
+    assert (rows["engines"]["kind"], rows["engines"]["root"]) == ("docker", "")
+
+
 def test_this_machine(cli: Cli) -> None:
     (row,) = cli("pools", "test", "local", "-o", "json").data
     assert (row["worker"], row["state"], row["error"]) == ("local", "ok", "")

@@ -142,8 +142,8 @@ def test_gpus_must_be_what_the_pool_says_that_it_has() -> None:
     alternatives = [{"type": "H100", "count": 1}, {"type": "A100", "count": 2}]
     assert asked({"gpu_types": alternatives}, pool(a100))["gpus"] == 2
     said = problem({"gpu_types": [{"type": "A100", "count": 3}]}, pool(a100))
-    assert "no worker of pool 'engines' has 3 A100: tcp://a.example:2376 has 2 A100 of 40.0 GiB..." in said
-    assert "has 1 GPU of 80.0 GiB..: " in problem({"gpu_types": [{"type": "any", "memory": "80GB"}]}, pool(a100))
+    assert "no worker of pool 'engines' has 3 A100: tcp://a.example:2376 has 2 A100 of 40.0 GiB or more." in said
+    assert "has 1 GPU of 80.0 GiB or more: " in problem({"gpu_types": [{"type": "any", "memory": "80GB"}]}, pool(a100))
     assert "Did you mean 'A100'?" in problem({"gpu_types": [{"type": "A10"}]}, pool(a100))
 
 

@@ -151,9 +151,9 @@ def test_what_a_preset_says_and_where(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("wants", "why"),
     [
-        ({"gpu_types": [{"type": "H100", "count": 1}]}, r"a: .*A100"),
+        ({"gpu_types": [{"type": "H100", "count": 1}]}, r"a, b: .*A100"),
         ({"gpu_types": [{"type": "A100", "count": 3}]}, r"b: .*2"),
-        ({"gpu_types": [{"type": "A100", "count": 1, "memory": "80GB.."}]}, r"a: "),
+        ({"gpu_types": [{"type": "A100", "count": 1, "memory": "80GB.."}]}, r"a, b: "),
         ({"cpu_count": 9}, r"9 cores"),
         ({"memory": "65GB"}, r"memory"),
     ],
