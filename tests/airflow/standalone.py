@@ -198,8 +198,9 @@ class Airflow:
         folder = self.runs / run_id
         folder.mkdir()
         body = {"logical_date": None, "dag_run_id": run_id, "conf": {"folder": str(folder), **conf}}
-        answer = self.ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)
-        assert answer, f"{dag_id} cannot be triggered"
+        runs = f"/api/v2/dags/{dag_id}/dagRuns"
+        # An API that is too busy to answer in time may have made the run all the same.
+        wait_for(lambda: self.ask("GET", f"{runs}/{run_id}") or self.ask("POST", runs, body), f"a run of {dag_id}")
         return Run(self, dag_id, run_id, folder)
 
     def task(self, run_id: str) -> dict[str, Any]:
