@@ -41,7 +41,7 @@ def drain(args: Namespace) -> int:
     """Cordon workers, preempt the jobs there that may be, and see the others end."""
     with open_pool(args.worker_pool) as workers:
         names = _chosen(workers, args.workers)
-        wrong = _each(workers, names, why=args.why or "drained")
+        wrong = _each(workers, names, why=args.why or "drained", keep=not args.why)
         left = [row for row in _live(workers) if row["worker"] in names]
         for row in left:
             wrong |= _ask_to_leave(workers, row, args.why or f"worker {row['worker']} is drained")
@@ -69,11 +69,13 @@ def _chosen(workers: Workers, given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(given)) or known
 
 
-def _each(workers: Workers, names: Sequence[str], *, why: str = "", lift: bool = False) -> int:
+def _each(workers: Workers, names: Sequence[str], *, why: str = "", lift: bool = False, keep: bool = False) -> int:
+    """`keep`: what was said of a worker that is cordoned already stays."""
     code = 0
     for name in names:
         try:
-            told = workers.backend(name).cordon(by=getpass.getuser(), why=why, lift=lift)
+            backend = workers.backend(name)
+            told = (keep and backend.facts().cordoned) or backend.cordon(by=getpass.getuser(), why=why, lift=lift)
         except JobDeployError as error:
             complain(f"worker {name}: {error}")
             code = PROBLEM

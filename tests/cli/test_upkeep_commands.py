@@ -32,6 +32,14 @@ def test_a_worker_is_cordoned_and_comes_back(cli: Cli, job: Write) -> None:
     assert cli("run", job("echo back")).out == "back\n"
 
 
+def test_draining_keeps_why_a_worker_is_cordoned(cli: Cli) -> None:
+    cli("pools", "cordon", "local", "--why", "a new disk")
+    assert "a new disk" in cli("pools", "drain", "local").err
+    assert "a new fan" in cli("pools", "drain", "local", "--why", "a new fan").err
+    cli("pools", "uncordon", "local")
+    assert "drained" in cli("pools", "drain", "local").err
+
+
 def test_a_job_with_a_demand_waits_until_the_worker_is_back(cli: Cli, job: Write) -> None:
     assert cli("pools", "cordon", "local").code == 0
     late = cli("run", job("true", cpu_count=0.01, schedule_timeout=1))
