@@ -29,9 +29,10 @@ from airflow_jobdeploy.backends.engine import names, orders, sweeping, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
 from airflow_jobdeploy.backends.engine.claims import Claims, Settings
 from airflow_jobdeploy.backends.engine.garbage import Sweep
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
 from airflow_jobdeploy.backends.engine.ledger import Ledger
 from airflow_jobdeploy.backends.engine.line import Line
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.places import Places, machine_label
 from airflow_jobdeploy.backends.engine.resources import Resources
 from airflow_jobdeploy.backends.engine.starts import Starts

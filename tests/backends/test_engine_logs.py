@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.logs import Message, joined, messages, unmarked
+from airflow_jobdeploy.backends.engine.times import seconds
 
 FIRST, LATER = "2026-11-20T13:49:03.260682821Z", "2026-11-20T13:49:04.000000001Z"
 

@@ -20,7 +20,8 @@ from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.config import Security, Trees
 from airflow_jobdeploy.backends.engine.derived import Derived, Image
 from airflow_jobdeploy.backends.engine.devices import Gpus, gpus_of
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.picture import read
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.recipe import Recipe, recipe_of

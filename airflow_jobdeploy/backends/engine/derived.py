@@ -17,11 +17,11 @@ from urllib.parse import quote
 
 from airflow_jobdeploy.backends.engine import config, dockerfiles, images, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.logs import Log
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.recipe import ENVIRONMENT, LIMIT_S, Recipe, Stage
 from airflow_jobdeploy.backends.engine.tar import Member, folder
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.hostside import install
 from airflow_jobdeploy.hostside import logs as host_logs

@@ -19,11 +19,11 @@ from typing import IO, Any, cast
 from airflow_jobdeploy.backends.arriving import Pieces
 from airflow_jobdeploy.backends.engine import config, images, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.recipe import LIMIT_S, Recipe, Stage
 from airflow_jobdeploy.backends.engine.tar import Member, below
 from airflow_jobdeploy.backends.engine.ticking import ticking
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.core.words import duration
 from airflow_jobdeploy.errors import StagingError, WorkerError, WorkerUnreachable
 

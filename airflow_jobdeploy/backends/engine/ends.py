@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import names
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
-from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.jobs import Jobs
+from airflow_jobdeploy.backends.engine.listing import Listing
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.core.health import FAILURES, is_its_own, settles
 
 #: Without a container it is dear to ask how a job ended: older ones than this, in seconds, and more are not asked.

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import judging, names
+from airflow_jobdeploy.backends.engine import names, reports
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
-from airflow_jobdeploy.backends.engine.judging import Seen, seconds
+from airflow_jobdeploy.backends.engine.jobs import Jobs
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.seen import Seen, life_span_s
 from airflow_jobdeploy.backends.engine.tar import Member
+from airflow_jobdeploy.backends.engine.times import seconds
 
 
 def enforce(engine: Engine, places: Places, jobs: Jobs, job_id: str, listing: Listing) -> bool:
@@ -64,9 +66,9 @@ def _due(places: Places, container: str, seen: Seen, now: float, started: float)
         if limit_s is not None and now - started >= limit_s:
             return "limit", {"limit": "timeout", "limit_s": limit_s}
     if _is_life_over(seen, now - started):
-        fresh = replace(seen, report=places.small(container, names.REPORT, judging.REPORT_LIMIT))
+        fresh = replace(seen, report=places.small(container, names.REPORT, reports.REPORT_LIMIT))
         if _is_life_over(fresh, now - started):  # nobody has lengthened it since we looked
-            return "limit", {"limit": "life_span", "limit_s": judging.life_span_s(fresh)}
+            return "limit", {"limit": "life_span", "limit_s": life_span_s(fresh)}
     orphan_after_s = seen.plan.get("orphan_after_s")
     if orphan_after_s is None:
         return "", {}
@@ -75,7 +77,7 @@ def _due(places: Places, container: str, seen: Seen, now: float, started: float)
 
 
 def _is_life_over(seen: Seen, ran_s: float) -> bool:
-    lasts = judging.life_span_s(seen)
+    lasts = life_span_s(seen)
     return lasts is not None and ran_s >= lasts
 
 

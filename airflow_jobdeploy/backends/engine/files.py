@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, cast
 
 from airflow_jobdeploy.backends.base import ArtifactFile, Upload, UploadNews
-from airflow_jobdeploy.backends.engine import judging, names
+from airflow_jobdeploy.backends.engine import names, outputs
 from airflow_jobdeploy.backends.engine.api import EngineError
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.said import METRICS, NOTHING
 from airflow_jobdeploy.backends.engine.tar import MTIME, Content, Pieces, below
@@ -120,7 +121,7 @@ def manifest(places: Places, jobs: Jobs, job_id: str, listing: Listing, match: s
     """The files of a job's output: as its container has listed them at its end, else read for it."""
     jobs.state(job_id, listing, counts_log=False)
     report, said = jobs.output(job_id) or ({}, NOTHING)
-    listed = judging.listing(report)
+    listed = outputs.listed_files(report)
     if listed is not None:
         found = [ArtifactFile(path=path, size=size, sha256=sha, mode=mode) for path, size, sha, mode in listed]
     else:

@@ -17,12 +17,13 @@ from airflow_jobdeploy.backends.base import Garbage
 from airflow_jobdeploy.backends.engine import config, names, orders
 from airflow_jobdeploy.backends.engine.api import WORK_S, Engine, EngineError
 from airflow_jobdeploy.backends.engine.holders import Holders
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
-from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.jobs import Jobs
 from airflow_jobdeploy.backends.engine.ledger import Ledger
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.picture import picture_of
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.resources import Resources
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.backends.engine.transfer import STORE
 from airflow_jobdeploy.core.plan import Limits
 

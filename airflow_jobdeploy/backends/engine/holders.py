@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from airflow_jobdeploy.backends.engine import names
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.core.leases import PROVISIONAL_S
 
 

@@ -7,18 +7,19 @@ labels), a container that has ended, its report.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from airflow_jobdeploy.backends.base import ArtifactFile
 from airflow_jobdeploy.backends.engine import judging, names, reports, said
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.judging import Seen
+from airflow_jobdeploy.backends.engine.known import Known
+from airflow_jobdeploy.backends.engine.listing import LIVE, Listing, name_of, with_volumes
 from airflow_jobdeploy.backends.engine.logs import CappedLog, Log
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.seen import Seen
 from airflow_jobdeploy.core.status import JobState
 from airflow_jobdeploy.hostside import logs as host_logs
 
@@ -26,67 +27,6 @@ from airflow_jobdeploy.hostside import logs as host_logs
 #: full when the container ended never lists that.
 DOUBT_S = 60.0
 _TAIL_LINES = 20
-_LIVE = ("running", "paused", "restarting")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What an engine has of ours at one moment."""
-
-    #: job id -> its container, as listed.
-    containers: Mapping[str, Mapping[str, Any]]
-    #: job id -> its volume: the record.
-    volumes: Mapping[str, Mapping[str, Any]]
-    #: Notes about jobs, by what they are and the job's id.
-    notes: Mapping[tuple[str, str], str]
-    #: When they were made, as the engine writes times.
-    noted_at: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    #: Of the line and its leases: containers that hold GPUs, and volumes.
-    gpus: Sequence[Mapping[str, Any]] = ()
-    line: Sequence[Mapping[str, Any]] = ()
-
-    def is_live(self, job_id: str) -> bool:
-        return job_id in self.containers and self.containers[job_id]["State"] in _LIVE
-
-    def labels(self, job_id: str) -> Mapping[str, str]:
-        return self.volumes[job_id].get("Labels") or {}
-
-    def successor(self, job_id: str) -> dict[str, Any] | None:
-        """The attempt that has taken the place of one: here, or as somebody has noted it, elsewhere."""
-        own = self.labels(job_id)
-        noted = self.notes.get((names.MOVED, job_id))
-        found: list[dict[str, Any]] = [json.loads(noted)] if noted else []
-        for other, volume in self.volumes.items():
-            labels = volume.get("Labels") or {}
-            if labels.get(names.UID) == own.get(names.UID) and other != job_id:
-                attempt = int(labels.get(names.ATTEMPT) or 0)
-                worker = names.plan_of(labels).get("worker", "")
-                found.append({"job_id": other, "attempt": attempt, "worker": worker})
-        found = [one for one in found if one["attempt"] > int(own.get(names.ATTEMPT) or 0)]
-        return max(found, key=lambda one: one["attempt"]) if found else None
-
-
-@dataclass
-class _Known:
-    """What has been found out of one container."""
-
-    container: str = ""
-    listed: str = ""
-    inspected: Mapping[str, Any] | None = None
-    report: Mapping[str, bytes] | None = None
-    log: Log | None = None
-    #: The state of an end, but for what may still change, and when it was made.
-    ended: dict[str, Any] | None = None
-    ended_at: float = 0.0
-    #: When it was last asked for beside the listing, whatever that said.
-    looked_at: float = field(default_factory=time.monotonic)
-    secrets: tuple[str, ...] = ()
-    said: said.Said = said.NOTHING
-    facts: dict[str, Any] = field(default_factory=dict)
-    #: Output files of an attempt that has ended, by path, as far as somebody has asked for them.
-    files: dict[str, ArtifactFile] = field(default_factory=dict)
-    #: It was let go just now: its first state is told without its report, which has hardly begun and is dear to read.
-    has_just_begun: bool = False
 
 
 class Jobs:
@@ -95,7 +35,7 @@ class Jobs:
     def __init__(self, engine: Engine, places: Places) -> None:
         self._engine = engine
         self._places = places
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
         self.machine = ""
         #: What was listed last.
         self.latest = Listing(containers={}, volumes={}, notes={})
@@ -112,31 +52,17 @@ class Jobs:
     def listing(self) -> Listing:
         """Two requests."""
         ours = self._engine.get("/containers/json", all=True, filters={"label": [names.KIND]})
-        containers = {_name(entry): entry for entry in ours if entry["Labels"][names.KIND] == names.JOB_KIND}
+        containers = {name_of(entry): entry for entry in ours if entry["Labels"][names.KIND] == names.JOB_KIND}
         gpus = [entry for entry in ours if entry["Labels"][names.KIND] == names.LEASE_KIND]
         return self._noted(containers, gpus)
 
     def _noted(self, containers: Mapping[str, Mapping[str, Any]], gpus: Sequence[Mapping[str, Any]]) -> Listing:
         """With the records, and the notes on them."""
-        volumes: dict[str, Any] = {}
-        line = []
-        notes: dict[tuple[str, str], str] = {}
-        noted_at: dict[tuple[str, str], str] = {}
-        for volume in self._engine.get("/volumes", filters={"label": [names.KIND]})["Volumes"] or ():
-            labels = volume.get("Labels") or {}
-            if labels.get(names.KIND) == names.JOB_KIND:
-                volumes[volume["Name"]] = volume
-            elif labels.get(names.KIND) == names.NOTE_KIND:
-                key = labels.get(names.NOTE, ""), labels.get(names.NOTED, "")
-                notes[key], noted_at[key] = labels.get(names.TEXT, ""), str(volume.get("CreatedAt", ""))
-            elif labels.get(names.KIND) in names.LINE_KINDS:
-                line.append(volume)
-        for job_id in [job_id for job_id in self._known if job_id not in volumes]:
+        found = self._engine.get("/volumes", filters={"label": [names.KIND]})["Volumes"] or ()
+        self.latest = with_volumes(containers, gpus, found)
+        for job_id in [job_id for job_id in self._known if job_id not in self.latest.volumes]:
             del self._known[job_id]
             self.places.pop(job_id, None)
-        self.latest = Listing(
-            containers=containers, volumes=volumes, notes=notes, noted_at=noted_at, gpus=gpus, line=line
-        )
         return self.latest
 
     def note(self, kind: str, job_id: str, text: str) -> None:
@@ -150,12 +76,12 @@ class Jobs:
         """What was found out of it is asked again."""
         known = self._known.get(job_id)
         if known is not None:
-            self._known[job_id] = _Known(secrets=known.secrets)
+            self._known[job_id] = Known(secrets=known.secrets)
 
     def begin(self, job_id: str, before: Listing) -> Listing:
         """It was started just now: what was listed `before`, as it is now."""
         self.forget(job_id)
-        self._known.setdefault(job_id, _Known()).has_just_begun = True
+        self._known.setdefault(job_id, Known()).has_just_begun = True
         containers = self._asked_for(before, [job_id])
         if containers is None:
             return self.listing()
@@ -181,7 +107,7 @@ class Jobs:
 
     def hide(self, job_id: str, values: Sequence[str]) -> None:
         """Values that must not be shown when the end of the log is told."""
-        self._known.setdefault(job_id, _Known()).secrets = tuple(values)
+        self._known.setdefault(job_id, Known()).secrets = tuple(values)
 
     # -- one attempt ---------------------------------------------------------------------------------------------------
 
@@ -240,7 +166,7 @@ class Jobs:
     def listen(self, job_id: str, listing: Listing) -> dict[str, Any]:
         """What a running attempt says of itself by now."""
         known, listed = self._known[job_id], listing.containers.get(job_id)
-        if listed is not None and listed["State"] in _LIVE and known.ended is None:
+        if listed is not None and listed["State"] in LIVE and known.ended is None:
             with contextlib.suppress(EngineError):  # it ends just now
                 known.said = said.listen(self._places, listed["Id"], known.said, has_ended=False)
         return known.said.summary or {}
@@ -265,7 +191,7 @@ class Jobs:
 
     def log(self, job_id: str, listing: Listing) -> Log | None:
         """Its log; None while it has no container that could have one."""
-        known = self._known.setdefault(job_id, _Known())
+        known = self._known.setdefault(job_id, Known())
         listed = listing.containers.get(job_id)
         if listed is None or listed["State"] == "created":
             return known.log
@@ -292,12 +218,12 @@ class Jobs:
             elif (
                 known.report is None
                 or (is_doubted and not runs)
-                or self._may_move(known, names.plan_of(listing.labels(job_id)))
+                or known.may_move(names.plan_of(listing.labels(job_id)))
             ):
                 known.report = self._report(job_id, listed)
         container = known.inspected
         if container is None and listed is not None:
-            container = {"State": {"Status": listed["State"], "Running": listed["State"] in _LIVE}}
+            container = {"State": {"Status": listed["State"], "Running": listed["State"] in LIVE}}
         return Seen(
             job_id=job_id,
             plan=names.plan_of(listing.labels(job_id)),
@@ -306,27 +232,20 @@ class Jobs:
             report=known.report,
             now=self._places.about_now(),
             facts=known.facts,
-            gpus=_gpus(listing, job_id),
+            gpus=listing.leased_gpus(job_id),
             line=self.places.get(job_id, {}),
             queued=listing.noted_at.get((names.QUEUED, job_id), ""),
             setup=listing.noted_at.get((names.SETUP, job_id), ""),
         )
 
-    def _fresh(self, job_id: str, listed: Mapping[str, Any] | None) -> _Known:
+    def _fresh(self, job_id: str, listed: Mapping[str, Any] | None) -> Known:
         """What is known, if it is still of the same container in the same state."""
-        known = self._known.setdefault(job_id, _Known())
+        known = self._known.setdefault(job_id, Known())
         now = (listed["Id"], listed["State"]) if listed is not None else ("", "")
         if (known.container, known.listed) != now:
             known = replace(known, container=now[0], listed=now[1], inspected=None, report=None)
             self._known[job_id] = known
         return known
-
-    def _may_move(self, known: _Known, plan: Mapping[str, Any]) -> bool:
-        """May a running container's report have changed, without the engine telling?"""
-        if known.listed not in _LIVE:
-            return False
-        several = plan.get("leftovers") == "wait" or plan.get("build") or len(plan.get("steps", ())) > 1
-        return bool(several) or not is_settled(known.report)
 
     def _inspect(self, container: str) -> Mapping[str, Any] | None:
         try:
@@ -345,9 +264,9 @@ class Jobs:
                 told = reports.of_link(link, names.plan_of(listed["Labels"]))
                 if told is not None:
                     return told
-            return self._places.small(listed["Id"], names.REPORT, judging.REPORT_LIMIT)
+            return self._places.small(listed["Id"], names.REPORT, reports.REPORT_LIMIT)
         with self._places.helper({job_id: names.JOB}) as helper:
-            return self._places.small(helper, names.REPORT, judging.REPORT_LIMIT)
+            return self._places.small(helper, names.REPORT, reports.REPORT_LIMIT)
 
     def _completed(self, seen: Seen, data: Mapping[str, Any]) -> Seen:
         """With what is worth knowing of an end, beside the report."""
@@ -360,14 +279,14 @@ class Jobs:
             facts["last_lines"] = self._last_lines(seen, known)
         return replace(seen, facts=facts)
 
-    def _hear_all(self, seen: Seen, known: _Known) -> None:
+    def _hear_all(self, seen: Seen, known: Known) -> None:
         if seen.container is not None:
             known.said = said.listen(self._places, known.container, known.said, has_ended=True)
             return
         with self._places.helper({seen.job_id: names.JOB}) as helper:
             known.said = said.listen(self._places, helper, known.said, has_ended=True)
 
-    def _last_lines(self, seen: Seen, known: _Known) -> str:
+    def _last_lines(self, seen: Seen, known: Known) -> str:
         if seen.plan.get("secret_names") and not known.secrets:
             return ""  # which of its words are secrets is known to nobody any more
         log = known.log or Log(self._engine, known.container)
@@ -375,25 +294,3 @@ class Jobs:
             return host_logs.last_lines(log.last_lines(_TAIL_LINES), known.secrets)
         except EngineError:
             return ""  # the log was removed by hand
-
-
-def is_settled(report: Mapping[str, bytes] | None) -> bool:
-    """Does the command run, so that the next news is that it has ended?"""
-    told = reports.standing(report)
-    return told is not None and told.phase == "running" and not told.reason
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    return str((entry.get("Names") or ["/"])[0]).lstrip("/")
-
-
-def _gpus(listing: Listing, job_id: str) -> tuple[str, ...]:
-    """What a job that runs, or has run, was given of the engine's GPUs by its lease."""
-    listed = listing.containers.get(job_id)
-    if listed is None or listed["State"] == "created":
-        return ()
-    told = listing.notes.get((names.ADMITTED, job_id)) or (listed.get("Labels") or {}).get(names.LEASED) or "{}"
-    try:
-        return tuple(json.loads(told).get("gpus") or ())
-    except (ValueError, AttributeError):  # "go": admitted without a lease
-        return ()

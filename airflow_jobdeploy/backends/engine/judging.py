@@ -7,90 +7,20 @@ are those of `hostside.verdict`, as for all workers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from functools import lru_cache
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import bare, names, reports
+from airflow_jobdeploy.backends.engine import bare, names, outputs, reports
+from airflow_jobdeploy.backends.engine.seen import Seen, life_span_s
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.hostside import verdict
-from airflow_jobdeploy.hostside.finish import RESULT_LIMIT
 from airflow_jobdeploy.hostside.verdict import Evidence
 
-#: Of a file of the report no more is read than this, in bytes.
-REPORT_LIMIT = 16 * 1024 * 1024
-_NEVER = "0001-01-01T00:00:00Z"
 _KILLED = -9
-#: Files of the report: hundredths of a second that were added to its life_span, each by one request.
-LIFE = "life."
 #: Facts that are no news for people.
 _INTERNAL = ("metrics", "artifacts")
 #: What the engine says of a container whose end nobody saw: the machine went down under it.
 _UNSEEN = 255
-_GOING = ("removing", "dead")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What was seen of one attempt."""
-
-    job_id: str
-    plan: Mapping[str, Any]
-    #: When the claim was made, as the engine writes times.
-    claimed: str
-    #: The container as the engine inspects it; None: there is none.
-    container: Mapping[str, Any] | None
-    #: The files of the report; None: not read.
-    report: Mapping[str, bytes] | None = None
-    #: The engine's clock now, in seconds since 1970.
-    now: float = 0.0
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    #: The GPUs that its lease gave it; where it stands in the engine's line: {"position", "ahead", "why"}.
-    gpus: tuple[str, ...] = ()
-    line: Mapping[str, Any] = field(default_factory=dict)
-    #: Since when it waits for a slot of its pool; "": it does not, or did not.
-    queued: str = ""
-    #: Since when its image was made; "": it needed none of its own.
-    setup: str = ""
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        return (self.container or {}).get("State") or {}
-
-    @property
-    def is_running(self) -> bool:
-        return bool(self.state.get("Running"))
-
-    @property
-    def is_unstarted(self) -> bool:
-        """Has its container never run? Also one that is being replaced has not."""
-        if self.container is None or self.state.get("Status") not in ("created", *_GOING):
-            return False
-        return self.state.get("Status") == "created" or seconds(self.state.get("StartedAt")) is None
-
-    def text(self, name: str) -> str:
-        return (self.report or {}).get(name, b"").decode("utf-8", "replace")
-
-    @property
-    def has_begun(self) -> bool:
-        return "history" in (self.report or {}) or self.is_bare
-
-    @property
-    def is_bare(self) -> bool:
-        """Is, or was, the command itself process 1 of its container?"""
-        return bare.MARK in (self.report or {}) and not self.is_unstarted
-
-    @property
-    def orders(self) -> dict[str, dict[str, Any]]:
-        """What is to end it, by its names."""
-        found = {name: _json(self, f"{name}.json") for name in bare.ORDERS}
-        return {name: order for name, order in found.items() if order is not None}
-
-    @property
-    def has_reported(self) -> bool:
-        return "end" in (self.report or {})
 
 
 def wire(seen: Seen) -> dict[str, Any]:
@@ -105,15 +35,6 @@ def wire(seen: Seen) -> dict[str, Any]:
     if not seen.is_running and (outcome := _outcome(seen)) is not None:
         return {**base, **_ended(seen, outcome)}
     return {**base, **_live(seen)}
-
-
-def life_span_s(seen: Seen) -> float | None:
-    """How long the attempt may run: what was planned, and what was added since (orders.extend)."""
-    planned = (seen.plan.get("limits") or {}).get("life_span_s")
-    if planned is None:
-        return None
-    added = [text for name, data in (seen.report or {}).items() if name.startswith(LIFE) and (text := data.strip())]
-    return float(planned) + sum(int(text) for text in added if text.isdigit()) / 100
 
 
 # -- alive ---------------------------------------------------------------------------------------------------------
@@ -188,7 +109,7 @@ def _ended(seen: Seen, outcome: Mapping[str, Any]) -> dict[str, Any]:
     started = _started(seen, history)
     ended = seconds(seen.state.get("FinishedAt")) or (history[-1][2] if seen.has_begun else seen.now)
     ran_s = None if started is None else max(0.0, ended - started)
-    result, complaint = _result(seen)
+    result, complaint = outputs.result(seen)
     known = {key: value for key, value in outcome["facts"].items() if key not in _INTERNAL}
     facts = {**known, **({"result_error": complaint} if complaint else {})}
     end = (str(outcome["status"]), str(outcome["reason"]), ended)
@@ -199,24 +120,24 @@ def _ended(seen: Seen, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "running_s": ran_s,
         "usage": {"wall_s": ran_s or 0.0},
         "result": result,
-        "artifacts": _artifacts(seen),
+        "artifacts": outputs.artifacts(seen),
         "history": _told([*history, end], seen.now),
     }
 
 
 def _outcome(seen: Seen) -> dict[str, Any] | None:
     """How it ended; None: it has not."""
-    if (failed := _json(seen, "failed.json")) is not None:
+    if (failed := seen.json("failed.json")) is not None:
         if "limit" in failed:
             return verdict.judge(Evidence(limit={key: failed[key] for key in ("limit", "limit_s")}))
         return verdict.judge(
             Evidence(setup=str(failed.get("message", "it could not be started")), facts=dict(seen.facts))
         )
-    if seen.has_reported and facts_of(seen).get("cause") != "terminated":
+    if seen.has_reported and _facts(seen).get("cause") != "terminated":
         return verdict.judge(_reported(seen))
     if seen.is_bare and seen.container is not None:
         return verdict.judge(_by_itself(seen))
-    order, room = _json(seen, "stop.json"), _json(seen, "preempt.json")
+    order, room = seen.json("stop.json"), seen.json("preempt.json")
     if not seen.has_begun and (seen.container is None or seen.is_unstarted):
         if order is None and room is None:
             return None
@@ -226,7 +147,7 @@ def _outcome(seen: Seen) -> dict[str, Any] | None:
 
 def _reported(seen: Seen) -> Evidence:
     """Process 1 of the container saw the end."""
-    said = facts_of(seen)
+    said = _facts(seen)
     cause = said.get("cause", "")
     status = int(said["status"]) if said.get("status", "").isdigit() else None
     facts: dict[str, Any] = {**seen.facts}
@@ -265,7 +186,7 @@ def _by_itself(seen: Seen) -> Evidence:
     return bare.evidence(seen.plan, code, seen.orders, ended, memory, seen.facts)
 
 
-def facts_of(seen: Seen) -> dict[str, str]:
+def _facts(seen: Seen) -> dict[str, str]:
     """The lines of the report, by key."""
     return dict(line.partition("=")[::2] for line in seen.text("facts").splitlines())
 
@@ -276,12 +197,12 @@ def _limit(said: Mapping[str, str]) -> dict[str, Any]:
 
 def _stop(seen: Seen, cause: str) -> dict[str, Any] | None:
     if cause == "stop":
-        return _json(seen, "stop.json") or {}
+        return seen.json("stop.json") or {}
     return {"reason": "taken down", "by": "down"} if cause == "takedown" else None
 
 
 def _preempt(seen: Seen, said: Mapping[str, str]) -> dict[str, Any]:
-    return {**(_json(seen, "preempt.json") or {}), "checkpointed": bool(said.get("checkpointed"))}
+    return {**(seen.json("preempt.json") or {}), "checkpointed": bool(said.get("checkpointed"))}
 
 
 def _memory(seen: Seen) -> dict[str, Any]:
@@ -308,73 +229,3 @@ def _lost(seen: Seen, order: dict[str, Any] | None, room: dict[str, Any] | None)
         why = "Its container was stopped (SIGTERM)"
     text = f"{why} while the job ran, by somebody else or by the end of the engine; its processes are gone"
     return {**outcome, "reason": "ProcessLost", "message": text, "signal": None}
-
-
-def _result(seen: Seen) -> tuple[Any, str]:
-    data = (seen.report or {}).get("result.json")
-    if data is None:
-        return None, ""
-    if len(data) > RESULT_LIMIT:
-        return None, f"the result file holds more than {RESULT_LIMIT} bytes: write large results to the output"
-    try:
-        return json.loads(data.decode(), parse_constant=_refuse), ""
-    except (ValueError, RecursionError) as error:
-        return None, f"the result file is not JSON: {error}"
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _artifacts(seen: Seen) -> dict[str, int]:
-    listed = listing(seen.report or {})
-    if listed is None:
-        return dict(seen.facts.get("artifacts") or {})
-    more = bool(seen.facts.get("metrics")) and not any(path == "metrics.csv" for path, *_ in listed)
-    return {"files": len(listed) + more, "bytes": sum(size for _, size, _, _ in listed)}
-
-
-def listing(report: Mapping[str, bytes]) -> Sequence[tuple[str, int, str, int]] | None:
-    """(path, size, sha256, mode) of the output's files, in the order of the engine's archives.
-
-    None where the image could not tell.
-    """
-    if "names" not in report:
-        return None
-    return _listed(report["names"], report.get("sums", b""), report.get("sizes", b""))
-
-
-@lru_cache(2)
-def _listed(names: bytes, sums: bytes, sizes: bytes) -> Sequence[tuple[str, int, str, int]] | None:
-    """Asked for several times while one job's output is fetched: thousands of lines take milliseconds."""
-    paths = [name for name in names.split(b"\0") if name]
-    digests, stats = sums.split(b"\n")[:-1], sizes.split(b"\n")[:-1]
-    if not len(paths) == len(digests) == len(stats):
-        return None
-    found = []
-    for name, digest, stat in zip(paths, digests, stats, strict=True):
-        length, _, mode = stat.partition(b" ")
-        path = name.removeprefix(b"./").decode("utf-8", "surrogateescape")
-        found.append((path, int(length), digest.lstrip(b"\\")[:64].decode("ascii", "replace"), int(mode or b"0", 8)))
-    return tuple(sorted(found, key=lambda file: file[0].split("/")))
-
-
-def _json(seen: Seen, name: str) -> dict[str, Any] | None:
-    data = (seen.report or {}).get(name)
-    if data is None:
-        return None
-    try:
-        return dict(json.loads(data))
-    except (ValueError, TypeError):
-        return {}
-
-
-def seconds(text: object) -> float | None:
-    """A time of the engine (RFC 3339, nanoseconds) in seconds since 1970; None for "never"."""
-    if not isinstance(text, str) or not text or text == _NEVER:
-        return None
-    whole, _, rest = text.partition(".")
-    fraction = rest.rstrip("Z").partition("+")[0].partition("-")[0] if rest else ""
-    zone = text[19:].lstrip("." + fraction) if rest else text[19:]
-    moment = datetime.fromisoformat(whole[:19] + (zone if zone and zone != "Z" else "+00:00"))
-    return moment.astimezone(timezone.utc).timestamp() + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)

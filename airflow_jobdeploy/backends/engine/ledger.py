@@ -18,9 +18,9 @@ from typing import Any
 
 from airflow_jobdeploy.backends.engine import config, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.picture import Held, read
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.hostside import layout
 
 #: Nobody decides for longer than this, in seconds: who holds the line was killed, or is stopped and will find out.

@@ -17,8 +17,9 @@ from airflow_jobdeploy.backends.engine import asks, ends, names, slots
 from airflow_jobdeploy.backends.engine.api import EngineError
 from airflow_jobdeploy.backends.engine.asks import Entries, Entry
 from airflow_jobdeploy.backends.engine.holders import Holders
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
 from airflow_jobdeploy.backends.engine.ledger import Ledger
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.picture import Held, Picture, needs_pool, picture_of
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.showing import leases_of, placed, shown, worded

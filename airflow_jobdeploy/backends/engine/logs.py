@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from airflow_jobdeploy.backends.engine.api import Engine
-from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.times import seconds
 
 #: 2026-11-20T13:49:03.260682821Z and a blank, before each message.
 _STAMP = 31

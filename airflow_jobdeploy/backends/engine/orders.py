@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_jobdeploy.backends.engine import enforcing, judging, names
+from airflow_jobdeploy.backends.engine import enforcing, names, seen
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.tar import Member, folder
 from airflow_jobdeploy.hostside import layout
@@ -84,7 +85,7 @@ def fail(places: Places, jobs: Jobs, job_id: str, message: str, **facts: Any) ->
 
 def extend(places: Places, listing: Listing, job_id: str, seconds: float, token: str) -> None:
     """Add to the life of an attempt, once for each token: a file of its report, which process 1 reads in time."""
-    name = judging.LIFE + layout.checked_name(token)
+    name = seen.LIFE + layout.checked_name(token)
     member = Member(name, f"{max(1, round(seconds * 100))}\n".encode(), 0o644)
     listed = listing.containers.get(job_id)
     if listed is not None:

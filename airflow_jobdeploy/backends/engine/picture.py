@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import names, slots
-from airflow_jobdeploy.backends.engine.jobs import Listing
-from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.listing import Listing
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.core.leases import PROVISIONAL_S, hashed
 
 #: No ticket counts for longer than this without being renewed, whatever it says.

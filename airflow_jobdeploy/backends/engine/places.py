@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from airflow_jobdeploy.backends.engine import config, names
 from airflow_jobdeploy.backends.engine.api import WORK_S, Engine, EngineError
-from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.tar import Member, folder, pack, small_files
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.hostside import layout
 
 #: The longest that a command of ours may take, in seconds.

@@ -16,9 +16,9 @@ from typing import Any
 
 from airflow_jobdeploy.backends.engine import names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.judging import seconds
 from airflow_jobdeploy.backends.engine.logs import messages
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.hostside.smi import READERS, Seen
 
 #: A tool that has not answered by then is hung, and so is a whole look, in seconds.

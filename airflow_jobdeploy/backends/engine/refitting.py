@@ -13,7 +13,7 @@ from typing import Any
 from airflow_jobdeploy.backends.engine import devices, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.devices import Gpus
-from airflow_jobdeploy.backends.engine.jobs import Listing
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.picture import read
 from airflow_jobdeploy.backends.engine.places import Places
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+#: Of a file of the report no more is read than this, in bytes.
+REPORT_LIMIT = 16 * 1024 * 1024
 #: The link, in the report; and in a report that was made from it.
 SHORT = "short"
 _MARK, _SUCCESSES, _LINK_WORDS = "said/1/", ("0", "1"), 4

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import names
-from airflow_jobdeploy.backends.engine.jobs import Listing
-from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.tar import Member, folder
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.core.plan import Plan, ResourcePlan, Step
 
 _BUILDS_LIMIT = 64 * 1024 * 1024

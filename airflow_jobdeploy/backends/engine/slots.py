@@ -14,9 +14,9 @@ from typing import Any
 
 from airflow_jobdeploy.backends.engine import config, names
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.jobs import Listing
-from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.times import seconds
 
 #: Nobody holds the name for longer than this, in seconds: who did was killed.
 _HELD_S = 30.0

@@ -14,8 +14,9 @@ from airflow_jobdeploy.backends.engine.api import Engine, EngineError
 from airflow_jobdeploy.backends.engine.claims import Claims, trees_of
 from airflow_jobdeploy.backends.engine.config import Trees
 from airflow_jobdeploy.backends.engine.devices import Gpus
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
 from airflow_jobdeploy.backends.engine.line import Line
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.picture import Held, read
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.tar import Member

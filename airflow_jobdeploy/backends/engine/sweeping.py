@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from airflow_jobdeploy.backends.engine import names
 from airflow_jobdeploy.backends.engine.api import Engine, Http
 from airflow_jobdeploy.backends.engine.garbage import Sweep
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
-from airflow_jobdeploy.backends.engine.judging import seconds
+from airflow_jobdeploy.backends.engine.jobs import Jobs
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.times import seconds
 from airflow_jobdeploy.errors import WorkerError
 
 #: Between two looks, in seconds.

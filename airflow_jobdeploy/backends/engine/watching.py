@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from airflow_jobdeploy.backends.engine import slots
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
 from airflow_jobdeploy.backends.engine.feed import Feed
-from airflow_jobdeploy.backends.engine.jobs import Jobs, Listing
+from airflow_jobdeploy.backends.engine.jobs import Jobs
 from airflow_jobdeploy.backends.engine.line import SELDOM_S, Line
+from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.status import JobState
 
