@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from airflow_jobdeploy.backends.docker import DockerBackend, Settings
-from airflow_jobdeploy.backends.engine.api import Http
+from airflow_jobdeploy.backends.engine.api import Http, reason
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.core.containers import image_of
 from airflow_jobdeploy.core.engine_gpus import declared_gpus
@@ -77,10 +77,9 @@ def client(worker: Worker) -> Http:
 
 
 def _unreachable(worker: Worker, error: Exception, *, lasting: bool = False) -> WorkerUnreachable:
-    said = str(error).strip().rstrip(".") or type(error).__name__
-    return WorkerUnreachable(
-        f"cannot connect to {worker.name} ({worker.url}): {said}. {_advice(said)}", lasting=lasting
-    )
+    said = reason(error)
+    name = worker.name if worker.name == worker.url else f"{worker.name} ({worker.url})"
+    return WorkerUnreachable(f"cannot connect to {name}: {said}. {_advice(f'{said} {error}')}", lasting=lasting)
 
 
 def _advice(said: str) -> str:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.errors import WorkerUnreachable
+from airflow_jobdeploy.service.repeating import Repeating
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
 
@@ -32,7 +33,7 @@ class Insisting:
     def __call__(self, worker: str, question: Callable[[Backend], T], *, patience_s: float | None = None) -> T:
         """The worker's answer. WorkerUnreachable when there was none for so long."""
         limit_s = self.patience_s if patience_s is None else patience_s
-        begun, failures = time.monotonic(), 0
+        begun, failures, say = time.monotonic(), 0, Repeating(self.say)
         while True:
             self.check()
             try:
@@ -42,5 +43,5 @@ class Insisting:
                 failures += 1
                 if time.monotonic() - begun >= limit_s:
                     raise
-                self.say(f"Worker {worker} cannot be asked, trying again: {error}")
+                say(f"Worker {worker} cannot be asked, trying again: {error}")
                 self.workers.pause(backoff_s(failures, random.random()))

@@ -21,6 +21,7 @@ from airflow_jobdeploy.core.status import JobState, Reason
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.line import Age, Granted, StillWaiting, Wait, give_back
 from airflow_jobdeploy.service.ranking import Looking
+from airflow_jobdeploy.service.repeating import Repeating
 from airflow_jobdeploy.service.stand import Stand
 from airflow_jobdeploy.service.survey import declared
 from airflow_jobdeploy.service.tally import Tally
@@ -213,7 +214,7 @@ class Placing:
         """The first reachable worker with a free slot; `avoid` is not asked. PlacementError when none answers in time:
         one that is cordoned is waited for until `schedule_timeout`."""
         limit = min(patience_s, self.work.schedule_timeout_s or patience_s)
-        begun, failures = time.monotonic(), 0
+        begun, failures, say = time.monotonic(), 0, Repeating(self.say)
         while True:
             answers, refusals = self._candidates(avoid)
             if answers:
@@ -230,7 +231,7 @@ class Placing:
             stays = limit > 0 and any(isinstance(e, Cordoned) for e in passing) and not self.work.schedule_timeout_s
             if not passing or (time.monotonic() - begun >= limit and not stays):
                 raise PlacementError(f"no worker of pool {self.workers.pool.name!r} answers: {text}")
-            self.say(f"No worker of pool {self.workers.pool.name!r} answers, trying again: {text}")
+            say(f"No worker of pool {self.workers.pool.name!r} answers, trying again: {text}")
             self.workers.pause(backoff_s(failures, random.random()))
 
     def _candidates(self, avoid: str) -> tuple[list[Candidate], dict[str, WorkerError]]:

@@ -12,6 +12,7 @@ from airflow_jobdeploy.core.pool import Worker
 from airflow_jobdeploy.core.sharing import twice
 from airflow_jobdeploy.core.standing import PASSING, WorkerView
 from airflow_jobdeploy.errors import PlacementError, PoolError, WorkerError, WorkerUnreachable
+from airflow_jobdeploy.service.repeating import Repeating
 from airflow_jobdeploy.service.survey import silent, view_of, wanted
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.work import Work
@@ -38,7 +39,7 @@ class Looking:
         PlacementError when none could ever take the job, or none answers for long.
         """
         limit = min(PATIENCE_S, self.work.schedule_timeout_s or PATIENCE_S)
-        begun, failures = time.monotonic(), 0
+        begun, failures, say = time.monotonic(), 0, Repeating(self.say)
         while True:
             placement, refusals = self.ranked(names, avoid=avoid)
             mute = [choice for choice in placement.choices if choice.worker in refusals and choice.fit == PASSING]
@@ -49,7 +50,7 @@ class Looking:
             if placement.is_impossible or not passing or time.monotonic() - begun >= limit:
                 raise PlacementError(self._none(placement))
             failures += 1
-            self.say(f"{self._none(placement)}; trying again.")
+            say(f"{self._none(placement)}; trying again.")
             self.workers.pause(backoff_s(failures, random.random()))
 
     def ranked(self, names: Sequence[str], *, avoid: Collection[str] = ()) -> tuple[Placement, dict[str, WorkerError]]:

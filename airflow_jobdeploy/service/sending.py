@@ -12,6 +12,7 @@ from airflow_jobdeploy.backends.base import Progress, TreeBusy, TreeReport
 from airflow_jobdeploy.core.manifest import TreeSource, Unread
 from airflow_jobdeploy.core.words import counted, duration, size
 from airflow_jobdeploy.errors import StagingError, WorkerUnreachable
+from airflow_jobdeploy.service.repeating import Repeating
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
 
@@ -94,7 +95,7 @@ class Sending:
     # -- again and again ---------------------------------------------------------------------------------------------
 
     def _until_done(self, what: str, attempt: Callable[[], _T], meter: _Meter | None = None) -> _T:
-        failures, quiet_since, waited = 0, self._clock(), _Seldom(self._clock)
+        failures, quiet_since, waited, say = 0, self._clock(), _Seldom(self._clock), Repeating(self._say)
         while True:
             self._look()
             before = meter.sent_bytes if meter else 0
@@ -114,7 +115,7 @@ class Sending:
                 failures += 1
                 if self._limit_s is None and self._clock() - quiet_since >= PATIENCE_S:
                     raise
-                self._say(f"The {what} is not on worker {self._worker} yet, trying again: {error}")
+                say(f"The {what} is not on worker {self._worker} yet, trying again: {error}")
                 self._workers.pause(backoff_s(failures, random.random()))
 
     def _look(self) -> None:

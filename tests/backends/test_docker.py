@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -228,8 +229,10 @@ def test_a_socket_is_of_one_machine(url: str, anywhere: bool) -> None:
 
 
 def test_nobody_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(WorkerUnreachable, match=r"does dockerd run\?"):
-        engines.client(Worker(url=f"unix://{tmp_path}/none.sock"))
+    url = f"unix://{tmp_path}/none.sock"
+    said = "No such file or directory. There is no such socket or file on this machine: does dockerd run?"
+    with pytest.raises(WorkerUnreachable, match=f"^{re.escape(f'cannot connect to {url}: {said}')}$"):
+        engines.client(Worker(url=url))
 
 
 def test_an_engine_that_hangs_is_given_up_and_its_jobs_go_on(engine: Dockerd) -> None:

@@ -85,6 +85,26 @@ def _of_libraries() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+def reason(error: BaseException) -> str:
+    """Why there was no answer, without a full stop: the libraries wrap what the system has said several times."""
+    cause = _system_error(error)
+    said = str(error).strip() if cause is None else str(cause.strerror)
+    return (said or type(error).__name__).rstrip(".")
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """The error of the operating system that is in this one."""
+    todo, seen = [error], set[int]()
+    while todo:
+        found = todo.pop()
+        if isinstance(found, OSError) and found.strerror:
+            return found
+        seen.add(id(found))
+        inner = [*found.args, getattr(found, "reason", None), found.__cause__, found.__context__]
+        todo += [each for each in inner if isinstance(each, BaseException) and id(each) not in seen]
+    return None
+
+
 class Engine:
     """One engine. Connects when first asked, and anew after a loss. Used by one thread at a time."""
 
@@ -192,9 +212,8 @@ class Engine:
             raise
         except unreachable_errors() as error:
             self.drop()
-            said = str(error).strip() or type(error).__name__
             raise WorkerUnreachable(
-                f"{self.worker} cannot be asked: {said.rstrip('.')}. What runs there goes on."
+                f"{self.worker} cannot be asked: {reason(error)}. What runs there goes on."
             ) from error
 
     def another(self) -> Engine:
