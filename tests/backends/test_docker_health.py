@@ -38,11 +38,13 @@ def test_two_jobs_that_were_lost_set_an_engine_aside_and_one_that_was_not_brings
     engine.client().remove_container(lost[1], force=True)
     wait_until(backend, lost, lambda states: all(state.status.is_finished for state in states.values()))
     found = told(engine)
-    assert {str(end["job"]): end["reason"] for end in found[:2]} == dict.fromkeys(lost, Reason.PROCESS_LOST)
+    # When a removed container has ended is known to the second: it may stand behind the one that ended well.
+    failed = [end for end in found if end["status"] != "SUCCEEDED"]
+    assert {str(end["job"]): end["reason"] for end in failed} == dict.fromkeys(lost, Reason.PROCESS_LOST)
     assert all(0 <= float(str(end["ago_s"])) < 60 for end in found)
     # At once is one failure; the same later would be two.
     assert set_aside(found) == ""
-    assert "2 failures in a row" in set_aside([found[0], {**found[1], "ago_s": 100.0}])
+    assert "2 failures in a row" in set_aside([failed[0], {**failed[1], "ago_s": 100.0}])
     assert run(backend, job("exit 3")).status is JobStatus.FAILED
     found = told(engine)
     assert [end["reason"] for end in found][:1] == [Reason.EXIT_CODE]

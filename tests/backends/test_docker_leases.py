@@ -15,6 +15,7 @@ from airflow_jobdeploy.backends.engine import holders, ledger, names, picture
 from airflow_jobdeploy.backends.engine.api import Engine
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.ledger import Ledger
+from airflow_jobdeploy.backends.engine.line import SELDOM_S
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.core.leases import Lease, Ticket, hashed, lease_of
 from airflow_jobdeploy.core.plan import Plan, new_uid
@@ -415,7 +416,7 @@ def test_who_waits_costs_the_engine_little(engine: Dockerd, connect: Callable[..
     threading.Timer(0.2, holder.release, [held.id]).start()
     begun = time.monotonic()
     assert backend.granted(5.0)[tickets[0].uid].lease
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < SELDOM_S - 1, "by news, not by the look that comes without any"
     for wanted in tickets:
         backend.drop(wanted.uid)
     assert lines(engine, names.TICKET_KIND) == []
