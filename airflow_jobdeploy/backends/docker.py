@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, Any
 
 from airflow_jobdeploy.backends.base import (
@@ -25,46 +24,24 @@ from airflow_jobdeploy.backends.base import (
     WorkerFacts,
 )
 from airflow_jobdeploy.backends.engine import files as exchange
-from airflow_jobdeploy.backends.engine import names, orders, sweeping, trees
+from airflow_jobdeploy.backends.engine import names, orders, overview, sweeping, trees
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError, Http
-from airflow_jobdeploy.backends.engine.claims import Claims, Settings
 from airflow_jobdeploy.backends.engine.garbage import Sweep
-from airflow_jobdeploy.backends.engine.jobs import Jobs
-from airflow_jobdeploy.backends.engine.ledger import Ledger
-from airflow_jobdeploy.backends.engine.line import Line
 from airflow_jobdeploy.backends.engine.listing import Listing
-from airflow_jobdeploy.backends.engine.places import Places, machine_label
-from airflow_jobdeploy.backends.engine.resources import Resources
-from airflow_jobdeploy.backends.engine.starts import Starts
-from airflow_jobdeploy.backends.engine.stays import Stays
-from airflow_jobdeploy.backends.engine.stock import Stock, facts_of
+from airflow_jobdeploy.backends.engine.parts import Parts, assembled, checked_machine
+from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.settings import Settings
+from airflow_jobdeploy.backends.engine.stock import facts_of
 from airflow_jobdeploy.backends.engine.watching import EngineWatch
 from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
-from airflow_jobdeploy.errors import WorkerChanged, WorkerError
-from airflow_jobdeploy.hostside import layout, life
+from airflow_jobdeploy.errors import WorkerError
+from airflow_jobdeploy.hostside import life
 
 #: The most that one `read_log` gives.
 LOG_LIMIT = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """What works on one connection."""
-
-    places: Places
-    jobs: Jobs
-    resources: Resources
-    claims: Claims
-    starts: Starts
-    watch: EngineWatch
-    stock: Stock
-    line: Line
-    stays: Stays
-    #: Who the engine is, and whether it takes jobs: what it has takes it long to tell.
-    quick_facts: WorkerFacts
 
 
 class DockerBackend:
@@ -87,7 +64,7 @@ class DockerBackend:
         self._settings = settings
         self._machine = machine
         self._engine = Engine(worker=worker, connect=connect)
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._known_facts: WorkerFacts | None = None
         self._secrets: dict[str, Mapping[str, str]] = {}
         self._watch_holder = EngineWatch(worker=worker, connect=connect)
@@ -103,48 +80,18 @@ class DockerBackend:
             self._known_facts = facts_of(self.worker, self._machine or "", info, parts.jobs.listing(), parts.stock)
         return self._known_facts
 
-    def _ready(self) -> _Parts:
+    def _ready(self) -> Parts:
         """Connected, and to the machine that is expected. WorkerUnreachable, WorkerChanged."""
         if self._parts is None or not self._engine.is_connected:
             places = Places(self._engine)
-            jobs = Jobs(self._engine, places)
             self._watch_holder.reset()
-            self._check_machine(places)
+            self._machine = checked_machine(self.worker, places, self._machine)
             self._known_facts = None
-            jobs.machine = self._machine or ""
-            resources = Resources(places)
-            stock = Stock(self._engine, places, self._settings)
-            secrets, inventory = self._secrets, stock.inventory
-            claims = Claims(self._engine, places, jobs, resources, self._settings, secrets, inventory)
-            ledger = Ledger(self._engine, places)
-            line = Line(places, jobs, stock, ledger)
-            self._parts = _Parts(
-                places=places,
-                jobs=jobs,
-                resources=resources,
-                claims=claims,
-                starts=Starts(self._engine, places, jobs, claims, line),
-                watch=self._watch_holder,
-                stock=stock,
-                line=line,
-                stays=Stays(ledger, places),
-                quick_facts=WorkerFacts(worker=self.worker, machine=self._machine or "", cordoned=stock.cordoned()),
+            self._parts = assembled(
+                self._engine, places, self._watch_holder, self._settings, self._secrets, self._machine
             )
         self._parts.stays.tend()
         return self._parts
-
-    def _check_machine(self, places: Places) -> None:
-        """By a label in the engine's own data: with that all jobs would go, and come."""
-        labels = places.volume_labels(names.MACHINE_VOLUME)
-        if not (labels or {}).get(names.MACHINE):
-            labels = places.make_volume(names.MACHINE_VOLUME, machine_label())
-        machine = "m" + layout.letters(str((labels or {}).get(names.MACHINE, "")).encode(), 20)
-        if self._machine is not None and machine != self._machine:
-            raise WorkerChanged(
-                f"another machine answers as {self.worker}: {machine}, expected {self._machine}."
-                " Was the engine's data removed, or does the name lead to several engines?"
-            )
-        self._machine = machine
 
     def cordon(self, *, by: str, why: str = "", lift: bool = False) -> str:
         return self._ready().stock.cordon(by=by, why=why, lift=lift)
@@ -171,23 +118,9 @@ class DockerBackend:
     def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
         parts = self._ready()
         listing = parts.jobs.listing()
-        live = [job_id for job_id in listing.volumes if not _has_surely_ended(listing, job_id)]
-        if parts.starts.advance(live, listing):
+        if parts.starts.advance(overview.live(listing), listing):
             listing = parts.jobs.listing()
-        wanted = [
-            job_id
-            for job_id in listing.volumes
-            if deployment in (None, listing.labels(job_id).get(names.DEPLOYMENT))
-            and not (live_only and _has_surely_ended(listing, job_id))
-        ]
-        rows = []
-        for job_id in sorted(wanted, key=lambda job: str(listing.volumes[job].get("CreatedAt")), reverse=True):
-            state = parts.jobs.state(job_id, listing, counts_log=False)
-            if state is not None and not (live_only and state.phase == "ended"):
-                plan = names.plan_of(listing.labels(job_id))
-                plan["owner"] = listing.notes.get((names.OWNER, job_id), plan.get("owner", "none"))
-                rows.append({"plan": plan, "state": state.to_dict()})
-        return rows
+        return overview.rows(parts.jobs, listing, deployment=deployment, live_only=live_only)
 
     def resource(self, resource_id: str) -> dict[str, Any] | None:
         parts = self._ready()
@@ -214,7 +147,7 @@ class DockerBackend:
 
     def prepare(self, job_id: str, say: Callable[[str], None] = lambda text: None) -> None:
         parts = self._ready()
-        if job_id not in parts.claims.prepared:
+        if job_id not in parts.containers.prepared:
             parts.claims.prepare(job_id, self._listed(job_id), parts.stays.beside(say))
 
     def start(self, job_id: str) -> JobState:
@@ -405,8 +338,3 @@ class DockerBackend:
     def upload(self, job_id: str, files: Sequence[Upload]) -> Iterator[UploadNews]:
         parts = self._ready()
         return exchange.upload(parts.places, parts.jobs, job_id, self._listed(job_id), files)
-
-
-def _has_surely_ended(listing: Listing, job_id: str) -> bool:
-    listed = listing.containers.get(job_id)
-    return listed is not None and listed["State"] in ("exited", "dead")

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine.api import Http, reason
 from airflow_jobdeploy.backends.engine.config import Security
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.containers import image_of
 from airflow_jobdeploy.core.engine_gpus import declared_gpus
 from airflow_jobdeploy.core.engines import Containers, Tls

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobState
 from tests.contract.steps import launch, outcome

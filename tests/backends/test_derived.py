@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from airflow_jobdeploy.backends.base import WORK
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine import dockerfiles
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import Environment, Limits, Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 from tests.contract.steps import at_once, log, outcome

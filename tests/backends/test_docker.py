@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine.config import Security
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.backends.engine.watching import LOOKS_PER_S
 from airflow_jobdeploy.core.plan import Limits, Step
 from airflow_jobdeploy.core.pool import Tls, Worker, WorkerPool

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from airflow_jobdeploy.backends.base import WORK, Garbage
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine import garbage, sweeping
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import JobKey, Limits, Plan, ResourcePlan, Step, new_resource_id, new_uid
 from airflow_jobdeploy.core.status import JobStatus
 from tests.contract.steps import launch, outcome, wait_ready

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine import holders, ledger, names, picture
 from airflow_jobdeploy.backends.engine.api import Engine
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.ledger import Ledger
 from airflow_jobdeploy.backends.engine.line import SELDOM_S
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.leases import Lease, Ticket, hashed, lease_of
 from airflow_jobdeploy.core.plan import Plan, new_uid
 from airflow_jobdeploy.core.status import JobStatus, Reason

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.leases import Lease, Ticket, lease_of
 from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.core.status import JobStatus

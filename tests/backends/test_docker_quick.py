@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from airflow_jobdeploy.backends.base import TreeGone
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine import judging, names, reports
 from airflow_jobdeploy.backends.engine.seen import Seen
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import Plan, Step
 from airflow_jobdeploy.core.status import JobStatus, Reason
 from tests.backends.engines import backend_of, job, run

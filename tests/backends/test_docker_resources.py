@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine.config import Security
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 from tests.contract.steps import launch, log, outcome, wait_ready, wait_until

@@ -13,9 +13,9 @@ import pytest
 
 from airflow_jobdeploy.backends.engine import names, probe
 from airflow_jobdeploy.backends.engine.api import Engine
-from airflow_jobdeploy.backends.engine.claims import Settings
 from airflow_jobdeploy.backends.engine.devices import gpus_of
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.backends.engine.stock import Stock
 from airflow_jobdeploy.core.leases import Ticket, lease_of
 from airflow_jobdeploy.core.plan import new_uid

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.channel import Client, LocalChannel, LocalClient, ParamikoClient
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.hostside import files

@@ -11,8 +11,9 @@ from typing import Any
 from airflow_jobdeploy.backends.base import TreeGone
 from airflow_jobdeploy.backends.engine import bare, enforcing, images, names, orders, refitting, script, slots
 from airflow_jobdeploy.backends.engine.api import Engine, EngineError
-from airflow_jobdeploy.backends.engine.claims import Claims, trees_of
+from airflow_jobdeploy.backends.engine.claims import Claims
 from airflow_jobdeploy.backends.engine.config import Trees
+from airflow_jobdeploy.backends.engine.containers import JobContainers, trees_of
 from airflow_jobdeploy.backends.engine.devices import Gpus
 from airflow_jobdeploy.backends.engine.jobs import Jobs
 from airflow_jobdeploy.backends.engine.line import Line
@@ -31,11 +32,14 @@ _COMPLETE = ".complete"
 class Starts:
     """Used by one thread at a time."""
 
-    def __init__(self, engine: Engine, places: Places, jobs: Jobs, claims: Claims, line: Line) -> None:
+    def __init__(
+        self, engine: Engine, places: Places, jobs: Jobs, claims: Claims, containers: JobContainers, line: Line
+    ) -> None:
         self._engine = engine
         self._places = places
         self._jobs = jobs
         self._claims = claims
+        self._containers = containers
         self._line = line
         line.go_on = self.go_on
         self._changed = False
@@ -53,7 +57,7 @@ class Starts:
             if listed is None:
                 if self._jobs.seen(job_id, listing).report:
                     return listing
-                self._claims.create(job_id, listing.labels(job_id), Trees())
+                self._containers.create(job_id, listing.labels(job_id), Trees())
             elif listed["State"] == "removing":
                 time.sleep(_PAUSE_S)  # until its successor is there, or it is gone: nobody is told of either
             elif listed["State"] != "created":
@@ -86,7 +90,7 @@ class Starts:
     def _is_fit(self, job_id: str, listing: Listing, listed: Mapping[str, Any]) -> bool:
         """Has a container that is going to run while it waits the GPUs of its lease, or of all that it may get?"""
         held = self._line.take(job_id, listing)
-        gpus = self._claims.gpus(held.gpus if held else (), all_seen=held is None)
+        gpus = self._containers.gpus(held.gpus if held else (), all_seen=held is None)
         return self._fitted(job_id, listed, held.id if held else "", gpus)
 
     def _fitted(self, job_id: str, listed: Mapping[str, Any], lease: str, gpus: Gpus) -> bool:
@@ -111,7 +115,7 @@ class Starts:
     def _started(self, job_id: str, listed: Mapping[str, Any]) -> bool:
         """False: another submitter has replaced the container."""
         try:
-            self._claims.attach(listed["Id"], names.plan_of(listed["Labels"]))
+            self._containers.attach(listed["Id"], names.plan_of(listed["Labels"]))
             if listed["Labels"].get(names.STAGE) == names.BARE:
                 self._places.put_report(listed["Id"], [Member(bare.MARK, b"", 0o644)])
             self._engine.post(f"/containers/{listed['Id']}/start")
@@ -140,7 +144,7 @@ class Starts:
         listed, labels = listing.containers.get(job_id), listing.labels(job_id)
         if listed is None or listed["State"] != "created" or listed["Labels"].get(names.STAGE) != names.READY:
             return False  # somebody else has done it; what replaced it may run, and end, at any moment
-        body = self._claims.runnable(labels, listed)
+        body = self._containers.runnable(labels, listed)
         plan = names.plan_of(labels)
         if found := bare.obstacles(plan, body["Cmd"]):
             text = f"image {body['Image']!r} has no /bin/sh, which is needed for {', '.join(found)}"
@@ -238,7 +242,7 @@ class Starts:
             return True
 
     def _admit(self, job_id: str, held: Held | None) -> None:
-        gpus = self._claims.gpus(held.gpus) if held is not None else None
+        gpus = self._containers.gpus(held.gpus) if held is not None else None
         told = "go"
         if gpus is not None:
             told = json.dumps({"gpus": list(gpus.uuids), "variable": gpus.variable, "told": list(gpus.told)})
@@ -251,7 +255,7 @@ class Starts:
             listed = self._jobs.listing().containers.get(job_id)
             if listed is None or listed["State"] != "created":
                 return
-            is_fit = held is None or self._fitted(job_id, listed, held.id, self._claims.gpus(held.gpus))
+            is_fit = held is None or self._fitted(job_id, listed, held.id, self._containers.gpus(held.gpus))
             if is_fit and self._started(job_id, listed):
                 return
 

@@ -18,10 +18,10 @@ from typing import Any
 from airflow_jobdeploy.backends.base import WorkerFacts
 from airflow_jobdeploy.backends.engine import names, probe
 from airflow_jobdeploy.backends.engine.api import Engine
-from airflow_jobdeploy.backends.engine.claims import Settings
 from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.marks import Marks, Notes, marked
 from airflow_jobdeploy.backends.engine.places import Places
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.words import counted
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hostside import cordon as cordons

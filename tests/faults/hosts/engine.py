@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from airflow_jobdeploy import service
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.status import JobHandle

@@ -244,7 +244,8 @@ _SUBMIT = """
 import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from airflow_jobdeploy.backends.docker import DockerBackend, Settings
+from airflow_jobdeploy.backends.docker import DockerBackend
+from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import Plan
 from tests.servers.dockerd import Dockerd
 
