@@ -17,6 +17,7 @@ import pytest
 from airflow_jobdeploy.backends.base import WORK
 from airflow_jobdeploy.backends.docker import DockerBackend
 from airflow_jobdeploy.backends.engine import dockerfiles
+from airflow_jobdeploy.backends.engine.derived import unsaid
 from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.plan import Environment, Limits, Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
@@ -148,6 +149,21 @@ def test_packages_that_cannot_be_had(engine: Dockerd, image: str, package: str, 
 
 
 # -- Python packages --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "logged", "rest"),
+    [
+        (b"c\nd\n", b"a\nb\nc\nd\n", b""),
+        (b"c\nd\n", b"a\nb\nc\n", b"d\n"),
+        (b"c\nd\n", b"a\nb\n", b"c\nd\n"),
+        (b"c\nd\n", b"", b"c\nd\n"),
+        (b"c\nd\n", b"a\nc\nd\nTerminated\n", b""),
+        (b"", b"a\n", b""),
+    ],
+)
+def test_what_a_log_has_lost_of_its_end_is_told(kept: bytes, logged: bytes, rest: bytes) -> None:
+    assert unsaid(kept, logged) == rest
 
 
 def test_python_packages_go_over_the_images_own(engine: Dockerd) -> None:

@@ -166,7 +166,9 @@ class Derived:
                 offset, tail = offset + len(data), (tail + data)[-_TAIL:]
                 say(_readable(data, secrets))
                 if not state["Running"] and state["Status"] != "created":
-                    return int(state["ExitCode"]), tail
+                    rest = unsaid(self._places.small(container, _PLACE, 4096).get("said", b""), tail)
+                    say(_readable(rest, secrets))
+                    return int(state["ExitCode"]), tail + rest
                 if state["Status"] == "created" and self._places.now() - made > _BEGUN_S:
                     return _NOT_BEGUN, tail
                 self._await(container, "die", "destroy")
@@ -202,10 +204,9 @@ class Derived:
                 raise StagingError(f"{stage.about} cannot be kept: {images.explained(error.said)}") from error
 
     def _failure(self, holder: str, stage: Stage, code: int, tail: bytes, secrets: Mapping[str, str]) -> str:
-        files = self._places.small(holder, _PLACE, 4096)
-        words = files.get("why", b"").decode("utf-8", "replace").strip()
-        end = files.get("said", tail).decode("utf-8", "replace")
-        words = words or install.last_words(_hidden(end, secrets)) or "it said nothing"
+        why = self._places.small(holder, _PLACE, 4096).get("why", b"").decode("utf-8", "replace").strip()
+        end = _hidden(tail.decode("utf-8", "replace"), secrets)
+        words = why or install.last_words(end) or "it said nothing"
         text = f"{stage.about} could not be made (exit code {code}): {words}"
         return f"{text}\nFree some space on the engine's disk (docker system df)." if "No space left" in words else text
 
@@ -250,6 +251,14 @@ def _changes(before: Mapping[str, Any], stage: Stage) -> Iterator[str]:
         yield f"ENV VIRTUAL_ENV={ENVIRONMENT}"
         path = f"{ENVIRONMENT}/bin:{env.get('PATH') or _PATH}"
         yield f"ENV PATH={json.dumps(path)}"
+
+
+def unsaid(kept: bytes, logged: bytes) -> bytes:
+    """What the end of a log lacks of the end that was kept beside it: an engine may lose it with its container."""
+    if kept in logged:
+        return b""
+    shared = next(count for count in range(len(kept), -1, -1) if logged.endswith(kept[:count]))
+    return kept[shared:]
 
 
 def _hidden(text: str, secrets: Mapping[str, str]) -> str:
