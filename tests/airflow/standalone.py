@@ -1,4 +1,7 @@
-"""A whole Airflow for tests, driven through its REST API as its UI does it: `airflow standalone` on SQLite.
+"""A whole Airflow for tests, driven through its REST API as its UI does it: `airflow standalone`.
+
+On PostgreSQL where that is installed. On SQLite a request of the API server may hold the database's lock while another
+one makes its whole event loop wait for it; on a busy machine the scheduler then waits in vain, and ends.
 
 conftest.py imports the fixture, for all modules to share one. What is stopped or killed here is named by pid.
 """
@@ -27,6 +30,7 @@ import pytest
 from tests.airflow import notes
 from tests.airflow.far import Far
 from tests.airflow.processes import Life, children, command_of, send, tree
+from tests.servers import postgres
 from tests.servers.gpus import FakeGpus
 
 #: A cold start takes 25 s alone on the machine, and much longer beside other tests.
@@ -339,5 +343,9 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Airflow]:
 @pytest.fixture(scope="session")
 def airflow(far: Far, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     """One for all tests of this process."""
-    with running(tmp_path_factory.mktemp("standalone"), far.settings()) as started:
-        yield started
+    with contextlib.ExitStack() as stack:
+        settings = dict(far.settings())
+        if postgres.program("postgres"):
+            database = stack.enter_context(postgres.running())
+            settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database.url("postgresql+psycopg2")
+        yield stack.enter_context(running(tmp_path_factory.mktemp("standalone"), settings))

@@ -1,4 +1,4 @@
-"""A whole Airflow, driven through its REST API as its UI does: scheduler, triggerer, LocalExecutor, SQLite."""
+"""A whole Airflow, driven through its REST API as its UI does: scheduler, triggerer, LocalExecutor."""
 
 from __future__ import annotations
 
