@@ -19,6 +19,7 @@ class Leasing:
         self._answers: dict[str, SeekAnswer] = {}
 
     def _ask(self) -> MemoryHost:
+        """The host, while it can be asked: the backend says when."""
         raise NotImplementedError
 
     def seek(self, ticket: Ticket) -> SeekAnswer:

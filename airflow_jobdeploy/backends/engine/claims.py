@@ -186,7 +186,7 @@ class Claims:
             return
         try:
             self._bring(job_id, plan, recipe, self._while_wanted(listed["Id"], say))
-            if not self._is_there(listed["Id"]):
+            if not self._places.is_there(listed["Id"]):
                 return  # stopped meanwhile, or another submitter was as quick
             body = self._containers.runnable(labels, listed)
             if self._places.remove_container(listed["Id"]):
@@ -199,15 +199,6 @@ class Claims:
             if not error.is_conflict:
                 orders.fail(self._places, self._jobs, job_id, images.explained(error.said))
 
-    def _is_there(self, container: str) -> bool:
-        try:
-            self._engine.get(f"/containers/{container}/json")
-        except EngineError as error:
-            if error.is_missing:
-                return False
-            raise
-        return True
-
     def _while_wanted(self, container: str, say: Say) -> Say:
         """`say`, which ends what takes long when the claim has gone meanwhile: the job was stopped."""
         looked = time.monotonic()
@@ -217,7 +208,7 @@ class Claims:
             say(text)
             if time.monotonic() - looked > _LOOK_S:
                 looked = time.monotonic()
-                if not self._is_there(container):
+                if not self._places.is_there(container):
                     raise _Unwanted
 
         return told

@@ -43,7 +43,7 @@ class Ledger:
         """Hold the line while the block lasts. What is given says whether we still do; None: another does."""
         container = self._held()
         try:
-            yield None if container is None else lambda: self._is_there(container)
+            yield None if container is None else lambda: self._places.is_there(container)
         finally:
             if container is not None:
                 self._places.remove_container(container, force=True)
@@ -71,15 +71,6 @@ class Ledger:
             raise
         if self._places.now() - (seconds(found.get("Created")) or self._places.now()) > HELD_S:
             self._places.remove_container(found["Id"], force=True)
-
-    def _is_there(self, container: str) -> bool:
-        try:
-            self._engine.get(f"/containers/{container}/json")
-        except EngineError as error:
-            if error.is_missing:
-                return False
-            raise
-        return True
 
     # -- leases ------------------------------------------------------------------------------------------------------
 

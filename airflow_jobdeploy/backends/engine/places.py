@@ -167,6 +167,16 @@ class Places:
         finally:
             self.remove_container(container, force=True)
 
+    def is_there(self, container: str) -> bool:
+        """Is it there, and not about to go?"""
+        try:
+            self._engine.get(f"/containers/{container}/json")
+        except EngineError as error:
+            if error.is_missing:
+                return False
+            raise
+        return True
+
     def remove_container(self, container: str, *, force: bool = False) -> bool:
         """By id or name. False: it runs, and `force` is not given. A container that is gone is fine."""
         try:
