@@ -18,17 +18,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from airflow_jobdeploy.core.kinds import CONTROL, Many, Problems, Schema, Text, expected
 from airflow_jobdeploy.core.plan import Environment
 from airflow_jobdeploy.core.source import Item, in_order, shortened
 from airflow_jobdeploy.errors import Problem, SpecError, nearest
-
-if TYPE_CHECKING:
-    from airflow_jobdeploy.core.spec_fields import JobSpec
 
 #: The file that a project in DDL's form has for its packages, without being asked.
 UNASKED = "requirements.txt"
@@ -89,19 +85,20 @@ def _file_name(item: Item, problems: Problems) -> str | None:
     return None
 
 
-def environment_of(spec: JobSpec, read: Read | None, *, unasked: bool = False) -> Environment | None:
-    """The environment that `spec` asks for; None when it asks for no package.
+def environment_of(
+    wanted: Sequence[str] | str | None, read: Read | None, *, where: str, python: str = "", unasked: bool = False
+) -> Environment | None:
+    """The environment of the Python `python` that `wanted`, a spec's `requirements`, asks for; None: it asks for none.
 
-    `read`: the project's files, None without a project. `unasked`: take the project's requirements.txt where the spec
-    says nothing (DDL's rule; `requirements: []` turns that off). Raises SpecError with all problems of all files.
+    `read`: the project's files, None without a project. `where`: file:line of `wanted`. `unasked`: take the project's
+    requirements.txt where the spec says nothing (DDL's rule; `requirements: []` turns that off). Raises SpecError with
+    all problems of all files.
     """
-    wanted = spec.requirements
     if wanted is None and unasked and read is not None and read(UNASKED) is not None:
         wanted = UNASKED
     if not wanted:
         return None
     problems: Problems = []
-    where = spec.given.get("requirements", "<job_spec>")
     reader = _Reader(read or (lambda path: None), problems, has_project=read is not None)
     if isinstance(wanted, str):
         reader.include(wanted, where, "requirements")
@@ -112,9 +109,7 @@ def environment_of(spec: JobSpec, read: Read | None, *, unasked: bool = False) -
         raise SpecError(in_order(problems))
     if not any(not line.startswith("-") for line in reader.requirements):
         return None
-    return Environment(
-        requirements=tuple(reader.requirements), constraints=tuple(reader.constraints), python=spec.python or ""
-    )
+    return Environment(requirements=tuple(reader.requirements), constraints=tuple(reader.constraints), python=python)
 
 
 @dataclass

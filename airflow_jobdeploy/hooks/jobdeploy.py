@@ -24,7 +24,8 @@ from airflow_jobdeploy.hooks.references import resolve_secret
 
 if TYPE_CHECKING:
     from airflow_jobdeploy.core.pool import WorkerPool
-    from airflow_jobdeploy.hooks.apolo import Jobs, Parser
+    from airflow_jobdeploy.hooks.apolo.jobs import Jobs
+    from airflow_jobdeploy.hooks.apolo.parsing import Parser
     from airflow_jobdeploy.service import Wanted, Work, Workers
 
 Job = Mapping[str, Any] | str
@@ -63,14 +64,14 @@ class JobDeployHook(BaseHook):
     @cached_property
     def jobs(self) -> Jobs:
         """The pool's jobs as Apolo's SDK has them (hooks.apolo): start, run, status, list, kill, bump_life_span."""
-        from airflow_jobdeploy.hooks.apolo import Jobs
+        from airflow_jobdeploy.hooks.apolo.jobs import Jobs
 
         return Jobs(self)
 
     @property
     def parse(self) -> Parser:
         """Apolo's texts for images and volumes, read."""
-        from airflow_jobdeploy.hooks.apolo import Parser
+        from airflow_jobdeploy.hooks.apolo.parsing import Parser
 
         return Parser()
 

@@ -24,18 +24,10 @@ from typing import Any, Dict, List, Optional
 from airflow_jobdeploy.hostside import files, identity, layout, pythons
 from airflow_jobdeploy.hostside.jobdir import Job, retire
 from airflow_jobdeploy.hostside.layout import EnvPaths, HostPaths
+from airflow_jobdeploy.hostside.pythons import Unmade
 
 #: Probes of others hold a lock for a moment only.
 _MOMENT_S = 0.3
-
-
-class Unmade(Exception):
-    """The environment cannot be made; the text says why and what to do."""
-
-    def __init__(self, text: str, disk: Optional[Dict[str, Any]] = None) -> None:
-        super().__init__(text)
-        #: Facts of a disk that was full (evidence.full_disk); empty: it was not that.
-        self.disk = disk or {}
 
 
 def main(job: Job) -> int:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from airflow_jobdeploy.hostside import files, stage
+from airflow_jobdeploy.hostside import files
 from airflow_jobdeploy.hostside.jobdir import Job
+from airflow_jobdeploy.hostside.slots import Slots
 
 if TYPE_CHECKING:
     from airflow_jobdeploy.hostside import cage
@@ -25,7 +26,7 @@ _TTL_S = 60.0
 _TICK_S = 5.0
 
 
-class Holding(stage.Slots):
+class Holding(Slots):
     """Of one job whose plan has a `lease`; of others nothing is claimed, nothing is counted."""
 
     def __init__(self, job: Job) -> None:

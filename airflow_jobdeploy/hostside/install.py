@@ -12,8 +12,8 @@ import subprocess
 from typing import Dict, List, Optional, Tuple
 
 from airflow_jobdeploy.hostside import evidence, kernel, logs, pythons
-from airflow_jobdeploy.hostside.envs import Unmade
 from airflow_jobdeploy.hostside.layout import EnvPaths
+from airflow_jobdeploy.hostside.pythons import Unmade
 
 #: What of the job's environment would make an installer look or write elsewhere.
 _UNSET = (

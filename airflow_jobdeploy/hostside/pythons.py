@@ -7,7 +7,7 @@ import re
 import select
 import signal
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 _NAME = re.compile(r"(python|pypy)(\d+(\.\d+)*)?\Z")
 #: How long an interpreter may take to say who it is, in seconds.
@@ -18,6 +18,15 @@ _PROBE = (
     "sys.implementation.cache_tag, '%%d.%%d' %% v[:2]]))" % _LABEL
 )
 _ELSEWHERE = (("~/.local/share/uv/python", "bin"), ("~/.pyenv/versions", "bin"))
+
+
+class Unmade(Exception):
+    """No environment can be made of a Python, or with what was asked for; the text says why and what to do."""
+
+    def __init__(self, text: str, disk: Optional[Dict[str, Any]] = None) -> None:
+        super().__init__(text)
+        #: Facts of a disk that was full (evidence.full_disk); empty: it was not that.
+        self.disk = disk or {}
 
 
 def candidates(wanted: str, path: str) -> List[str]:

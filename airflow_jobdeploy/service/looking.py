@@ -24,7 +24,10 @@ def look_at(spec: JobSpec, has_workdir: bool, bundle: Bundle | None) -> Seen:
     environment = None
     try:
         read = texts_of_tree(bundle) if bundle is not None else None
-        environment = environment_of(spec, read, unasked=spec.call_main)
+        where = spec.given.get("requirements", "<job_spec>")
+        environment = environment_of(
+            spec.requirements, read, where=where, python=spec.python or "", unasked=spec.call_main
+        )
     except SpecError as error:
         problems += error.problems
     if problems:

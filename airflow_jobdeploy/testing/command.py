@@ -47,7 +47,7 @@ class Command(Record):
             self._host.changed.notify_all()
 
     def _run_step(self, step: Step) -> Evidence:
-        files = self._host.files(self.plan)
+        files = self.files
         if step.kind in ("file", "script") and step.path:
             files[step.path] = step.content.encode()
         if step.kind == "file":

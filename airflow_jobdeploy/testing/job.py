@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow_jobdeploy.core.leases import SeekAnswer, Ticket
+from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import Reason
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hostside.verdict import Evidence
 from airflow_jobdeploy.testing.command import Command
+from airflow_jobdeploy.testing.line import MemoryLine
+from airflow_jobdeploy.testing.site import Site
 
 _KILLED = -9
 
 
 class MemoryJob(Command):
-    """An attempt that takes orders, waits for what it needs, and keeps its limits, as a supervisor does."""
+    """An attempt that takes orders, waits for what it needs, and keeps its limits, as a supervisor does.
+
+    `fellows`: all jobs of its host, by their ids, itself among them.
+    """
+
+    def __init__(self, host: Site, line: MemoryLine, plan: Plan, fellows: Mapping[str, MemoryJob]) -> None:
+        super().__init__(host, line, plan)
+        self._fellows = fellows
 
     # -- orders ---------------------------------------------------------------------------------------------------
 
@@ -80,7 +90,7 @@ class MemoryJob(Command):
         """Does it hold what its plan says? It claims that, or waits in the host's line."""
         if not self.plan.lease:
             return True
-        line, ticket = self._host.line, Ticket.from_wire(self.plan.lease["ticket"])
+        line, ticket = self._line, Ticket.from_wire(self.plan.lease["ticket"])
         self._lease = line.claim(self.plan.lease.get("id", ""), ticket.uid, self.job_id)
         if self._lease is None:
             self._take(line.seek(ticket, self, lasting=True))
@@ -100,7 +110,7 @@ class MemoryJob(Command):
 
     def _take(self, answer: SeekAnswer) -> None:
         if answer.lease is not None:
-            self._lease = self._host.line.claim(answer.lease.id, self.plan.lease["ticket"]["uid"], self.job_id)
+            self._lease = self._line.claim(answer.lease.id, self.plan.lease["ticket"]["uid"], self.job_id)
         self._place = {"position": answer.position, "why": answer.why}
 
     def _has_slot(self) -> bool:
@@ -109,8 +119,7 @@ class MemoryJob(Command):
             return True
         self._enter("waiting", "PENDING", Reason.QUEUED.value)
         limit_s = self.plan.limits.schedule_timeout_s
-        mine = (job for job in self._host.jobs.values() if job.plan.worker_pool == self.plan.worker_pool)
-        rivals = [*mine]
+        rivals = [job for job in self._fellows.values() if job.plan.worker_pool == self.plan.worker_pool]
 
         def done() -> bool:
             taken = sum(job._began is not None and not job.has_ended for job in rivals)
@@ -173,7 +182,10 @@ class MemoryJob(Command):
 
     def _take_down(self, seen: Evidence) -> None:
         if self.plan.build == "down" and seen.is_ok and self._stop is None:
-            self._host.taken_down(self.resource_id)
+            self._host.resources[self.resource_id]["record"]["stopped"] = True
+            for job in self._fellows.values():  # what its `up` left goes
+                if job.is_live and job.plan.build == "up" and job.resource_id == self.resource_id:
+                    job.order_stop(reason="taken down", by="", grace_s=None)
 
     def _wait(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Until `done`, or there is another reason to go on. False: the time was over."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 
 from airflow_jobdeploy.core.leases import Room, SeekAnswer, Ticket
-from airflow_jobdeploy.testing.host import MemoryHost
+from airflow_jobdeploy.testing.machine import Machine
 
 
 class Leasing:
     """The methods of clauses 14 and 15 of backends/base.py. Tickets end with their backend."""
 
-    def __init__(self, host: MemoryHost) -> None:
+    def __init__(self, host: Machine) -> None:
         self._host = host
         self._closed = False
         self._woken = False
         #: What was told of tickets and not given out yet.
         self._answers: dict[str, SeekAnswer] = {}
 
-    def _ask(self) -> MemoryHost:
+    def _ask(self) -> Machine:
         """The host, while it can be asked: the backend says when."""
         raise NotImplementedError
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_jobdeploy.core.leases import PROVISIONAL_S, Lease, Room, SeekAnswer, Ticket, hashed
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hostside import fitting, queueing
-
-if TYPE_CHECKING:
-    from airflow_jobdeploy.testing.host import MemoryHost
+from airflow_jobdeploy.testing.site import Site
 
 _USER = "memory"
 
@@ -46,8 +44,10 @@ class _Held:
 class MemoryLine:
     """Of one host; used while holding `host.changed`. `capacity`: as hostside/fitting.py has it."""
 
-    host: MemoryHost
+    host: Site
     capacity: dict[str, Any]
+    #: How the host's last jobs ended, newest first.
+    ends: Callable[[], list[dict[str, Any]]]
     #: GPUs (UUIDs) that a process without a lease uses.
     outsiders: dict[str, dict[str, Any]] = field(default_factory=dict)
     _places: dict[str, _Place] = field(default_factory=dict)
@@ -238,22 +238,8 @@ class MemoryLine:
         ]
         tickets.sort(key=lambda ticket: ticket["position"] or len(tickets) + 1)
         outsiders = [{"gpu": gpu, "job": "", **facts} for gpu, facts in self.outsiders.items()]
-        capacity, ends = dict(self.capacity), self._ends()
+        capacity, ends = dict(self.capacity), self.ends()
         return Room(capacity=capacity, leases=leases, tickets=tickets, outsiders=outsiders, ends=ends)
-
-    def _ends(self) -> list[dict[str, Any]]:
-        """How the last jobs ended, newest first."""
-        ended = [state for job in self.host.jobs.values() if (state := job.state()).phase == "ended"]
-        found = [
-            {
-                "job": state.job_id,
-                "status": state.status.value,
-                "reason": state.reason,
-                "ago_s": float(state.history[-1]["ago_s"]),
-            }
-            for state in ended
-        ]
-        return sorted(found, key=lambda end: float(end["ago_s"]))[:8]
 
 
 def _names(ticket: Ticket) -> dict[str, str]:

@@ -28,10 +28,10 @@ from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobState, Reason, unknown
 from airflow_jobdeploy.errors import StagingError, WorkerChanged, WorkerError, WorkerUnreachable, nearest
 from airflow_jobdeploy.hostside.upload import send_all
-from airflow_jobdeploy.testing.host import MemoryHost, pack, unpack
 from airflow_jobdeploy.testing.job import MemoryJob
 from airflow_jobdeploy.testing.leasing import Leasing
-from airflow_jobdeploy.testing.trees import Arrival
+from airflow_jobdeploy.testing.machine import Machine
+from airflow_jobdeploy.testing.trees import Arrival, pack, unpack
 
 
 class MemoryBackend(Leasing):
@@ -39,13 +39,13 @@ class MemoryBackend(Leasing):
 
     capabilities = Capabilities(kind="memory", leases=True)
 
-    def __init__(self, host: MemoryHost, *, machine: str | None = None) -> None:
+    def __init__(self, host: Machine, *, machine: str | None = None) -> None:
         super().__init__(host)
         self.worker = host.name
         self.machine = machine
         self._seen: dict[str, tuple[object, ...]] = {}
 
-    def _ask(self) -> MemoryHost:
+    def _ask(self) -> Machine:
         """The host, if it can be asked and is the same as ever."""
         host = self._host
         if self._closed:
@@ -99,7 +99,7 @@ class MemoryBackend(Leasing):
             host = self._ask()
             return {job_id: self._state(host, job_id) for job_id in job_ids}
 
-    def _state(self, host: MemoryHost, job_id: str) -> JobState:
+    def _state(self, host: Machine, job_id: str) -> JobState:
         if job_id in host.jobs:
             return host.jobs[job_id].state()
         return unknown(job_id, Reason.RECORD_MISSING, f"{host.name} has no record of job {job_id}")
@@ -254,7 +254,7 @@ class MemoryBackend(Leasing):
             if role == DATASET:
                 job.dataset = dict(trees[name])
             else:
-                files = self._host.files(job.plan)
+                files = job.files
                 files.clear()
                 files.update(trees[name])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_jobdeploy.core.leases import Lease
 from airflow_jobdeploy.core.plan import Plan
@@ -16,16 +16,16 @@ from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hostside import verdict
 from airflow_jobdeploy.hostside.messages import Digest
 from airflow_jobdeploy.hostside.verdict import Evidence
-
-if TYPE_CHECKING:
-    from airflow_jobdeploy.testing.host import MemoryHost
+from airflow_jobdeploy.testing.line import MemoryLine
+from airflow_jobdeploy.testing.site import Site
 
 
 class Record:
     """Every attribute is read and written while holding `host.changed`."""
 
-    def __init__(self, host: MemoryHost, plan: Plan) -> None:
+    def __init__(self, host: Site, line: MemoryLine, plan: Plan) -> None:
         self._host = host
+        self._line = line
         self.plan = plan
         self.job_id = plan.job_id
         self.resource_id = plan.resource_id or (plan.resource.id if plan.resource else "")
@@ -65,6 +65,12 @@ class Record:
         self._busy = 0
         self._seen: Evidence | None = None
         self._enter("claimed", "PENDING", Reason.STAGING.value)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The working directory: a resource's own, else the job's."""
+        shared = self._host.resource_files(self.resource_id)
+        return self.own_files if shared is None else shared
 
     # -- what others see ------------------------------------------------------------------------------------------
 
@@ -147,8 +153,8 @@ class Record:
 
     def _close(self, judged: Mapping[str, Any]) -> None:
         self._killed = True
-        self._host.line.leave(self)
-        self._host.line.release(self.plan.lease.get("id", ""))  # which it has not claimed
+        self._line.leave(self)
+        self._line.release(self.plan.lease.get("id", ""))  # which it has not claimed
         self._ended_at = self._host.clock.now()
         self._enter("ended", judged["status"], judged["reason"])
         wall_s = self._ended_at - self._began if self._began is not None else 0.0

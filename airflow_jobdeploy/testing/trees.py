@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from airflow_jobdeploy.backends.base import Progress, TreeBusy, TreeReport
@@ -115,3 +118,30 @@ class Arrival:
             sent_bytes=self._todo,
             manifest=known,
         )
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Files as a tar stream."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:") as tar:
+        for path, data in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return archive.getvalue()
+
+
+def unpack(archive: bytes) -> dict[str, bytes]:
+    """A project's files. StagingError when it is no whole tar, or a path would leave the project."""
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            for member in tar:
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise StagingError(f"refused: {member.name!r} would leave the project")
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    files[member.name] = content.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise StagingError(f"the project arrived damaged: {error}") from error
+    return files

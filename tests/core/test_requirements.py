@@ -17,7 +17,8 @@ HASH = "--hash=sha256:" + "0" * 64
 
 def made(wanted: Any, files: Mapping[str, str] | None = None, **fields: Any) -> Environment | None:
     spec = load_spec({"command": "x", "requirements": wanted, **fields})
-    return environment_of(spec, files.get if files is not None else None)
+    read = files.get if files is not None else None
+    return environment_of(spec.requirements, read, where=spec.given["requirements"], python=spec.python or "")
 
 
 def lines(text: str) -> tuple[str, ...]:
@@ -137,11 +138,10 @@ def test_a_bomb_of_includes_ends() -> None:
 
 def test_unasked() -> None:
     files = {"requirements.txt": "numpy"}
-    spec = load_spec({"command": "x"})
-    assert environment_of(spec, files.get) is None
-    assert environment_of(spec, files.get, unasked=True) == Environment(requirements=("numpy",))
-    assert environment_of(spec, {}.get, unasked=True) is None
-    assert environment_of(load_spec({"command": "x", "requirements": []}), files.get, unasked=True) is None
+    assert environment_of(None, files.get, where="x:1") is None
+    assert environment_of(None, files.get, where="x:1", unasked=True) == Environment(requirements=("numpy",))
+    assert environment_of(None, {}.get, where="x:1", unasked=True) is None
+    assert environment_of((), files.get, where="x:1", unasked=True) is None
 
 
 def test_nothing_to_install_is_no_environment() -> None:

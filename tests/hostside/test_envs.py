@@ -16,7 +16,7 @@ import pytest
 
 from airflow_jobdeploy.core.plan import Environment, Plan, Step
 from airflow_jobdeploy.core.status import JobState
-from airflow_jobdeploy.hostside import envs, identity, install
+from airflow_jobdeploy.hostside import envs, identity, install, pythons
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.hostside.client import Serve, shell
 from tests.hostside.conftest import Open
@@ -325,7 +325,7 @@ def interpreter_without(folder: Path, *lacks: str) -> str:
 
 def test_a_python_without_ensurepip_says_what_to_do(host: HostPaths, tmp_path: Path) -> None:
     python = interpreter_without(tmp_path / "debian", "ensurepip", "pip --python")
-    with pytest.raises(envs.Unmade, match=r"lacks ensurepip.*put uv on the PATH.*apt-get install python3-venv"):
+    with pytest.raises(pythons.Unmade, match=r"lacks ensurepip.*put uv on the PATH.*apt-get install python3-venv"):
         install.installer(host.env("e1"), python, PLAIN, 0)
 
 

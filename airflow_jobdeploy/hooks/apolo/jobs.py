@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.core.records import JobFilter, Record, age_s, by_job, handle_of
@@ -35,10 +35,26 @@ from airflow_jobdeploy.hooks.apolo.values import (
 from airflow_jobdeploy.service import Work, Workers
 
 if TYPE_CHECKING:
+    from airflow_jobdeploy.core.pool import WorkerPool
     from airflow_jobdeploy.core.volumes import Volume
-    from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 
 T = TypeVar("T")
+
+
+class _PoolHook(Protocol):
+    """What jobs need of the hook of their pool, which is a JobDeployHook."""
+
+    worker_pool: str
+
+    @property
+    def log(self) -> Any: ...  # of Airflow's own type, which is private
+
+    @property
+    def pool(self) -> WorkerPool: ...
+
+    def get_conn(self) -> Workers: ...
+
+    def prepare_run(self, job_spec: Mapping[str, Any], *, project_dir: str | Path | None, user: str) -> Work: ...
 
 
 class Jobs:
@@ -47,7 +63,7 @@ class Jobs:
     All methods raise errors below JobDeployError. Belongs to one thread.
     """
 
-    def __init__(self, hook: JobDeployHook) -> None:
+    def __init__(self, hook: _PoolHook) -> None:
         self._hook = hook
         self._open: Workers | None = None
         self._book = Book(hook.worker_pool, hook.log.info)
