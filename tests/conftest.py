@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # One for all modules: a fixture that each of them imports is another one for each.
 from tests.servers.dockerd import dockerd as dockerd
 from tests.servers.s3 import s3 as s3
 
-#: How long an example takes says more about what else the machine does than about us.
-settings.register_profile("tests", deadline=None)
-settings.load_profile("tests")
+#: How long an example takes says more about what else the machine does than about us. The examples are the same in each
+#: run: what a new one finds is no fault of the change that is being tested. JOBDEPLOY_EXPLORE=1 looks for such ones.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("tests"), derandomize=False, max_examples=1000)
+settings.load_profile("explore" if os.environ.get("JOBDEPLOY_EXPLORE") else "tests")
 
 #: What an account keeps in its cache folder, and tests may use: nothing is built or fetched twice.
 _SHARED_CACHES = {"UV_CACHE_DIR": "uv", "PIP_CACHE_DIR": "pip"}
