@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_jobdeploy import service
-from airflow_jobdeploy.core.policy import after_end, is_over
+from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.sequels import after_end
 from airflow_jobdeploy.core.spec import load_spec
 from airflow_jobdeploy.core.status import JobState, JobStatus
 from airflow_jobdeploy.service.line import StillWaiting

@@ -16,7 +16,8 @@ from typing import Any
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.frame import INTERRUPTED, exit_code
 from airflow_jobdeploy.commands.screen import WORDS, Progress, complain, print_data, say
-from airflow_jobdeploy.core.policy import NO_SEQUEL, Intent, Sequel, after_end
+from airflow_jobdeploy.core.intent import Intent
+from airflow_jobdeploy.core.sequels import NO_SEQUEL, Sequel, after_end
 from airflow_jobdeploy.core.status import JobHandle, JobState, duration, size
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.service import Followed, Interrupted, Work, Workers

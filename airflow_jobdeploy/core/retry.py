@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from airflow_jobdeploy.core.fields import declared, read_record, record_schema
 from airflow_jobdeploy.core.kinds import Duration, Number, Problems, Schema, as_number, expected
-from airflow_jobdeploy.core.policy import CAUSES
+from airflow_jobdeploy.core.sequels import CAUSES
 from airflow_jobdeploy.core.source import Item
 from airflow_jobdeploy.errors import nearest
 

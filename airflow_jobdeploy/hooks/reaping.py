@@ -22,7 +22,7 @@ from typing import IO, Any
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.gate import own_directory
 from airflow_jobdeploy.core.plan import JobKey
-from airflow_jobdeploy.core.policy import GONE, reaping
+from airflow_jobdeploy.core.reaping import GONE, reaping
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.deployment import deployment_id
 

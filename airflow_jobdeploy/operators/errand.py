@@ -10,7 +10,7 @@
 
 Deferrable or not, the job is followed by `service.follow` in the task and by the same followers in the
 triggerer. What a signal means is judged in interrupts.py; what an earlier submission means, and whether
-another attempt follows an end, in core/policy.py.
+another attempt follows an end, in core/sequels.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_jobdeploy.core.policy import NO_SEQUEL, Intent, Sequel, after_end, is_over
+from airflow_jobdeploy.core.intent import Intent
+from airflow_jobdeploy.core.policy import is_over
+from airflow_jobdeploy.core.sequels import NO_SEQUEL, Sequel, after_end
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.errors import JobCancelled, JobDeployError, JobTimedOut, WorkerError
 from airflow_jobdeploy.hooks import runtime, settings

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, NoReturn, Protocol
 
-from airflow_jobdeploy.core.policy import Sequel
+from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.service import Work, Workers

@@ -12,11 +12,13 @@ from typing import Any
 
 from airflow_jobdeploy.core import policy
 from airflow_jobdeploy.core.health import set_aside
+from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.labels import mismatch
 from airflow_jobdeploy.core.leases import Ticket, lease_of
 from airflow_jobdeploy.core.plan import new_uid
-from airflow_jobdeploy.core.policy import Candidate, Intent, Sequel
+from airflow_jobdeploy.core.policy import Candidate
 from airflow_jobdeploy.core.quotas import Count
+from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.core.status import JobState, Reason
 from airflow_jobdeploy.errors import PlacementError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.line import Age, Granted, StillWaiting, Wait, give_back

@@ -16,8 +16,8 @@ from airflow_jobdeploy.core.containers import container_of, container_problems
 from airflow_jobdeploy.core.demand import with_preset
 from airflow_jobdeploy.core.fields import plain
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan
-from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
+from airflow_jobdeploy.core.sequels import Recovery
 from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.support import image_notes, on_host, storage_fields, storage_notes, unmountable, unsupported

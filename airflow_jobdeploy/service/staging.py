@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from airflow_jobdeploy.backends.base import DATASET, WORK, TreeGone, TreeReport
+from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Plan
-from airflow_jobdeploy.core.policy import Intent
 from airflow_jobdeploy.service.insisting import Insisting
 from airflow_jobdeploy.service.sending import Sending
 from airflow_jobdeploy.service.taking import Takes

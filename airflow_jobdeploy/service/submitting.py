@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from airflow_jobdeploy.backends.base import Backend, Progress, TreeGone
+from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.plan import Plan, new_resource_id
-from airflow_jobdeploy.core.policy import Intent, Sequel, Verb, on_return
+from airflow_jobdeploy.core.policy import Verb, on_return
+from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.core.status import JobHandle, JobState
 from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.asking import stopped
@@ -96,7 +98,7 @@ def submit_again(
     granted: Granted | None = None,
     line_s: float | None = None,
 ) -> Submitted:
-    """Start the attempt that follows the one of the saved intent, as `sequel` has it (policy.after_end)."""
+    """Start the attempt that follows the one of the saved intent, as `sequel` has it (sequels.after_end)."""
     placing = Placing(workers, work, say, granted=granted, line_s=line_s)
     last = _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress, placing)
     return last.go_on(sequel)

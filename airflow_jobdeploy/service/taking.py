@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.manifest import TreeSource
 from airflow_jobdeploy.core.plan import Environment
-from airflow_jobdeploy.core.policy import Intent
 from airflow_jobdeploy.errors import Problem, SpecError, StagingError
 from airflow_jobdeploy.packing.bundle import Bundle, Code
 from airflow_jobdeploy.packing.dataset import Dataset

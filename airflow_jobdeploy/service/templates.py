@@ -12,9 +12,9 @@ from typing import Any
 from airflow_jobdeploy.core.containers import container_of, container_problems
 from airflow_jobdeploy.core.demand import with_preset
 from airflow_jobdeploy.core.plan import NO_KEY, JobKey, Plan, ResourcePlan, Step
-from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
+from airflow_jobdeploy.core.sequels import Recovery
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.support import unsupported

@@ -9,8 +9,8 @@ from typing import Any
 from airflow_jobdeploy.core.capacity import UNBOUNDED, Allowance, allowance
 from airflow_jobdeploy.core.demand import NOTHING, Demand, asked, demand_of
 from airflow_jobdeploy.core.plan import JobKey, Limits, Plan, Step
-from airflow_jobdeploy.core.policy import Recovery
 from airflow_jobdeploy.core.pool import WorkerPool
+from airflow_jobdeploy.core.sequels import Recovery
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import Problem, SpecError
 from airflow_jobdeploy.service.taking import TAKES_NOTHING, Taken, Takes

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from airflow_jobdeploy.core.policy import Sequel
+from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.core.status import JobHandle, JobState
 from airflow_jobdeploy.service.line import Granted, Wait
 

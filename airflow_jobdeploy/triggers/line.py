@@ -14,7 +14,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_jobdeploy.core.leases import SeekAnswer
-from airflow_jobdeploy.core.policy import Sequel
+from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.service.line import Age, Places, Wait, timed_out

@@ -6,18 +6,10 @@ import dataclasses
 
 import pytest
 
-from airflow_jobdeploy.core.policy import (
-    GONE,
-    Candidate,
-    Intent,
-    Recovery,
-    Verb,
-    after_end,
-    is_over,
-    on_return,
-    place,
-    reaping,
-)
+from airflow_jobdeploy.core.intent import Intent
+from airflow_jobdeploy.core.policy import Candidate, Verb, is_over, on_return, place
+from airflow_jobdeploy.core.reaping import GONE, reaping
+from airflow_jobdeploy.core.sequels import Recovery, after_end
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 
 EPOCH = {"max_tries": 2, "clear_number": 0}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_jobdeploy.core.policy import CAUSES
+from airflow_jobdeploy.core.sequels import CAUSES
 from airflow_jobdeploy.core.spec import load_spec
 from airflow_jobdeploy.errors import SpecError
 

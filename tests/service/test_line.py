@@ -16,9 +16,9 @@ from airflow_jobdeploy import service
 from airflow_jobdeploy.core.capacity import Capacity, Quota
 from airflow_jobdeploy.core.leases import Lease, SeekAnswer, Ticket
 from airflow_jobdeploy.core.plan import new_uid
-from airflow_jobdeploy.core.policy import Sequel
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.core.presets import Preset
+from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.core.status import JobHandle, JobStatus
 from airflow_jobdeploy.core.template import load_template
 from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, TemplateError, WorkerError

@@ -11,8 +11,9 @@ import pytest
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.backends.hosted import local_backend
-from airflow_jobdeploy.core.policy import Intent, after_end
+from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
+from airflow_jobdeploy.core.sequels import after_end
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerUnreachable
 from tests.packing.repositories import commit, repository, write

@@ -9,8 +9,8 @@ import pytest
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.backends.hosted import local_backend
-from airflow_jobdeploy.core.policy import Sequel
 from airflow_jobdeploy.core.pool import Storage, Worker, WorkerPool
+from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import SpecError, WorkerUnreachable
 from tests.service.conftest import Desk

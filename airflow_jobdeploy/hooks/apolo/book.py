@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any
 
 from airflow_jobdeploy import service
+from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.leases import Lease
-from airflow_jobdeploy.core.policy import Intent, after_end, is_over
+from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.records import Record, by_job, first_id, handle_of
+from airflow_jobdeploy.core.sequels import after_end
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
 from airflow_jobdeploy.hooks.apolo.telling import Past, past
