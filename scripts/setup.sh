@@ -1,15 +1,15 @@
 #!/bin/sh
 # Make .venv and install the project into it. Usage: scripts/setup.sh [run|dev]
 #
-# run: what the demo and Airflow need. dev (the default): also what the tests need.
+# run: what the demo and Airflow need, with Docker engines as workers. dev (the default): also what the tests need.
 # With uv where it is present, else with python3 -m venv and pip. A second call does nothing until
-# pyproject.toml or constraints.txt changes. PYTHON=python3.12 chooses the interpreter.
+# pyproject.toml, constraints.txt or this file changes. PYTHON=python3.12 chooses the interpreter.
 set -eu
 cd "$(dirname "$0")/.."
 
 level=${1:-dev}
 case $level in
-    run) target=. ;;
+    run) target=.[docker] ;;
     dev) target=.[dev,docker] ;;
     *) echo "usage: $0 [run|dev], not '$level'" >&2; exit 2 ;;
 esac
@@ -22,8 +22,8 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 is_new_enough() { "$1" -c "import sys; sys.exit(not ($oldest))" >/dev/null 2>&1; }
 
-# The content of the two files, the place (scripts in bin/ hold absolute paths) and the level.
-fingerprint() { { pwd; cat pyproject.toml constraints.txt; } | cksum; }
+# The content of the two files and of this one, and the place (scripts in bin/ hold absolute paths).
+fingerprint() { { pwd; cat pyproject.toml constraints.txt scripts/setup.sh; } | cksum; }
 
 is_current() {
     for done_level in "$level" dev; do

@@ -25,10 +25,12 @@ from airflow_jobdeploy.commands.sources import (
 )
 from airflow_jobdeploy.commands.values import UsageError
 from airflow_jobdeploy.core.containers import container_problems
+from airflow_jobdeploy.core.demand import demand_problems
 from airflow_jobdeploy.core.pool import WorkerPool, load_pool
 from airflow_jobdeploy.core.render import RenderedBuild, RenderedTemplate
+from airflow_jobdeploy.core.source import in_order
 from airflow_jobdeploy.core.spec import JobSpec, load_spec
-from airflow_jobdeploy.core.support import storage_notes, unmountable, unsupported
+from airflow_jobdeploy.core.support import image_notes, on_host, storage_notes, unmountable, unsupported
 from airflow_jobdeploy.core.template import Template, load_template
 from airflow_jobdeploy.errors import InputError, JobDeployError, Problem, SpecError, TemplateError, nearest
 from airflow_jobdeploy.hooks import files
@@ -132,11 +134,15 @@ def _count(things: Any, noun: str) -> str:
 def _check_spec(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:
     spec = load_spec(path, base=Path(), search_path=folders())
     pool, warnings = _pool(pool_name, spec.worker_pool)
-    problems = unsupported(spec, kind=pool.kind) + unmountable(spec, pool)
-    problems += container_problems(spec, pool, has_project=bool(spec.project_dir or spec.repo))
+    notes = (*image_notes(spec, pool), *storage_notes(spec, pool), *warnings)
+    asked, problems = on_host(spec, pool)
+    problems += unsupported(asked, kind=pool.kind) + unmountable(asked, pool)
+    problems += container_problems(asked, pool, has_project=bool(spec.project_dir or spec.repo))
+    if not warnings:  # else the presets and labels of its pool are not known
+        problems += demand_problems(asked, pool)
     if problems:
-        raise SpecError(problems)
-    return spec.job_name or "", (*spec.warnings, *storage_notes(spec, pool), *warnings)
+        raise SpecError(in_order(problems))
+    return spec.job_name or "", (*spec.warnings, *notes)
 
 
 def _check_pool(path: Path, pool_name: str | None) -> tuple[str, tuple[str, ...]]:

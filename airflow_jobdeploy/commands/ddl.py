@@ -9,7 +9,7 @@ from typing import Any
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.attending import attend
 from airflow_jobdeploy.commands.frame import command
-from airflow_jobdeploy.commands.lookup import locate, open_pool
+from airflow_jobdeploy.commands.lookup import hook_of, locate, open_pool
 from airflow_jobdeploy.commands.screen import print_data
 from airflow_jobdeploy.commands.sources import SPEC, folders, found_file, named_pool
 from airflow_jobdeploy.core.main_file import NAME
@@ -17,7 +17,6 @@ from airflow_jobdeploy.core.spec import JobSpec
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.errors import Problem, SpecError
 from airflow_jobdeploy.hooks.files import load_job
-from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 
 #: Our statuses -> DDL's `job_state`; DDL had words for two of them.
 _STATES = {
@@ -37,7 +36,7 @@ def submit(args: Namespace) -> int:
     path = found_file(args.task_config, kind=SPEC).absolute()
     overrides = {"dirty": "include"} if args.dirty else {}
     spec, _ = load_job(path, overrides, folders())
-    hook = JobDeployHook(args.worker_pool or spec.worker_pool or "local")
+    hook = hook_of(args.worker_pool or spec.worker_pool or "local")
     work = hook.prepare_run(path, overrides, project_dir=_project(args, spec, path), where=folders())
 
     def announce(handle: JobHandle, output: str) -> None:

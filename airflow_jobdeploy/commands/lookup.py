@@ -5,9 +5,12 @@ A resource id stands for the `up` job that made it; commands that are about the 
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.screen import complain
@@ -15,12 +18,17 @@ from airflow_jobdeploy.core.plan import Limits
 from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.core.records import age_s, handle_of
 from airflow_jobdeploy.core.status import JobHandle, JobStatus, Reason
-from airflow_jobdeploy.errors import PoolError, WorkerError
+from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.service import Workers
 
+if TYPE_CHECKING:
+    from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+
 #: The shortest beginning of an id that is looked for.
 LEAST = 4
+#: Connections that are pools, and the environment's names of them.
+_TYPES, _ENV = ("jobdeploy", "ssh", "docker"), "AIRFLOW_CONN_"
 
 Row = Mapping[str, Any]
 
@@ -62,19 +70,44 @@ def pool_named(name: str) -> WorkerPool:
     """The pool, read from its connection. PoolError."""
     from airflow_jobdeploy.hooks.pools import worker_pool
 
-    try:
-        return worker_pool(name)
-    except PoolError:
-        _warn_of_database()
-        raise
+    return worker_pool(name, known=pool_names)
 
 
-def _warn_of_database() -> None:
-    """Connections may be missing only because the database is."""
+def hook_of(name: str) -> JobDeployHook:
+    """The hook of a pool that is there. PoolError."""
+    from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+
+    hook = JobDeployHook(name)
+    hook.pool = pool_named(name)
+    return hook
+
+
+def pool_names() -> dict[str, str]:
+    """All names that may be a pool's -> the type of the connection. Warns where the database cannot be read."""
+    names = {"local": "", **_from_environment()}
     try:
-        runtime.connections_of_type()
+        names.update(runtime.connections_of_type(*_TYPES))
     except OSError as error:
         complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
+    return names
+
+
+def _from_environment() -> dict[str, str]:
+    """Connection id -> type, of those given as AIRFLOW_CONN_<ID> (a JSON object or a URI); ids are lower case there."""
+    found = {}
+    for key, value in os.environ.items():
+        conn_type = _type_of(value) if key.startswith(_ENV) else ""
+        if conn_type in _TYPES:
+            found[key.removeprefix(_ENV).lower()] = conn_type
+    return found
+
+
+def _type_of(value: str) -> str:
+    try:
+        given = json.loads(value)
+    except ValueError:
+        return urlsplit(value).scheme
+    return str(given.get("conn_type", "")) if isinstance(given, dict) else ""
 
 
 def open_pool(pool: WorkerPool | str) -> Workers:

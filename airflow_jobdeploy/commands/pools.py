@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from airflow_jobdeploy.commands.frame import PROBLEM, command
-from airflow_jobdeploy.commands.lookup import open_pool, pool_named
+from airflow_jobdeploy.commands.lookup import open_pool, pool_named, pool_names
 from airflow_jobdeploy.commands.screen import (
     Column,
     complain,
@@ -26,19 +23,16 @@ from airflow_jobdeploy.core.sharing import Seen, shared, twice
 from airflow_jobdeploy.core.standing import WorkerView
 from airflow_jobdeploy.core.status import size
 from airflow_jobdeploy.errors import JobDeployError, Problem, WorkerError
-from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.pools import worker_pool
 from airflow_jobdeploy.service.survey import view_of
 
-_TYPES = ("jobdeploy", "ssh", "docker")
-_ENV = "AIRFLOW_CONN_"
 _AT_ONCE = 16
 
 
 @command
 def ls(args: Namespace) -> int:
     """List the pools."""
-    names = _names()
+    names = pool_names()
     if args.usage:
         return _usage(args, [name for name, kind in names.items() if kind in ("", "jobdeploy")])
     rows = [_row(name) for name in names]
@@ -51,38 +45,10 @@ def ls(args: Namespace) -> int:
     return 0
 
 
-def _names() -> dict[str, str]:
-    """All names that may be a pool's -> the type of the connection."""
-    names = {"local": "", **_from_environment()}
-    try:
-        names.update(runtime.connections_of_type(*_TYPES))
-    except OSError as error:
-        complain(f"the metadata database cannot be read, so its connections are not known: {error}", "warning")
-    return names
-
-
 def _usage(args: Namespace, names: list[str]) -> int:
     from airflow_jobdeploy.commands.accounting import show_usage
 
     return show_usage([args.worker_pool] if args.worker_pool else names, args.output)
-
-
-def _from_environment() -> dict[str, str]:
-    """Connection id -> type, of those given as AIRFLOW_CONN_<ID> (a JSON object or a URI); ids are lower case there."""
-    found = {}
-    for key, value in os.environ.items():
-        conn_type = _type_of(value) if key.startswith(_ENV) else ""
-        if conn_type in _TYPES:
-            found[key.removeprefix(_ENV).lower()] = conn_type
-    return found
-
-
-def _type_of(value: str) -> str:
-    try:
-        given = json.loads(value)
-    except ValueError:
-        return urlsplit(value).scheme
-    return str(given.get("conn_type", "")) if isinstance(given, dict) else ""
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -116,7 +82,7 @@ def _workers(workers: list[Mapping[str, Any]]) -> str:
 def test(args: Namespace) -> int:
     """Ask every worker of pools who it is, and whether two of them are the same machine."""
     wrong: list[JobDeployError] = []
-    pools = [pool_named(name) for name in dict.fromkeys(args.worker_pools)] or _all(wrong)
+    pools = _named(args.worker_pools, wrong) if args.worker_pools else _all(wrong)
     asked = [(pool, worker) for pool in pools for worker in pool.workers]
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         greeted = list(executor.map(lambda each: _greeted(*each), asked))
@@ -126,7 +92,8 @@ def test(args: Namespace) -> int:
         print_data(rows, args.output)
     else:
         columns = _WORKER_COLUMNS if len(pools) > 1 else _WORKER_COLUMNS[1:]
-        (print_plain if args.output == "plain" else print_table)(rows, columns)
+        if rows or not wrong:
+            (print_plain if args.output == "plain" else print_table)(rows, columns)
         for row in rows:
             for warning in row.get("warnings", ()):
                 complain(f"worker {row['worker']}: {warning}", "warning")
@@ -137,10 +104,21 @@ def test(args: Namespace) -> int:
     return PROBLEM if problems or wrong or any(row["error"] for row in rows) else 0
 
 
+def _named(names: list[str], wrong: list[JobDeployError]) -> list[WorkerPool]:
+    """Those of these names; what is wrong with others goes to `wrong`."""
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            found.append(pool_named(name))
+        except JobDeployError as error:
+            wrong.append(error)
+    return found
+
+
 def _all(wrong: list[JobDeployError]) -> list[WorkerPool]:
     """`local`, and all pools of connections. What is wrong with others goes to `wrong`; a registry is none."""
     found = []
-    for name, kind in _names().items():
+    for name, kind in pool_names().items():
         try:
             found.append(worker_pool(name))
         except JobDeployError as error:
@@ -194,7 +172,7 @@ _WORKER_COLUMNS = [
     Column(title="JOBS", cell=lambda row: str(row.get("live_jobs", ""))),
     Column(title="CPUS", cell=lambda row: f"{row['cpu_count']:g}" if row.get("cpu_count") else ""),
     Column(title="MEMORY", cell=_amount("memory_bytes")),
-    Column(title="DISK FREE", cell=_amount("disk_free_bytes")),
+    Column(title="DISK FREE", cell=_amount("disk_free_bytes"), optional=True),
     Column(title="GPUS", cell=_gpus, optional=True),
     Column(title="PYTHON", cell=lambda row: row.get("python", ""), optional=True),
     Column(title="ROOT", cell=lambda row: row.get("root", ""), cut=True, optional=True),

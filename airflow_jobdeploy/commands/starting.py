@@ -10,7 +10,7 @@ from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.attending import attend
 from airflow_jobdeploy.commands.ending import forget_job, stop_and_see
 from airflow_jobdeploy.commands.frame import command
-from airflow_jobdeploy.commands.lookup import job_id, listing, locate, open_pool, resource_id
+from airflow_jobdeploy.commands.lookup import hook_of, job_id, listing, locate, open_pool, resource_id
 from airflow_jobdeploy.commands.screen import say
 from airflow_jobdeploy.commands.sources import (
     SPEC,
@@ -25,7 +25,6 @@ from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.template import load_template
 from airflow_jobdeploy.errors import JobDeployError
 from airflow_jobdeploy.hooks.files import load_job
-from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.service import Workers
 
 
@@ -36,7 +35,7 @@ def run(args: Namespace) -> int:
     overrides = given_overrides(args)
     path = found_file(args.file, kind=SPEC).absolute()
     spec, _ = load_job(path, overrides, folders())
-    hook = JobDeployHook(args.worker_pool or spec.worker_pool or "local")
+    hook = hook_of(args.worker_pool or spec.worker_pool or "local")
     work = hook.prepare_run(path, overrides, project_dir=args.project_dir, workdir=args.workdir, where=folders())
     with open_pool(hook.pool) as workers:
         return attend(workers, work, detach=args.detach, output=args.output)
@@ -48,7 +47,7 @@ def up(args: Namespace) -> int:
     check_one_place(args)
     path = found_file(args.file, kind=TEMPLATE).absolute()
     given = given_params(args, load_template(path, search_path=folders()))
-    hook = JobDeployHook(args.worker_pool or "local")
+    hook = hook_of(args.worker_pool or "local")
     work = hook.prepare_up(path, given, project_dir=args.project_dir, workdir=args.workdir, where=folders())
     with open_pool(hook.pool) as workers:
         return attend(workers, work, detach=args.detach, output=args.output, after=_say_how_to_end)

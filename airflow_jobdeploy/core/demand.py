@@ -72,10 +72,14 @@ def demand_of(spec: JobSpec, pool: WorkerPool) -> Demand:
 
     Whether any worker is large enough is told by `placement.rank`, which knows what they have.
     """
-    problems = [*_preset_problems(spec, pool), *_where_problems(spec, pool)]
-    if problems:
+    if problems := demand_problems(spec, pool):
         raise SpecError(in_order(problems))
     return asked(with_preset(spec, pool))
+
+
+def demand_problems(spec: JobSpec, pool: WorkerPool) -> list[Problem]:
+    """A preset or labels that `pool` does not have."""
+    return [*_preset_problems(spec, pool), *_where_problems(spec, pool)]
 
 
 def asked(wanted: JobSpec | TemplateOptions) -> Demand:

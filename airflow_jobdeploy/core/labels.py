@@ -17,7 +17,8 @@ from airflow_jobdeploy.core.source import Item, shortened
 
 #: The label that every worker has.
 WORKER = "worker"
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62})")
+#: Of labels, and of engines.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 _NAME_HINT = "Names are letters, digits, '-', '_' and '.', up to 63."
 _SCALAR: Schema = {"type": ["string", "number", "boolean"]}
 
@@ -73,7 +74,7 @@ class Where:
 
 
 def _check_name(name: str, item: Item, problems: Problems) -> None:
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         problems.append(item.problem(f"{shortened(repr(name))} is not a label's name.", _NAME_HINT))
 
 
@@ -81,6 +82,6 @@ def mismatch(where: Mapping[str, tuple[str, ...]], labels: Mapping[str, str]) ->
     """The first of `where` that `labels` do not meet, in words; "" when they meet all."""
     for name, values in where.items():
         if labels.get(name) not in values:
-            has = f"its {name} is {labels[name]}" if name in labels else f"it has no label {name}"
-            return f"{has}, not {' or '.join(values)}"
+            wanted = " or ".join(values)
+            return f"its {name} is {labels[name]}, not {wanted}" if name in labels else f"it has no {name}: {wanted}"
     return ""

@@ -40,7 +40,7 @@ from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.gpus import GB, GPUS, GpuWish
 from airflow_jobdeploy.core.hosts import MAX_HOSTS, expand_hosts, is_host
 from airflow_jobdeploy.core.kinds import Flag, Many, Number, Problems, Schema, Size, Text, expected
-from airflow_jobdeploy.core.labels import WORKER, Labels
+from airflow_jobdeploy.core.labels import NAME, WORKER, Labels
 from airflow_jobdeploy.core.presets import Preset, Presets
 from airflow_jobdeploy.core.source import Item, described, in_order, suggestion
 from airflow_jobdeploy.errors import PoolError
@@ -87,6 +87,8 @@ class RootPath:
 class Worker:
     """One host of a pool."""
 
+    #: What records and people call it: of a host that or its connection's id, of an engine its URL where none is given.
+    name: str = declared(Text(pattern=NAME), "Of a Docker engine: what it is called; its URL by default.", "")
     conn_id: str | None = declared(Text(), "The Airflow connection that reaches it.")
     #: Instead of the connection's own host; "" for that one.
     host: str = declared(Text(), "The host, where it is not the connection's own.", "")
@@ -101,10 +103,8 @@ class Worker:
         DEVICES, "Device files of an engine's GPUs (/dev/nvidia0), where it has no NVIDIA runtime.", ()
     )
 
-    @property
-    def name(self) -> str:
-        """What records and people call it."""
-        return self.host or self.conn_id or self.url or "local"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.host or self.conn_id or self.url or "local")
 
     @property
     def all_labels(self) -> Mapping[str, str]:
@@ -267,8 +267,10 @@ def _checked_workers(attributes: Mapping[str, Any], root: Item, problems: Proble
     place = root.child("workers") if root.value.get("workers") is not None else root
     if attributes["kind"] == "local":
         own = workers[0] if workers else Worker()
-        if len(workers) > 1 or any(worker.conn_id or worker.host for worker in workers):
-            problems.append(place.problem("a local pool is this machine only.", "Give at most [{slots: ...}]."))
+        given = {name for each in place.elements() if isinstance(each.value, dict) for name in each.value}
+        if len(workers) > 1 or given - _OF_ALL:
+            hint = "Give at most [{slots: ..., labels: ..., capacity: ...}]."
+            problems.append(place.problem("a local pool is this machine only.", hint))
         return (Worker(slots=own.slots, labels=own.labels, capacity=own.capacity),)
     if not workers and not problems:
         what = "[{url: ...}]" if attributes["kind"] == "docker" else "[{conn_id: ...}]"
@@ -308,7 +310,8 @@ def _check_storage(kind: str, item: Item, problems: Problems) -> None:
 
 
 _ARTICLES = {"ssh": "an ssh", "docker": "a docker"}
-_OF_ENGINES, _OF_HOSTS = ("url", "tls", "registry", "gpu_types", "devices"), ("conn_id", "host", "hosts")
+_OF_ALL = {"slots", "labels", "capacity"}
+_OF_ENGINES, _OF_HOSTS = ("url", "name", "tls", "registry", "gpu_types", "devices"), ("conn_id", "host", "hosts")
 
 
 def _check_worker(kind: str, element: Item, problems: Problems) -> None:
@@ -317,7 +320,8 @@ def _check_worker(kind: str, element: Item, problems: Problems) -> None:
     for name in others:
         if name in given:
             what = "a docker pool" if kind == "docker" else "an ssh pool"
-            problems.append(element.child(name).problem(f"a worker of {what} has no {name!r}."))
+            hint = "Hosts are called as they, or their connections, are." if name == "name" else ""
+            problems.append(element.child(name).problem(f"a worker of {what} has no {name!r}.", hint))
     if own[0] not in given:
         hint = "Give its URL." if kind == "docker" else "Name an Airflow connection of type ssh."
         problems.append(element.problem(f"the worker has no {own[0]}.", hint))

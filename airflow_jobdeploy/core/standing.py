@@ -210,7 +210,7 @@ def _holder(lease: Mapping[str, Any]) -> str:
     who = lease.get("job") or "one that is about to start"
     gpus = len(lease["gpus"])
     what = "a GPU" if gpus == 1 else f"{gpus} GPUs"
-    return f"{who} ({lease.get('user') or 'unknown user'}) holds {what} since {duration(_seconds(lease))}"
+    return f"{who} ({lease.get('user') or 'unknown user'}) has held {what} for {duration(_seconds(lease))}"
 
 
 def _seconds(data: Mapping[str, Any]) -> float:

@@ -39,6 +39,8 @@ def _problem(field: Field, spec: JobSpec | TemplateOptions, kind: str) -> Proble
     shown = f"{field.name}: {value}" if field.default not in (None, (), False, 1) or field.same else field.name
     where = spec.given.get(field.name, "<job_spec>")
     needs = f"It needs {field.needs}." if field.needs else "It comes in a later release."
+    if field.name == "docker_image" and isinstance(spec, JobSpec):
+        needs += f" Or let the pool's hosts stand in for the image: host_images: [{value!r}]."
     yet = "" if field.honoured_by else " yet"
     return Problem(where, field.name, f"a pool of kind {kind} cannot honour {shown!r}{yet}.", needs)
 

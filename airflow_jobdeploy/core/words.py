@@ -22,11 +22,13 @@ def duration(seconds: float | None) -> str:
 
 def size(count: float) -> str:
     """Bytes for people, in powers of 1024."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    if abs(count) < 1024:
+        return counted(round(count), "byte")
+    for unit in ("KiB", "MiB", "GiB"):
         count /= 1024
-    return f"{count:.1f} TiB"
+        if abs(count) < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"
 
 
 def counted(count: int, noun: str) -> str:

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from airflow_jobdeploy.core.engines import SCHEMES
 from airflow_jobdeploy.core.pool import WorkerPool, load_pool
-from airflow_jobdeploy.errors import JobDeployError, PoolError, Problem
+from airflow_jobdeploy.errors import JobDeployError, PoolError, Problem, nearest
 from airflow_jobdeploy.hooks import files
-from airflow_jobdeploy.hooks.references import get_connection
+from airflow_jobdeploy.hooks.references import get_connection, where_to_add
 
 LOCAL = "local"
 _WAYS = (
     "A worker pool is `local` (this machine), the id of a connection of type `jobdeploy` (a pool), "
     "of type `ssh` (a pool of that one host), or of type `docker` whose host is an engine's URL (unix://, tcp://, ssh://)."
 )
+_LIKE = '{"conn_type": "jobdeploy", "extra": {"pool_file": "/a/pool.yaml"}}'
 
 
-def worker_pool(name: str) -> WorkerPool:
-    """The pool of this name, read anew from its connection. PoolError says what is wrong with it."""
+def worker_pool(name: str, *, known: Callable[[], Iterable[str]] = tuple) -> WorkerPool:
+    """The pool of this name, read anew from its connection. PoolError says what is wrong with it.
+
+    `known`: the names of pools, asked for where there is none of this name.
+    """
     if name == LOCAL:
         return WorkerPool.local()
     try:
         connection = get_connection(name, f"worker pool {name!r}")
-    except JobDeployError as error:
-        raise _wrong(
-            name, f"there is no Airflow connection {name!r}.", f"{_WAYS} Add it under Admin, Connections."
-        ) from (error)
+    except JobDeployError:
+        hint = f"{nearest(name, known())} {_WAYS} {_capital(where_to_add(name, _LIKE))}."
+        raise _wrong(name, f"there is no Airflow connection {name!r}.", hint) from None
     makers = {"jobdeploy": _described, "ssh": _single_host, "docker": _single_engine}
     maker = makers.get(connection.conn_type)
     if maker is None:
         raise _wrong(name, f"connection {name!r} is of type {connection.conn_type!r}.", _WAYS)
     return maker(name, connection)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _wrong(name: str, message: str, hint: str) -> PoolError:
@@ -66,7 +73,7 @@ def _single_engine(name: str, connection: Any) -> WorkerPool:
     pool = load_pool(
         {"kind": "docker", "workers": [worker], **{key: extra[key] for key in _OF_POOL if key in extra}}, name=name
     )
-    return replace(pool, workers=(replace(pool.workers[0], conn_id=name),))
+    return replace(pool, workers=(replace(pool.workers[0], name=name),))
 
 
 def _described(name: str, connection: Any) -> WorkerPool:

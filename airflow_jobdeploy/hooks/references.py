@@ -9,6 +9,7 @@ from airflow_jobdeploy.errors import JobDeployError, nearest
 from airflow_jobdeploy.hooks import runtime
 
 _FIELDS = ("password", "login", "host", "schema", "port")
+_OF_A_PROGRAM = "this program is no task, so Airflow shows it nothing of its database: set {name} in its environment"
 _FORMS = "expected conn:<id>.password (or login, host, schema, port, extra.<key>) or var:<key>"
 
 
@@ -30,7 +31,10 @@ def _variable(key: str, reference: str) -> str:
     with runtime.lookup():
         value = Variable.get(key, default=None)
     if value is None:
-        raise JobDeployError(f"{reference}: there is no Airflow Variable {key!r}; add it under Admin, Variables")
+        where = "add it under Admin, Variables"
+        if runtime.is_a_program():
+            where = _OF_A_PROGRAM.format(name=f"AIRFLOW_VAR_{key.upper()}='...'")
+        raise JobDeployError(f"{reference}: there is no Airflow Variable {key!r}; {where}")
     return str(value)
 
 
@@ -62,6 +66,13 @@ def _split(rest: str) -> tuple[str, str, str]:
     return conn_id, field, ""
 
 
+def where_to_add(conn_id: str, like: str = '{"conn_type": "...", "host": "..."}') -> str:
+    """What to do about a connection that is not there. `like`: how such a one is written."""
+    if not runtime.is_a_program():
+        return "add it under Admin, Connections"
+    return _OF_A_PROGRAM.format(name=f"AIRFLOW_CONN_{conn_id.upper()}='{like}'")
+
+
 def get_connection(conn_id: str, wanted_by: str) -> Any:
     """An Airflow connection, or a JobDeployError that says who wanted it."""
     from airflow.sdk import BaseHook
@@ -72,5 +83,5 @@ def get_connection(conn_id: str, wanted_by: str) -> Any:
             return BaseHook.get_connection(conn_id)
     except (AirflowNotFoundException, AirflowRuntimeError) as error:
         raise JobDeployError(
-            f"{wanted_by}: there is no Airflow connection {conn_id!r}; add it under Admin, Connections ({error})"
+            f"{wanted_by}: there is no Airflow connection {conn_id!r}; {where_to_add(conn_id)} ({error})"
         ) from error

@@ -141,6 +141,17 @@ def ask_the_database() -> None:
     _in_command = True
 
 
+def is_a_program() -> bool:
+    """Is this process neither task, trigger, command, nor part of Airflow? It sees no connections of the database then.
+
+    As airflow.sdk.execution_time.supervisor.ensure_secrets_backend_loaded finds out.
+    """
+    from airflow.sdk.execution_time import task_runner
+
+    in_task = getattr(task_runner, "SUPERVISOR_COMMS", None) is not None
+    return not (in_task or _in_command or _CONTEXT in os.environ)
+
+
 @contextmanager
 def lookup() -> Iterator[None]:
     """Around each look-up of a connection or Variable. In a command Airflow asks its database only when told so.

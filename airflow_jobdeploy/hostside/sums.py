@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Sequence, Set, Tuple
 from airflow_jobdeploy.hostside.fitting import Demand, Gpu, Limits, held_amount
 
 AMOUNTS = ("cpu", "memory", "disk")
-_GB = float(1 << 30)
+_GIB = float(1 << 30)
 
 
 class Held(NamedTuple):
@@ -68,8 +68,9 @@ class Sums:
 
 def _lack_text(name: str, wanted: float, free: float, of: float) -> str:
     if name == "cpu":
-        return "needs %g cores, %g of %g free" % (round(wanted, 2), round(free, 2), round(of, 2))
-    return "needs %.1f GB %s, %.1f of %.1f free" % (wanted / _GB, name, free / _GB, of / _GB)
+        cores = "core" if wanted == 1 else "cores"
+        return "needs %g %s, %g of %g free" % (round(wanted, 2), cores, round(free, 2), round(of, 2))
+    return "needs %.1f GiB %s, %.1f of %.1f free" % (wanted / _GIB, name, free / _GIB, of / _GIB)
 
 
 def gpus_text(demand: Demand) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,15 @@ def test_other_types_say_what_would_do(connection: Any) -> None:
 def test_an_unknown_pool(airflow_db: None) -> None:
     with pytest.raises(PoolError, match=r"there is no Airflow connection 'nowhere'.*Add it under Admin, Connections"):
         worker_pool("nowhere")
+
+
+def test_a_program_that_is_no_task_is_told_where_pools_come_from(airflow_db: None) -> None:
+    code = "from airflow_jobdeploy.hooks.apolo import get\nwith get('engines'): pass"
+    env = {key: value for key, value in os.environ.items() if key != "_AIRFLOW_PROCESS_CONTEXT"}
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stderr
+    assert "this program is no task" in said.lower()
+    assert """set AIRFLOW_CONN_ENGINES='{"conn_type": "jobdeploy",""" in said
+    assert said.count("Traceback") == 1
 
 
 def test_secrets(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,21 @@ def test_params_that_are_wrong(cli: Cli, service_yaml: Path) -> None:
     assert "99999 is more than 9000" in done.err
     assert cli("up", "service.yaml", "--params", "port").code == 2
     assert cli("up", "service.yaml", "--project-dir", ".", "--workdir", "/").code == 2
+
+
+def test_validate_asks_the_pool_for_images_and_presets(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = {"kind": "local", "host_images": ["ubuntu:*"], "presets": {"small": {"cpu": 1}}}
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+    (home / "good.yaml").write_text("command: x\nworker_pool: lab\npreset: small\ndocker_image: ubuntu:24.04\n")
+    done = cli("validate", "good.yaml")
+    assert (done.code, "ubuntu:24.04 is not used" in done.out + done.err) == (0, True)
+    (home / "bad.yaml").write_text(
+        "command: x\nworker_pool: lab\npreset: smal\ndocker_image: debian:12\nwhere: {zone: a}\n"
+    )
+    (one,) = cli("validate", "bad.yaml", "-o", "json").data
+    assert [problem["path"] for problem in one["problems"]] == ["preset", "docker_image", "where.zone"]
+    assert "Did you mean 'small'?" in one["problems"][0]["hint"]
+    assert "host_images: ['debian:12']" in one["problems"][1]["hint"]
 
 
 def test_validate_says_what_the_pools_storage_cannot_do(cli: Cli, home: Path) -> None:

@@ -37,9 +37,13 @@ def test_plan_says_which_gpus(cli: Cli, job: Write, gpus: FakeGpus) -> None:
 def test_plan_says_what_the_pool_has(cli: Cli, job: Write, gpus: FakeGpus) -> None:
     done = cli("plan", job("true", gpu_types=[{"type": "A10", "count": 2}]))
     assert done.code == 1
+    _, row = done.out.splitlines()
+    assert row.split()[:2] == ["local", "never"]
+    assert "needs 2 GPU A10, has 2 NVIDIA A100-SXM4-80GB" in row
     assert "no worker of pool 'local' has 2 A10. Did you mean 'A100'?" in done.err
     assert "It has 2 NVIDIA A100-SXM4-80GB (1 worker)." in done.err
-    large = cli("plan", job("true", gpu_types=[{"type": "A100", "memory": "141GB"}]))
+    large = cli("plan", job("true", gpu_types=[{"type": "A100", "memory": "141GB"}]), "-o", "json")
+    assert [row["fit"] for row in large.data["workers"]] == ["never"]
     assert "has 1 A100 of 141.0 GiB or more. It has 2 NVIDIA A100-SXM4-80GB of 80.0 GiB (1 worker)." in large.err
 
 

@@ -64,6 +64,15 @@ def test_a_pool_that_is_wrong_does_not_keep_others_from_being_asked(
     assert "registry.example.org" not in done.err
 
 
+def test_all_pools_that_are_not_there_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": {"kind": "ssh"}}))
+    done = cli("pools", "test", "lob", "nowhere", "local", "lab", "-o", "json")
+    assert (done.code, [row["worker"] for row in done.data]) == (1, ["local"])
+    assert "there is no Airflow connection 'lob'. Did you mean 'lab'?" in done.err
+    assert "there is no Airflow connection 'nowhere'" in done.err
+    assert "an ssh pool needs workers" in done.err
+
+
 def test_an_engine_has_no_root_of_ours(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = {"kind": "docker", "workers": [{"url": "tcp://a.example:2376"}]}
     monkeypatch.setenv("AIRFLOW_CONN_ENGINES", json.dumps({"conn_type": "jobdeploy", "extra": pool}))

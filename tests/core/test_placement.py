@@ -123,11 +123,13 @@ def test_the_best_worker_first(wanted: Wanted, workers: list[WorkerView], order:
         (job(cpu_count=4), view("a", cpu=4, leases=[{"cpu": 1}]), WAITS, "needs 4 cores, 3 of 4 free"),
         (job("H100"), view("a", A100), NEVER, "more than is here: needs 1 GPU H100, has 1 NVIDIA A100-SXM4-80GB"),
         (job(cpu_count=9), view("a", cpu=4), NEVER, "more than is here: needs 9 cores, 4 of 4 free"),
+        (job(memory_bytes=3 * GB), view("a", memory=GB), NEVER, "needs 3.0 GiB memory, 1.0 of 1.0 free"),
+        (job(cpu_count=1), view("a", cpu=2, leases=[{"cpu": 2}]), WAITS, "needs 1 core, 0 of 2 free"),
         (job(cpu_count=9), view("a", within={"cpu": 2}), NEVER, "more than is here: needs 9 cores, 2 of 2 free"),
         (job(cpu_count=9), view("a", within={"slots": 0}), NEVER, "more than is here: needs a slot, 0 of 0 free"),
         (job("A100"), view("a", A100, outsiders=[{"gpu": "a-0"}]), PASSING, "processes without a lease use GPU 0"),
         (job(where={"zone": ("b",)}), view("a", labels={"zone": "a"}), NEVER, "its zone is a, not b"),
-        (job(where={"disk": ("x", "y")}), view("a"), NEVER, "it has no label disk, not x or y"),
+        (job(where={"disk": ("x", "y")}), view("a"), NEVER, "it has no disk: x or y"),
         (job(), view("a", cordoned="ada, a new disk"), PASSING, "takes no new jobs: ada, a new disk"),
         (job(), view("a", set_aside="2 failures"), ASIDE, "set aside: 2 failures; 0 jobs run there"),
         (job(), WorkerView(name="a", trouble="no route to host"), PASSING, "cannot be asked: no route to host"),
@@ -150,8 +152,8 @@ def test_who_waits_is_told_for_whom() -> None:
     line = [{"who": "x", "position": 1, "priority": "high", "waited_s": 1.0, "reserves": True, "demand": wants}]
     (choice,) = rank(job("A100"), [view("a", *[A100] * 4, leases=leases, tickets=line)]).choices
     assert choice.waits_for == (
-        "1 job before it; jold (ada) holds a GPU since 2 h; "
-        "one that is about to start (bob) holds 2 GPUs since 5.0 s; 1 more"
+        "1 job before it; jold (ada) has held a GPU for 2 h; "
+        "one that is about to start (bob) has held 2 GPUs for 5.0 s; 1 more"
     )
     # What is free is for those who reserve before it; behind it they do not matter.
     (choice,) = rank(job("A100"), [view("a", A100, tickets=line)]).choices

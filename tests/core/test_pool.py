@@ -87,6 +87,16 @@ def test_huge_pools_are_refused_at_once() -> None:
     assert len(caught.value.problems) < 5
 
 
+def test_engines_may_have_names_of_their_own() -> None:
+    found = pool(kind="docker", workers=[{"url": "tcp://10.0.0.7:2376", "name": "gpu-a"}, {"url": "ssh://b"}])
+    assert [(worker.name, worker.url) for worker in found.workers] == [
+        ("gpu-a", "tcp://10.0.0.7:2376"),
+        ("ssh://b", "ssh://b"),
+    ]
+    assert found.worker("gpu-a") is found.workers[0]
+    assert found.workers[0].all_labels["worker"] == "gpu-a"
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -100,6 +110,11 @@ def test_huge_pools_are_refused_at_once() -> None:
         ({"kind": "docker", "workers": [{"url": "ssh://-oProxyCommand=x"}]}, "names no host"),
         ({"kind": "docker", "workers": [{"url": "ssh://me:pw@a"}]}, "a password must not stand in a URL"),
         ({"kind": "docker", "workers": [{"url": "ssh://a"}, {"url": "ssh://a"}]}, "listed twice"),
+        (
+            {"kind": "docker", "workers": [{"url": "ssh://a", "name": "x"}, {"url": "ssh://b", "name": "x"}]},
+            "listed twice",
+        ),
+        ({"kind": "docker", "workers": [{"url": "ssh://a", "name": "b/../c"}]}, "does not match"),
         ({"kind": "docker", "workers": [{"url": "ssh://a"}], "root": "/srv"}, "a docker pool has no 'root'"),
         ({"kind": "docker", "workers": [{"url": "ssh://a"}], "image": "Python"}, "has no capital letters"),
         ({"image": "python"}, "only a docker pool has 'image'"),
@@ -110,6 +125,11 @@ def test_huge_pools_are_refused_at_once() -> None:
         ({"workers": []}, "an ssh pool needs workers"),
         ({"workers": [{"host": "x"}]}, "the worker has no conn_id"),
         ({"workers": [{"conn_id": "a", "slots": 0}]}, "0 is less than 1"),
+        (
+            {"workers": [{"conn_id": "a", "name": "x"}]},
+            "has no 'name'. Hosts are called as they, or",
+        ),
+        ({"kind": "local", "workers": [{"devices": ["/dev/nvidia0"]}]}, "a local pool is this machine only"),
         ({"workers": [{"conn_id": "a"}, {"conn_id": "a"}]}, "listed twice"),
         ({"workers": [{"conn_id": "a", "host": "x", "hosts": "y"}]}, "host and hosts are both given"),
         ({"workers": "a"}, "expected a list of workers"),
