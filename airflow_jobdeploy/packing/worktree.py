@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from airflow_jobdeploy.core.manifest import EXECUTABLE, FILE, FOLDER, LINK, Entry, Manifest
+from airflow_jobdeploy.core.words import counted
 from airflow_jobdeploy.errors import StagingError
 from airflow_jobdeploy.packing import caching
 from airflow_jobdeploy.packing.digests import Digests, Progress, open_file, read_all, unreadable
@@ -162,7 +163,7 @@ def open_entry(root: str, entry: Entry, offset: int, *, what: str) -> IO[builtin
     if found != entry.size:
         os.close(descriptor)
         raise StagingError(
-            f"{entry.path!r} of the {what} had {entry.size} bytes and has {found} now: it is being written to. "
+            f"{entry.path!r} of the {what} had {counted(entry.size, 'byte')} and has {found} now: it is being written to. "
             "Nothing was kept on the worker; send it again when nobody does"
         )
     os.lseek(descriptor, offset, os.SEEK_SET)

@@ -13,6 +13,7 @@ from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.core.logview import LogView
 from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.status import JobState
+from airflow_jobdeploy.core.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Follower:
     def give_up(self, state: JobState) -> None:
         """The worker is lost, and what is left of the log with it; the job, too, if its end was not known."""
         left = self.backlog
-        mark = f"[{left} bytes of log lost with the worker at offset {self._next}]\n" if left else ""
+        mark = f"[{counted(left, 'byte')} of log lost with the worker at offset {self._next}]\n" if left else ""
         self.state, self.over = state, True
         self._give(self._view.end() + mark)
 

@@ -120,7 +120,7 @@ def test_cores_and_memory_are_summed_over_sessions(host: Host) -> None:
     assert answer["lease"] is None
     assert "cores" in answer["why"]
     less = {"cpu": room["cpu"] / 2, "memory": room["memory"]}
-    assert "GB memory" in seek(other, Ticket(uid=new_uid(), demand=less))["why"]
+    assert "GiB memory" in seek(other, Ticket(uid=new_uid(), demand=less))["why"]
     assert lease(other, Ticket(uid=new_uid(), demand={"cpu": room["cpu"] / 2}))
 
 
