@@ -222,8 +222,8 @@ class _Objects:
             if isinstance(found, int) and found != entry.size:
                 file.close()
                 raise StagingError(
-                    f"{entry.path!r} of the dataset {self._url} had {counted(entry.size, 'byte')} and has {found} now: send it "
-                    "again when nobody writes to it"
+                    f"{entry.path!r} of the dataset {self._url} had {counted(entry.size, 'byte')} and has {found} now: "
+                    "send it again when nobody writes to it"
                 )
             if offset:
                 file.seek(offset)

@@ -163,8 +163,8 @@ def open_entry(root: str, entry: Entry, offset: int, *, what: str) -> IO[builtin
     if found != entry.size:
         os.close(descriptor)
         raise StagingError(
-            f"{entry.path!r} of the {what} had {counted(entry.size, 'byte')} and has {found} now: it is being written to. "
-            "Nothing was kept on the worker; send it again when nobody does"
+            f"{entry.path!r} of the {what} had {counted(entry.size, 'byte')} and has {found} now: "
+            "it is being written to. Nothing was kept on the worker; send it again when nobody does"
         )
     os.lseek(descriptor, offset, os.SEEK_SET)
     return os.fdopen(descriptor, "rb", buffering=0)
