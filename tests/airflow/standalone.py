@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ from tests.airflow.far import Far
 from tests.airflow.processes import Life, children, command_of, send, tree
 from tests.servers import postgres
 from tests.servers.gpus import FakeGpus
+from tests.servers.ports import free_port
 
 #: A cold start takes 25 s alone on the machine, and much longer beside other tests.
 START_S = 240
@@ -40,12 +40,6 @@ WAIT_S = 240
 TRIGGERER_LOST_S = 15
 DAGS = Path(__file__).parent / "e2e_dags"
 _FINAL = ("success", "failed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(ask: Callable[[], Any], what: str, timeout_s: float = WAIT_S, every_s: float = 0.1) -> Any:

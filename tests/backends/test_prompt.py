@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from airflow_jobdeploy.backends import prompt
-from tests.servers.sshd import free_port
+from tests.servers.ports import free_port
 
 
 def test_what_is_sent_arrives() -> None:

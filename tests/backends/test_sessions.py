@@ -26,6 +26,7 @@ from tests.contract.labs import ShellWords
 from tests.contract.steps import launch, outcome, wait_ready, wait_until
 from tests.contract.trees import tree
 from tests.servers import sshd as servers
+from tests.servers.ports import free_port
 
 WORDS = ShellWords()
 
@@ -289,7 +290,7 @@ def test_who_cannot_connect_is_told_what_to_do(sshd: servers.Sshd, tmp_path: Pat
             server.client(**options)
         return str(caught.value)
 
-    assert "Nothing listens there" in trouble(replace(sshd, port=servers.free_port()))
+    assert "Nothing listens there" in trouble(replace(sshd, port=free_port()))
     with servers.running(tmp_path / "other") as other:
         assert "Check the connection's login, key_file" in trouble(sshd, key_filename=str(other.key_file))
         stranger = tmp_path / "stranger"

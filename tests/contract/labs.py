@@ -25,6 +25,7 @@ from tests.contract.steps import wait_until as wait_until
 from tests.servers import dockerd as engines
 from tests.servers import sshd as servers
 from tests.servers.gpus import FakeGpus
+from tests.servers.ports import free_port
 
 
 class Vocabulary(Protocol):
@@ -327,7 +328,7 @@ class HostedLab(Lab):
     def unreachable(self) -> Backend:
         def nobody_listens() -> Client:
             assert self.server is not None
-            gone = replace(self.server, port=servers.free_port())
+            gone = replace(self.server, port=free_port())
             return ParamikoClient(gone.connect, name="gone")
 
         connect = nobody_listens if self.server else WithoutPython

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.servers.sshd import free_port
+from tests.servers.ports import free_port
 
 _START_S = 60.0
 _ACCOUNT = "postgres"
@@ -82,7 +82,7 @@ def running() -> Iterator[Postgres]:
 def _start(folder: Path) -> tuple[Postgres, subprocess.Popen[bytes]]:
     password = secrets.token_hex(16)
     _initialise(folder, password)
-    for _ in range(5):  # another process may take the port in between
+    for _ in range(5):  # a stranger may take the port in between
         server = Postgres(dir=folder, port=free_port(), password=password)
         options = {**_OPTIONS, "port": str(server.port), "unix_socket_directories": str(folder)}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]

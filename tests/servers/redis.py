@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.sshd import free_port
+from tests.servers.ports import free_port
 
 _START_S = 20.0
 
@@ -32,7 +32,7 @@ class Redis:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Redis]:
     """A server for the time of a `with`."""
-    for _ in range(5):  # another process may take the port in between
+    for _ in range(5):  # a stranger may take the port in between
         server = Redis(port=free_port(), password=secrets.token_hex(16))
         process = _started(folder, server)
         if process is not None:

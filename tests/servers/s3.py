@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.servers.ports import free_port
 
 _numbers = itertools.count(1)
 
@@ -56,12 +57,6 @@ class S3:
         lines = self.log.read_text().splitlines()
         asked = [line.split('"')[1].split() for line in lines if '"' in line]
         return [words[1] for words in asked if words[0] == method and words[1].startswith(f"/{bucket}/")]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ import paramiko
 import pytest
 
 from airflow_jobdeploy.backends.channel import ParamikoClient
+from tests.servers.ports import free_port
 
 _SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
 
@@ -109,12 +110,6 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(directory: Path, *, env: Mapping[str, str] | None = None, **options: object) -> Sshd:
     """Start an sshd; `options` are lines of sshd_config (MaxSessions=1), `env` what its sessions get."""
     home = directory / "home"
@@ -126,7 +121,7 @@ def start(directory: Path, *, env: Mapping[str, str] | None = None, **options: o
     shutil.copy(directory / "user_key.pub", directory / "authorized_keys")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # its privilege separation directory
-    for _ in range(5):  # another process may take the port in between
+    for _ in range(5):  # a stranger may take the port in between
         server = _started(directory, free_port(), {"HOME": str(home), **(env or {})}, options)
         if server is not None:
             return server
