@@ -79,13 +79,13 @@ def test_what_hangs_is_killed_in_the_end(fake: FakeGpus, monkeypatch: pytest.Mon
     monkeypatch.setattr(gpus, "HUNG_S", 0.3)
     fake.hang()
     watched = Gpus(str(fake.folder))
-    found, why = watched.look(5.0)
+    found, why = watched.look(30.0)
     assert found is None
     assert "has not answered" in why
     assert "driver hung?" in why
     fake.recover()
     monkeypatch.undo()
-    found, why = watched.look(5.0, fresh_s=0)
+    found, why = watched.look(30.0, fresh_s=0)
     assert found is not None, why
     assert len(found.gpus) == 2
 
@@ -97,7 +97,7 @@ def test_a_host_without_tools_has_no_gpus(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_driver_that_fails_is_no_host_without_gpus(fake: FakeGpus) -> None:
     fake.fail("Failed to initialize NVML: Driver/library version mismatch")
-    found, why = Gpus(str(fake.folder)).look(5.0)
+    found, why = Gpus(str(fake.folder)).look(30.0)
     assert found is None
     assert "Driver/library version mismatch" in why
 
@@ -107,7 +107,7 @@ def test_the_processes_of_a_gpu_are_seen_with_user_and_memory(fake: FakeGpus) ->
     try:
         fake.use((1, sleeper.pid), (1, sleeper.pid), memory="[N/A]")
         seen = Gpus(str(fake.folder))
-        found, _ = seen.look(5.0)
+        found, _ = seen.look(30.0)
         assert found is not None
         [entry] = found.processes[fake.uuids[1]]
         assert (entry["pid"], entry["user"], entry["memory_bytes"]) == (sleeper.pid, "root", None)
@@ -120,7 +120,7 @@ def test_the_processes_of_a_gpu_are_seen_with_user_and_memory(fake: FakeGpus) ->
 
 def test_one_that_is_not_to_be_seen_is_believed(fake: FakeGpus) -> None:
     fake.use((0, 4_000_000))
-    found, _ = Gpus(str(fake.folder)).look(5.0)
+    found, _ = Gpus(str(fake.folder)).look(30.0)
     assert found is not None
     [entry] = found.processes[fake.uuids[0]]
     assert entry["user"] == ""

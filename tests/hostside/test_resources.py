@@ -237,7 +237,11 @@ sleep 600 | tee checkpoints/digits/log
 
 
 @pytest.mark.tmux
-def test_a_tmux_session_that_ends_by_itself(serve: Serve) -> None:
-    builds = {**BUILDS, "up": (script("start", "tmux new-session -d -s s 'sleep 0.5'"),)}
-    state = serve.run(Template(builds).up)
+def test_a_tmux_session_that_ends_by_itself(serve: Serve, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    waits = shlex.quote(f"read x < {shlex.quote(str(tmp_path / 'gate'))}")
+    template = Template({**BUILDS, "up": (script("start", f"tmux new-session -d -s s {waits}"),)})
+    assert leaves(serve, template)["reason"] == "Leftovers"
+    (tmp_path / "gate").write_text("go\n")
+    state = serve.end(template.up.job_id)
     assert (state["status"], state["facts"]["exit_unknown"]) == ("SUCCEEDED", True)

@@ -9,6 +9,7 @@ from airflow_jobdeploy.hostside import evict
 from airflow_jobdeploy.hostside.collect import RUNNER_S, sweep
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.hostside.client import Serve, shell
+from tests.hostside.test_collect import serve as serve  # nobody else collects
 
 DAY_S = 86400.0
 
