@@ -50,6 +50,8 @@ class Errand:
         self._log = task.log
         self._bell: Bell | None = None
         self._handle: JobHandle | None = None
+        #: What a trigger has waited for.
+        self._turn_come: LineEvent | None = None
         self._assets: list[str] = []
 
     # -- from outside ------------------------------------------------------------------------------------------
@@ -94,6 +96,7 @@ class Errand:
         """A worker has granted what the job asks for, or none has in time."""
         if news.granted is None:
             raise JobTimedOut(news.timed_out, status="FAILED", reason="TimedOut")
+        self._turn_come = news
         self._log.info("Worker %s has %s.", news.granted.worker, news.wait.wanted)
         with self.at_work(news.wait.worker_pool) as workers:
             if news.sequel is None:
@@ -120,11 +123,13 @@ class Errand:
         return Followed(handle=intended, state=None)
 
     def stop_for_timeout(self) -> None:
-        """execution_timeout has passed: stop the job."""
-        handle = self._handle or self._intended()
-        if handle is not None:
-            with JobDeployHook(handle.worker_pool).get_conn() as workers:
+        """execution_timeout has passed: stop the job, give back what was granted to it and is not its own yet."""
+        handle, turn = self._handle or self._intended(), self._turn_come
+        pool = handle.worker_pool if handle is not None else turn.wait.worker_pool if turn is not None else None
+        if pool is not None:
+            with JobDeployHook(pool).get_conn() as workers:
                 self._stop(workers, handle, "the task's execution_timeout has passed")
+                give_back(workers, turn.granted if turn is not None else None)
 
     def ring(self) -> None:
         """The task was told to end. Called in a signal handler."""

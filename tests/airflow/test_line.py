@@ -6,19 +6,20 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferred
 
 from airflow_jobdeploy.core.leases import Ticket
 from airflow_jobdeploy.core.plan import new_uid
 from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.job import JobRunOperator
+from airflow_jobdeploy.service import Work
 from airflow_jobdeploy.service.line import Wait
 from airflow_jobdeploy.triggers.events import LineEvent
 from airflow_jobdeploy.triggers.line import LineTrigger
@@ -117,19 +118,44 @@ def test_the_team_of_the_dag_is_in_the_ticket(world: World, gpu: FakeGpus) -> No
     assert (ticket["team"], ticket["owner"]) == ("vision", "airflow")
 
 
-def test_what_was_granted_to_a_task_that_cannot_go_on_is_given_back(world: World, gpu: FakeGpus) -> None:
+class LateRun(JobRunOperator):
+    """Its execution_timeout passes while it prepares its job, just before the claim."""
+
+    def work(self, context: Mapping[str, Any], *, returning: bool = False) -> Work:
+        super().work(context, returning=returning)
+        raise AirflowTaskTimeout("too late")
+
+
+def granted_by_a_trigger(gpu: FakeGpus) -> LineEvent:
+    """What a trigger tells a task whose turn has come."""
     ticket = Ticket(uid=new_uid(), demand={"gpus": [{"type": gpu.model, "count": 1}]})
     with JobDeployHook("local").get_conn() as workers:
         answer = workers.backend("local").seek(ticket)
     assert answer.lease
     wait = Wait(uid=ticket.uid, worker_pool="local", since=time.time(), tickets={"local": ticket}, wanted="1 GPU")
-    event = LineEvent(wait=wait, granted=wait.granted("local", answer.lease))
+    return LineEvent(wait=wait, granted=wait.granted("local", answer.lease))
+
+
+def held_here() -> list[str]:
+    """The GPUs of all leases."""
+    with JobDeployHook("local").get_conn() as workers:
+        return [uuid for each in workers.backend("local").room().leases for uuid in each["gpus"]]
+
+
+def test_what_was_granted_to_a_task_that_cannot_go_on_is_given_back(world: World, gpu: FakeGpus) -> None:
+    event = granted_by_a_trigger(gpu)
+    assert gpu.uuids[0] in held_here()
     operator = run_operator(wants(gpu, "true", preset="gone"))
     with pytest.raises(SpecError, match="no preset 'gone'"):
         call(operator, "execute_complete", world.context(), event.to_dict())
-    with JobDeployHook("local").get_conn() as workers:
-        held = [uuid for each in workers.backend("local").room().leases for uuid in each["gpus"]]
-    assert gpu.uuids[0] not in held
+    assert gpu.uuids[0] not in held_here()
+
+
+def test_what_was_granted_to_a_task_whose_time_is_over_is_given_back(world: World, gpu: FakeGpus) -> None:
+    event = granted_by_a_trigger(gpu)
+    with pytest.raises(AirflowTaskTimeout):
+        call(LateRun(task_id="t", job_spec=wants(gpu, "true")), "execute_complete", world.context(), event.to_dict())
+    assert gpu.uuids[0] not in held_here(), "it is not held for two minutes more"
 
 
 def test_what_this_machine_does_not_have_fails_before_anything_starts(world: World, gpu: FakeGpus) -> None:

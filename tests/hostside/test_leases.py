@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from airflow_jobdeploy.core.leases import Ticket, hashed, lease_of
 from airflow_jobdeploy.core.plan import Plan, new_uid
-from airflow_jobdeploy.hostside import cage, keeper
+from airflow_jobdeploy.hostside import cage, keeper, notices
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.faults.processes import cpu_s, eventually, is_alive
 from tests.hostside.client import Refused, Serve, plan, shell
@@ -126,6 +127,31 @@ def test_cores_and_memory_are_summed_over_sessions(host: Host) -> None:
     less = {"cpu": room["cpu"] / 2, "memory": room["memory"]}
     assert "GiB memory" in seek(other, Ticket(uid=new_uid(), demand=less))["why"]
     assert lease(other, Ticket(uid=new_uid(), demand={"cpu": room["cpu"] / 2}))
+
+
+def test_what_others_have_got_while_we_waited_for_the_mutex_is_not_given_out_again(
+    host: Host, here: Network, stranger: Stranger
+) -> None:
+    """Of GPUs the kernel keeps us from it; cores are mere numbers."""
+    serve = host.serve()
+    cores = serve.ask("room")["capacity"]["cpu"]
+    seek(serve, Ticket(uid=new_uid(), demand={"cpu": 2 * cores}))  # all is loaded that a look needs
+    decider = Stranger(here.enter)
+    assert decider.hold("jobdeploy/mutex") == [True]
+
+    def decides() -> None:
+        time.sleep(0.2)  # its look is over by then, and it waits for the mutex
+        held = dict.fromkeys(("job", "who", "deployment", "owner", "past"), "")
+        amounts = {"cpu": cores, "memory": 0, "disk": 0, "since": 0}
+        stranger.notice(notices.LEASE, notices.lease_values({**held, **amounts, "gpus": []}))
+        decider.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        told = threads.submit(decides)
+        answer = seek(serve, Ticket(uid=new_uid(), demand={"cpu": cores}))
+        told.result()
+    assert answer["lease"] is None
+    assert "0 of" in answer["why"]
 
 
 def test_a_declared_capacity_narrows(host: Host, tmp_path: Path) -> None:

@@ -78,6 +78,29 @@ def test_who_does_not_reserve_here_holds_nobody_up() -> None:
     assert granted(host(T4, T4), running, {**big, "reserves": True}, ticket("one", ("", 1))) == {}
 
 
+def test_of_several_that_reserve_room_is_kept_for_the_first() -> None:
+    first, second = ticket("first", ("A100", 2), waited_s=60.0), ticket("second", ("T4", 2), waited_s=50.0)
+    capacity, running = host(A100, A100, T4, T4), [{"gpus": ["GPU-0", "GPU-2"]}]
+    assert granted(capacity, running, first, second, ticket("a", ("A100", 1))) == {}
+    assert granted(capacity, running, first, second, ticket("t", ("T4", 1))) == {"t": ["GPU-3"]}
+
+
+def test_a_filler_leaves_the_first_its_slot() -> None:
+    big = ticket("big", ("", 1), waited_s=60.0, within={"slots": 2})
+    capacity = host(T4, T4)
+    running = [{"id": "r", "gpus": ["GPU-0", "GPU-1"]}]
+    first = ticket("one", cpu=1)
+    (filler,) = [each for each in decide(capacity, running, [big, first]) if each["granted"]]
+    assert filler["past"] == "big"
+    assert granted(capacity, [*running, lease(filler, first)], big, ticket("two", cpu=1)) == {}, "one place is big's"
+
+
+def test_a_filler_takes_what_is_free_and_the_first_what_becomes_so() -> None:
+    big = ticket("big", ("", 2), waited_s=60.0)
+    running = [{"id": "r", "gpus": ["GPU-2", "GPU-3"]}, {"id": "s", "gpus": ["GPU-1"]}]
+    assert granted(host(*[T4] * 4), running, big, ticket("one", ("", 1))) == {"one": ["GPU-0"]}
+
+
 def test_a_filler_takes_what_the_first_cannot_use() -> None:
     big = ticket("big", ("A100", 1), waited_s=60.0)
     capacity = host(A100, T4)
@@ -142,6 +165,18 @@ def test_an_owner_over_its_quota_waits_outside_of_the_line() -> None:
 def test_a_ticket_that_nobody_takes_lets_others_pass() -> None:
     dead = ticket("dead", ("", 1), waited_s=99.0, stalled=True)
     assert granted(host(T4), [], dead, ticket("j", ("", 1))) == {"j": ["GPU-0"]}
+
+
+def test_a_job_that_has_two_tickets_is_granted_once() -> None:
+    """Of a waiter that has just died, and of the one that goes on with its wait."""
+    found = decide(host(T4, T4), [], [ticket("j", ("", 1), waited_s=8.0), ticket("j", ("", 1), waited_s=9.0)])
+    assert [(each["granted"], each["position"]) for each in found] == [(False, 0), (True, 0)]
+    assert found[0]["why"] == "the same job has another ticket here"
+
+
+def test_nobody_gets_further_by_an_age_beyond_a_month() -> None:
+    liar, honest = ticket("z", ("", 1), waited_s=1e15), ticket("a", ("", 1), waited_s=31 * 86400.0)
+    assert granted(host(T4), [], liar, honest) == {"a": ["GPU-0"]}
 
 
 @pytest.mark.parametrize(
