@@ -23,7 +23,8 @@ CONFIG: dict[str, dict[str, str | None]] = {
     },
     "deployment": {
         "description": "The name of this Airflow in the records of its jobs, by which its triggerers know the jobs "
-        "they may clear away. Empty: the Airflow Variable jobdeploy_deployment, made at the first use.",
+        "they may clear away. Empty: the Airflow Variable jobdeploy_deployment, made at the first use; an Airflow of "
+        "several teams needs one of the two, the Variable without a team.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "production",

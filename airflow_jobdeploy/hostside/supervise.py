@@ -21,6 +21,7 @@ from airflow_jobdeploy.hostside import (
     house,
     kernel,
     logs,
+    moves,
     orphan,
     stage,
     steps,
@@ -130,7 +131,7 @@ class Supervisor:
         bound = self.limits.get("schedule_timeout_s")
         until = kernel.boottime_s() + bound if bound else None
         self.bounds.check()
-        while not self.holding.take():
+        while moves.moved_to(self.job) is not None or not self.holding.take():
             self._note_place()
             limit = {"limit": "schedule_timeout", "limit_s": bound}
             self._pause(self.holding.tick_s(), until, limit, self.holding.fds())

@@ -81,7 +81,7 @@ class JobDeployOperator(BaseOperator):
 
         ti = context["ti"]
         return JobKey(
-            deployment=deployment_id(),
+            deployment=deployment_id(self._team(context)),
             dag_id=ti.dag_id,
             run_id=ti.run_id,
             task_id=ti.task_id,

@@ -262,11 +262,16 @@ class _Submission:
         return Submitted(handle=self.handle.with_state(state), state=state, reattached=False)
 
     def _move(self, intent: Intent, plan: Plan) -> None:
-        """Bring the checkpoint along, and leave word where the job has gone; both only if the old worker answers."""
+        """Bring the checkpoint along, and leave word where the job has gone; both only if the old worker answers.
+
+        It may have been silent for long, and its attempt wait there for its turn: that ends.
+        """
         before = intent.previous_worker
         try:
             old = self.workers.backend(before)
             old.set_moved(intent.previous_job_id, plan)
+            told = f"attempt {plan.attempt} on worker {plan.worker} has taken its place"
+            old.stop(intent.previous_job_id, reason=told, by="Airflow")
             self.workers.backend(plan.worker).send_checkpoint(plan.job_id, old.checkpoint(intent.previous_job_id))
         except WorkerError as error:
             self.say(f"The checkpoint stays on worker {before}: {error}")

@@ -95,18 +95,13 @@ class MemoryJob(Command):
         if self._lease is None:
             self._take(line.seek(ticket, self, lasting=True))
             self._enter("waiting", "PENDING", Reason.QUEUED.value)
-        limit_s = self.plan.limits.schedule_timeout_s
 
-        def done() -> bool:
+        def is_granted() -> bool:
             for answer in line.news(self).values():
                 self._take(answer)
-            return self._lease is not None or self._stop is not None or self.has_ended
+            return self._lease is not None
 
-        if not self._host.clock.wait(self._host.changed, done, limit_s):
-            self._finish(Evidence(limit={"limit": "schedule_timeout", "limit_s": limit_s}))
-        elif self._stop is not None and not self.has_ended:
-            self._finish(self._ordered(Evidence()))
-        return not self.has_ended
+        return self._has_its_turn(is_granted)
 
     def _take(self, answer: SeekAnswer) -> None:
         if answer.lease is not None:
@@ -118,19 +113,42 @@ class MemoryJob(Command):
         if slots is None:
             return True
         self._enter("waiting", "PENDING", Reason.QUEUED.value)
-        limit_s = self.plan.limits.schedule_timeout_s
         rivals = [job for job in self._fellows.values() if job.plan.worker_pool == self.plan.worker_pool]
 
-        def done() -> bool:
-            taken = sum(job._began is not None and not job.has_ended for job in rivals)
-            return taken < slots or self._stop is not None or self.has_ended
+        def is_free() -> bool:
+            return sum(job._began is not None and not job.has_ended for job in rivals) < slots
 
-        free = self._host.clock.wait(self._host.changed, done, limit_s)
-        if not free:
-            self._finish(Evidence(limit={"limit": "schedule_timeout", "limit_s": limit_s}))
-        elif self._stop is not None:
+        return self._has_its_turn(is_free)
+
+    def _has_its_turn(self, is_ready: Callable[[], bool]) -> bool:
+        """Wait for what the job needs; False: that is its end: an order, schedule_timeout, nobody asks for it."""
+        begun = self._host.clock.now()
+
+        def done() -> bool:
+            return self._stop is not None or self.has_ended or (is_ready() and self.moved_to is None)
+
+        while not self._host.clock.wait(self._host.changed, done, self._patience_s(begun)):
+            if (over := self._waited_out(begun)) is not None:
+                self._finish(over)
+        if self._stop is not None and not self.has_ended:
             self._finish(self._ordered(Evidence()))
         return not self.has_ended
+
+    def _patience_s(self, begun: float) -> float | None:
+        """Until a limit may have been reached, having waited since `begun`."""
+        schedule_s, orphan_s = self.plan.limits.schedule_timeout_s, self.plan.orphan_after_s
+        ends = [begun + schedule_s] if schedule_s is not None else []
+        ends += [self.renewed_at + orphan_s] if orphan_s is not None else []
+        return max(0.0, min(ends) - self._host.clock.now()) if ends else None
+
+    def _waited_out(self, begun: float) -> Evidence | None:
+        """How the job ends, if it has waited since `begun` for too long, or was not asked for."""
+        now, limit_s, orphan_s = self._host.clock.now(), self.plan.limits.schedule_timeout_s, self.plan.orphan_after_s
+        if limit_s is not None and now - begun >= limit_s:
+            return Evidence(limit={"limit": "schedule_timeout", "limit_s": limit_s})
+        if orphan_s is not None and now - self.renewed_at >= orphan_s:
+            return Evidence(orphan={"orphaned_s": now - self.renewed_at})
+        return None
 
     # -- while it runs, and after ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferralTimeout, TaskDeferred
 
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
-from airflow_jobdeploy.errors import JobFailed
+from airflow_jobdeploy.errors import JobDeployError, JobFailed
 from airflow_jobdeploy.hooks.deployment import VARIABLE, deployment_id
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.job import JobRunOperator
@@ -183,3 +183,17 @@ def test_the_deployment_is_named_once(world: World, monkeypatch: pytest.MonkeyPa
     assert deployment_id() == made == world["variables"][VARIABLE]
     monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEPLOYMENT", "production")
     assert deployment_id() == "production"
+
+
+def test_a_task_of_a_team_does_not_name_the_deployment_of_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEPLOYMENT", "")
+    context = world.context()
+    context["dag_run"].team_name = "vision"
+    operator = run_operator()
+    with pytest.raises(JobDeployError, match=r"team 'vision'.*airflow variables set jobdeploy_deployment NAME"):
+        call(operator, "execute", context)
+    assert VARIABLE not in world["variables"]
+    assert JobDeployHook("local").list() == []
+    world.put("variables", VARIABLE, "ours")
+    call(operator, "execute", context)
+    assert [row["plan"]["key"]["deployment"] for row in JobDeployHook("local").list()] == ["ours"]

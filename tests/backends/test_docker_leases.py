@@ -11,7 +11,7 @@ import pytest
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.docker import DockerBackend
-from airflow_jobdeploy.backends.engine import holders, ledger, names, picture
+from airflow_jobdeploy.backends.engine import holders, ledger, line, names, picture
 from airflow_jobdeploy.backends.engine.api import Engine
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.ledger import Ledger
@@ -371,6 +371,27 @@ def test_an_attempt_that_was_given_up_is_not_started(connect: Callable[..., Dock
     backend.release(held.id)
     assert backend.poll([plan.job_id])[plan.job_id].reason == Reason.QUEUED
     assert granted(backend, ticket())
+
+
+def test_an_attempt_that_was_given_up_with_its_lease_in_hand_is_not_started(
+    connect: Callable[..., DockerBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "_STALLED_S", 0.1)
+    backend, first, second = connect(2), ticket(), ticket()
+    blocks = leased(first, granted(backend, first), slots=1, worker_pool="p")
+    wait_ready(backend, launch(backend, blocks))
+    waits = leased(second, granted(backend, second), "echo never", slots=1, worker_pool="p")
+    launch(backend, waits)
+    assert backend.poll([waits.job_id])[waits.job_id].reason == Reason.QUEUED
+    backend.set_moved(waits.job_id, waits.next_attempt(2))
+    backend.stop(blocks.job_id, reason="over", grace_s=0.1)
+    outcome(backend, blocks.job_id)
+    time.sleep(0.2)
+    assert connect(2).seek(ticket(2)).lease is None, "who waits helps jobs that have long had their lease, not this one"
+    assert backend.poll([waits.job_id])[waits.job_id].reason == Reason.QUEUED
+    backend.stop(waits.job_id, reason="attempt 2 has taken its place")
+    assert granted(backend, ticket(2))
+    assert log(backend, waits.job_id) == b""
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------

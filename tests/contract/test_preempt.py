@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.core.plan import Limits
+from airflow_jobdeploy.core.plan import Limits, Plan
 from airflow_jobdeploy.core.status import JobState, JobStatus
 from airflow_jobdeploy.errors import WorkerError
 from tests.contract.labs import Lab
@@ -73,6 +75,30 @@ def test_9_an_attempt_whose_place_was_taken_never_starts(lab: Lab) -> None:
     assert log(backend, stale.job_id) == b""
 
 
+def queued(backend: Backend, lab: Lab, **options: Any) -> tuple[str, Plan]:
+    """A job that runs, and one that waits for its slot."""
+    blocker = launch(backend, lab.plan(lab.words.block(), slots=1, limits=Limits(grace_s=1)))
+    wait_ready(backend, blocker)
+    waiting = lab.plan(lab.words.say("too late"), slots=1, **options)
+    launch(backend, waiting)
+    wait_until(backend, [waiting.job_id], lambda s: s[waiting.job_id].reason == "Queued")
+    return blocker, waiting
+
+
+def test_9_an_attempt_that_waits_never_starts_once_its_place_was_taken(lab: Lab) -> None:
+    backend = lab.backend()
+    blocker, stale = queued(backend, lab)
+    backend.set_moved(stale.job_id, replace(stale.next_attempt(2), worker="elsewhere"))
+    backend.stop(blocker, reason="room")
+    ended(backend, blocker)
+    later = lab.plan(lab.words.say("here"), slots=1)
+    assert outcome(backend, launch(backend, later)).status is JobStatus.SUCCEEDED
+    assert backend.poll([stale.job_id])[stale.job_id].status is JobStatus.PENDING
+    backend.stop(stale.job_id, reason="attempt 2 has taken its place")
+    assert outcome(backend, stale.job_id).status is JobStatus.CANCELLED
+    assert log(backend, stale.job_id) == b""
+
+
 def test_9_a_move_to_another_worker_is_told_too(lab: Lab) -> None:
     backend = lab.backend()
     plan = lab.plan(lab.words.say("hi"))
@@ -126,3 +152,20 @@ def test_9_a_job_with_a_lease_stops_itself_when_nobody_asks(lab: Lab) -> None:
     assert (state.status, state.reason) == (JobStatus.FAILED, "WorkerLost")
     assert "on_orphan: stop" in state.message
     assert backend.poll([free.job_id])[free.job_id].status is JobStatus.RUNNING
+
+
+def test_9_a_job_that_waits_ends_when_nobody_asks_and_is_started_by_no_one_else(lab: Lab) -> None:
+    """Who asked for it goes on without it, somewhere else."""
+    backend = lab.backend()
+    blocker, waiting = queued(backend, lab, orphan_after_s=2.0)
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        backend.renew([waiting.job_id])
+        told = backend.watch([waiting.job_id], 0.3)
+        assert all(state.status is JobStatus.PENDING for state in told.values()), told
+    time.sleep(2.5)  # nobody asks
+    backend.stop(blocker, reason="room")
+    ended(backend, blocker)
+    state = outcome(lab.backend(), waiting.job_id)
+    assert (state.status, state.reason) == (JobStatus.FAILED, "WorkerLost")
+    assert log(backend, waiting.job_id) == b""

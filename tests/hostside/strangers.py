@@ -36,6 +36,56 @@ for line in sys.stdin:
 """
 
 
+_KNOCKS = """
+import os, socket, sys
+os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+door = socket.socket(socket.AF_UNIX)
+door.settimeout(10)
+door.connect("\\0" + sys.argv[2])
+try:
+    door.sendall(sys.argv[3].encode() + b"\\n")
+    sys.stdout.buffer.write(door.recv(4096))
+except ConnectionError:
+    pass
+"""
+
+
+_ANSWERS = """
+import os, socket, sys
+os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+door = socket.socket(socket.AF_UNIX)
+door.bind("\\0" + sys.argv[2])
+door.listen(100)
+print(flush=True)
+while True:
+    caller, _ = door.accept()
+    try:
+        if caller.recv(4096):
+            caller.sendall(sys.argv[3].encode() + b"\\n")
+    except ConnectionError:
+        pass
+"""
+
+
+@contextlib.contextmanager
+def impostor(enter: tuple[str, ...], name: str, text: str, uid: int = UID) -> Iterator[None]:
+    """A process of another account that holds a name, and tells everybody the same who says something to it."""
+    command = [*enter, sys.executable, "-S", "-c", _ANSWERS, str(uid), name, text]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def knock(enter: tuple[str, ...], name: str, text: str, uid: int = UID) -> bytes:
+    """What who holds a name tells a process of another account that says something to it; b"": it hung up."""
+    command = [*enter, sys.executable, "-S", "-c", _KNOCKS, str(uid), name, text]
+    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+
+
 class Network:
     """Processes that are started with `enter` before their command see no abstract socket of anybody else."""
 

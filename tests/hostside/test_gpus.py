@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -125,6 +126,24 @@ def test_one_that_is_not_to_be_seen_is_believed(fake: FakeGpus) -> None:
     [entry] = found.processes[fake.uuids[0]]
     assert entry["user"] == ""
     assert gpus.still_there(entry)
+
+
+_ELSEWHERE = """
+import json, os, sys
+from airflow_jobdeploy.hostside import capacity
+os.setgid(60178); os.setuid(60178)
+held = {"gpus": ["GPU-0"], "uid_number": 60178, "job": "j", "pid": 7}
+for uid in (0, 60178):
+    used = {"GPU-0": [{"pid": os.getppid(), "name": "python", "user": "", "uid": uid}]}
+    print(len(capacity.outsiders(used, [held])))
+"""
+
+
+@pytest.mark.netns
+def test_whose_process_may_not_be_read_is_judged_by_its_account() -> None:
+    """Whether it belongs to the job that holds the GPU is not to be seen."""
+    told = subprocess.run([sys.executable, "-c", _ELSEWHERE], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["1", "0"]
 
 
 def test_what_is_not_told_is_not_made_up() -> None:

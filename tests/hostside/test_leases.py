@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from airflow_jobdeploy.hostside import cage, keeper, notices
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.faults.processes import cpu_s, eventually, is_alive
 from tests.hostside.client import Refused, Serve, plan, shell
-from tests.hostside.strangers import UID, Network, Stranger, network
+from tests.hostside.strangers import UID, Network, Stranger, impostor, knock, network
 from tests.hostside.test_stop import running, supervisor
 from tests.servers.gpus import FakeGpus
 
@@ -487,6 +488,15 @@ def test_names_that_lie_change_nothing(host: Host, stranger: Stranger) -> None:
     assert lease(host.serve(), host.ticket())["gpus"] == [uuid]
 
 
+def test_who_says_that_he_holds_our_gpu_holds_it_no_more_than_before(host: Host, stranger: Stranger) -> None:
+    serve, ticket = host.serve(), host.ticket()
+    serve.until(serve.launch(host.plan(ticket, lease(serve, ticket))), running)
+    told = notices.gpu_hash(host.gpus.uuids[0])
+    stranger.notice(b"use", ["evil", "evil", "", "", 0, 0, 0, 0, "", [told]])
+    leases = serve.ask("room")["leases"]
+    assert {each["user"]: each["gpus"] for each in leases} == {"root": host.gpus.uuids, f"user {UID}": []}
+
+
 def test_a_false_ticket_gets_no_further_than_a_true_one(host: Host, stranger: Stranger) -> None:
     """It may be first, as a true one may; it is passed by when it takes nothing, and cannot speak for another job."""
     serve, ticket = host.serve(IMPATIENT_IN_LINE), host.ticket()
@@ -520,16 +530,31 @@ def test_who_does_not_let_go_of_the_line_is_named(host: Host, stranger: Stranger
     granted(serve, ticket, _SOON_S)
 
 
-def test_nobody_else_can_claim_a_lease_or_sit_where_a_keeper_sat(host: Host, stranger: Stranger) -> None:
+def test_nobody_else_can_sit_where_a_keeper_sat(host: Host, here: Network) -> None:
     serve, ticket = host.serve(), host.ticket()
     held = lease(serve, ticket)
     pid = the_keeper(host)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not is_alive(pid))
     host.await_free()
-    assert stranger.hold(f"jobdeploy/lease/{held['id']}") == [True]
-    job = serve.launch(host.plan(ticket, held))  # claims nothing there: waits in line, and is granted the free GPU
+    told = {"who": hashed("who", ticket.uid), "cpu": 0, "memory": 0, "disk": 0, "since": 0, "past": "", "job": ""}
+    false = json.dumps({"lease": {**told, "id": held["id"], "deployment": "", "owner": "", "gpus": []}})
+    with impostor(here.enter, f"jobdeploy/lease/{held['id']}", false):
+        job = serve.launch(host.plan(ticket, held))  # claims nothing there: waits in line, and is granted the free GPU
+        assert serve.until(job, running)["facts"]["gpus"] == held["gpus"]
+
+
+@pytest.mark.parametrize("order", ["release", "take", "stay"])
+def test_a_keeper_obeys_no_other_account(host: Host, here: Network, order: str) -> None:
+    """Its name and the job's hash are for all to see."""
+    serve, ticket = host.serve(), host.ticket()
+    held = lease(serve, ticket)
+    text = json.dumps({"do": order, "who": hashed("who", ticket.uid)})
+    assert knock(here.enter, f"jobdeploy/lease/{held['id']}", text) == b""
+    assert [each["gpus"] for each in serve.ask("room")["leases"]] == [held["gpus"]]
+    job = serve.launch(host.plan(ticket, held))
     assert serve.until(job, running)["facts"]["gpus"] == held["gpus"]
+    assert "Queued" not in [entry["reason"] for entry in serve.state(job)["history"]], "it had its lease"
 
 
 def test_a_crowd_of_lookers_does_not_lock_others_out(host: Host, here: Network) -> None:

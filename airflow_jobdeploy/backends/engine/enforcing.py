@@ -72,7 +72,7 @@ def _due(places: Places, container: str, seen: Seen, now: float, started: float)
     orphan_after_s = seen.plan.get("orphan_after_s")
     if orphan_after_s is None:
         return "", {}
-    silence = now - max(started, _renewed(places, container, seen.job_id))
+    silence = now - max(started, renewed(places, container, seen.job_id))
     return ("orphan", {"orphaned_s": silence}) if silence >= orphan_after_s else ("", {})
 
 
@@ -81,7 +81,7 @@ def _is_life_over(seen: Seen, ran_s: float) -> bool:
     return lasts is not None and ran_s >= lasts
 
 
-def _renewed(places: Places, container: str, job_id: str) -> float:
+def renewed(places: Places, container: str, job_id: str) -> float:
     """When somebody last said that the job is wanted; 0: never."""
     text = places.small(container, f"{names.LEASES}/{job_id}", 100).get(job_id, b"").partition(b" ")[0]
     try:

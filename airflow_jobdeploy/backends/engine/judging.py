@@ -130,6 +130,8 @@ def _outcome(seen: Seen) -> dict[str, Any] | None:
     if (failed := seen.json("failed.json")) is not None:
         if "limit" in failed:
             return verdict.judge(Evidence(limit={key: failed[key] for key in ("limit", "limit_s")}))
+        if "orphaned_s" in failed:
+            return verdict.judge(Evidence(orphan={"orphaned_s": failed["orphaned_s"]}))
         return verdict.judge(
             Evidence(setup=str(failed.get("message", "it could not be started")), facts=dict(seen.facts))
         )

@@ -107,7 +107,7 @@ def renew(places: Places, listing: Listing, job_ids: Sequence[str]) -> None:
         for job_id in job_ids
         if job_id in listing.volumes
         and names.plan_of(listing.labels(job_id)).get("orphan_after_s") is not None
-        and (listing.containers.get(job_id) or {}).get("State") in ("running", "paused")
+        and (listing.containers.get(job_id) or {}).get("State") in ("created", "running", "paused")
     ]
     if not leased:
         return

@@ -21,6 +21,7 @@ from airflow_jobdeploy.backends.engine.listing import Listing
 from airflow_jobdeploy.backends.engine.picture import Held, read
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.tar import Member
+from airflow_jobdeploy.backends.engine.wanted import Wanted
 from airflow_jobdeploy.errors import StagingError, WorkerError
 
 _TURNS = 10
@@ -42,6 +43,7 @@ class Starts:
         self._containers = containers
         self._line = line
         line.go_on = self.go_on
+        self._wanted = Wanted(places)
         self._changed = False
 
     def start(self, job_id: str, listing: Listing) -> Listing:
@@ -207,8 +209,7 @@ class Starts:
             changed = enforcing.enforce(self._engine, self._places, self._jobs, job_id, listing) or changed
             if not slots.waits(listing, job_id) or slots.is_early(listing, job_id, self._places.now()):
                 continue
-            if (late := slots.too_late(listing, job_id, self._places.now())) is not None:
-                orders.fail(self._places, self._jobs, job_id, "", **late)
+            if self._is_given_up(job_id, listing):
                 changed = True
             elif slots.is_leased(names.plan_of(listing.labels(job_id))):
                 in_line.append(job_id)
@@ -223,14 +224,26 @@ class Starts:
     def go_on(self, job_id: str, held: Held) -> None:
         """Start a job that has its lease, as soon as it has its slot, too."""
         listing = self._jobs.listing()
-        if slots.waits(listing, job_id) and slots.has_room(listing, job_id):
+        if slots.waits(listing, job_id) and not self._is_given_up(job_id, listing) and slots.has_room(listing, job_id):
             self._changed = self._take_slot(job_id, held) or self._changed
+
+    def _is_given_up(self, job_id: str, listing: Listing) -> bool:
+        """End a job that has waited for too long, or that nobody asks for any more."""
+        now = self._places.now()
+        facts = slots.too_late(listing, job_id, now)
+        if facts is None and (orphaned_s := self._wanted.orphaned_s(job_id, listing, now)) is not None:
+            facts = {"orphaned_s": orphaned_s}
+        if facts is not None:
+            orders.fail(self._places, self._jobs, job_id, "", **facts)
+        return facts is not None
 
     def _take_slot(self, job_id: str, held: Held | None = None) -> bool:
         with self._alone(job_id, self._jobs.listing()) as is_ours:
             listing = self._jobs.listing()
             if not is_ours or not slots.waits(listing, job_id) or not slots.has_room(listing, job_id):
                 return False
+            if listing.successor(job_id) is not None:
+                return False  # another attempt has taken its place
             listed = listing.containers[job_id]
             if listed["State"] != "created":
                 self._admit(job_id, held)
