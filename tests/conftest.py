@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, settings
 
 # One for all modules: a fixture that each of them imports is another one for each.
 from tests.servers.dockerd import dockerd as dockerd
+from tests.servers.memory import memory_kills as memory_kills
+from tests.servers.memory import no_memory_kills as no_memory_kills
 from tests.servers.s3 import s3 as s3
 
 #: How long an example takes says more about what else the machine does than about us. The examples are the same in each

@@ -86,6 +86,7 @@ def test_limits_are_the_engines_own(engine: Dockerd) -> None:
     assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 64 << 20, 50)
 
 
+@pytest.mark.usefixtures("memory_kills")
 def test_out_of_memory_is_told_by_the_engine(engine: Dockerd) -> None:
     hungry = "tail /dev/zero"  # keeps what it reads, and no line ends
     state = run(backend_of(engine), job(hungry, container={"memory_bytes": 16 << 20}))
@@ -247,7 +248,7 @@ def test_an_engine_that_hangs_is_given_up_and_its_jobs_go_on(engine: Dockerd) ->
         with pytest.raises(WorkerUnreachable, match="What runs there goes on"):
             while True:
                 backend.watch([plan.job_id], 60.0)
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 40, "long before what was asked for is over"
     finally:
         os.kill(engine.pid, signal.SIGCONT)
     assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED

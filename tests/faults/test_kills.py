@@ -32,6 +32,7 @@ def nobody_left(family: set[int]) -> None:
     eventually(lambda: not any(is_alive(pid) for pid in family))
 
 
+@pytest.mark.usefixtures("no_memory_kills")
 def test_a_killed_command_is_seen(lab: HostedLab) -> None:
     backend = lab.backend()
     job_id = launch(backend, lab.plan(sh("echo ready; exec sleep 1000")))

@@ -31,6 +31,7 @@ def runs(tmp_path: Path) -> int:
     return len(path.read_text().split()) if path.exists() else 0
 
 
+@pytest.mark.usefixtures("no_memory_kills")
 def test_the_command_is_killed(serve: Serve) -> None:
     job = serve.launch(shell("echo $$; exec sleep 600"))
     serve.until(job, running)

@@ -208,6 +208,7 @@ print("had it all")'
 """
 
 
+@pytest.mark.usefixtures("memory_kills")
 def test_what_is_held_is_enforced_where_that_is_possible(host: Host) -> None:
     serve = host.serve()
     enforced = serve.ask("room")["enforced"]

@@ -22,6 +22,7 @@ LIMIT = 128 << 20
 V1 = Path("/sys/fs/cgroup/memory")
 
 
+@pytest.mark.usefixtures("no_memory_kills")
 def test_memory_of_this_host() -> None:
     limit, peak = evidence.memory_limit()
     assert 1 << 26 < limit <= evidence.host_memory()
@@ -29,6 +30,7 @@ def test_memory_of_this_host() -> None:
     assert not evidence.was_oom(evidence.memory_reading(), evidence.memory_reading())
 
 
+@pytest.mark.usefixtures("no_memory_kills")
 def test_a_sigkill_by_hand_is_no_memory_kill(serve: Serve) -> None:
     assert serve.run(shell("kill -KILL $$"))["reason"] == "Signal"
 
@@ -46,6 +48,7 @@ if os.access(V1, os.W_OK) and os.geteuid() == 0:
             (V1 / "cgroup.procs").write_text(pid)
         folder.rmdir()
 
+    @pytest.mark.usefixtures("memory_kills")
     @pytest.mark.parametrize("prefix", ["exec ", "", "echo; "])
     def test_out_of_memory_is_told(connect, cage: Path, prefix: str) -> None:
         serve = connect()
