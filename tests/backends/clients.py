@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +23,13 @@ class ShellClient(LocalClient):
         self._command = ["/usr/bin/env", "-i", f"HOME={home}", f"PATH={os.defpath}"]
         self._command += [f"{name}={value}" for name, value in env.items()]
         self._command += [shell, "-c"]
+        #: Is it open only when it has said something? Then what it says comes before any time is over.
+        self.awaits_noise = False
 
     def open(self, argv: Sequence[str]) -> LocalChannel:
-        return super().open([*self._command, "exec " + " ".join(shlex.quote(word) for word in argv)])
+        channel = super().open([*self._command, "exec " + " ".join(shlex.quote(word) for word in argv)])
+        assert not self.awaits_noise or channel.wait(60)
+        return channel
 
 
 class CommandClient(LocalClient):
@@ -37,17 +43,29 @@ class CommandClient(LocalClient):
         return super().open(self._command)
 
 
+class RecordedChannel(LocalChannel):
+    """What is behind it goes on when it is closed: stopped, it would be waited for in vain."""
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
+        super().close()
+
+
 class RecordingClient(LocalClient):
-    """Remembers its channels, for a test to kill what is behind them."""
+    """Remembers its channels, for a test to kill or stop what is behind them."""
 
     def __init__(self) -> None:
         super().__init__("this host")
         self.opened: list[LocalChannel] = []
 
     def open(self, argv: Sequence[str]) -> LocalChannel:
-        channel = super().open(argv)
-        self.opened.append(channel)
-        return channel
+        self.opened.append(RecordedChannel(argv))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        for channel in self.opened:
+            channel.close()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from airflow_jobdeploy.core.plan import Limits, Plan, Step
 from airflow_jobdeploy.core.status import JobState, JobStatus, Reason
 from tests.backends.engines import backend_of, job, left
 from tests.backends.engines import engine as engine
-from tests.contract.steps import at_once, launch, log, outcome, wait_ready
+from tests.contract.steps import Renewals, at_once, launch, log, outcome, wait_ready
 from tests.servers.dockerd import BARE_IMAGE, Dockerd
 
 pytestmark = pytest.mark.docker
@@ -74,29 +74,30 @@ def test_what_needs_a_shell_is_named(bare: Dockerd) -> None:
 
 
 def test_a_deadline_is_held_by_whoever_looks(bare: Dockerd) -> None:
-    plan = sh(DEAF, limits=Limits(timeout_s=1.0, grace_s=0.5))
+    plan = sh(DEAF, limits=Limits(timeout_s=2.0, grace_s=0.5))
     first = backend_of(bare)
     launch(first, plan)
-    wait_ready(first, plan.job_id)
     first.close()
-    time.sleep(2.0)  # nobody looks
+    time.sleep(2.5)  # nobody looks
     assert bare.client().inspect_container(plan.job_id)["State"]["Running"]
     state = outcome(backend_of(bare), plan.job_id, 15)
     assert (state.status, state.reason) == (JobStatus.FAILED, Reason.TIMED_OUT)
 
 
 def test_a_life_is_as_long_as_the_last_addition_has_it_whoever_looks(bare: Dockerd) -> None:
-    plan = sh(DEAF, limits=Limits(life_span_s=2.5, grace_s=0.5))
+    plan = sh(DEAF, limits=Limits(life_span_s=4.0, grace_s=0.5))
     first, second = backend_of(bare), backend_of(bare)
+    second.facts()
+    begun = time.monotonic()
     launch(first, plan)
-    wait_ready(first, plan.job_id)
     for _ in range(2):
-        assert second.extend(plan.job_id, 3.0, "token").life_span_s == 5.5
-    time.sleep(3.0)
-    assert first.poll([plan.job_id])[plan.job_id].status is JobStatus.RUNNING  # it knew nothing of the addition
-    state = outcome(first, plan.job_id, 15)
+        assert second.extend(plan.job_id, 3.0, "token").life_span_s == 7.0
+    time.sleep(4.2)
+    is_running = first.poll([plan.job_id])[plan.job_id].status is JobStatus.RUNNING
+    assert is_running or time.monotonic() - begun > 7.0  # though it knew nothing of the addition
+    state = outcome(first, plan.job_id)
     assert (state.status, state.reason, state.facts["limit"]) == (JobStatus.FAILED, Reason.TIMED_OUT, "life_span")
-    assert (state.running_s or 0) >= 5.5
+    assert (state.running_s or 0) >= 7.0
 
 
 def test_a_stop_asks_first_and_kills_then(bare: Dockerd) -> None:
@@ -109,7 +110,7 @@ def test_a_stop_asks_first_and_kills_then(bare: Dockerd) -> None:
     begun = time.monotonic()
     assert outcome(backend, deaf.job_id).status is JobStatus.CANCELLED
     assert outcome(backend, heeds.job_id).status is JobStatus.CANCELLED
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 25, "nobody waits for the end of its grace"
     assert log(backend, heeds.job_id) == b"ready\nbye\n"
     ended = sh("exit 4")
     assert run(backend, ended).exit_code == 4
@@ -120,17 +121,19 @@ def test_a_job_that_nobody_wants_ends_with_the_next_look(bare: Dockerd) -> None:
     plan = sh(HEEDS, orphan_after_s=1.5)
     wanted = sh(DEAF, orphan_after_s=1.5)
     first = backend_of(bare)
-    for each in (plan, wanted):
-        launch(first, each)
-        wait_ready(first, each.job_id)
-    until = time.monotonic() + 2.0
-    while time.monotonic() < until:
-        first.renew([wanted.job_id])
-        time.sleep(0.2)
-    state = outcome(first, plan.job_id, 15)
+    launch(first, plan)
+    wait_ready(first, plan.job_id)
+    begun, renewals = time.monotonic(), Renewals(first, wanted.job_id)
+    launch(first, wanted)
+    state = first.poll([plan.job_id])[plan.job_id]
+    while not state.status.is_finished or time.monotonic() - begun < 2.5:
+        assert time.monotonic() - begun < 60, state
+        renewals.renew()
+        state = first.watch([plan.job_id], 0.2).get(plan.job_id, state)
     assert (state.status, state.reason) == (JobStatus.FAILED, Reason.WORKER_LOST)
-    first.renew([wanted.job_id])
-    assert first.poll([wanted.job_id])[wanted.job_id].status is JobStatus.RUNNING
+    renewals.renew()
+    is_running = first.poll([wanted.job_id])[wanted.job_id].status is JobStatus.RUNNING
+    assert is_running or renewals.longest_s >= 1.5
 
 
 def test_it_runs_once_whoever_starts_it(bare: Dockerd) -> None:

@@ -182,5 +182,5 @@ def test_who_starts_a_job_looks_now_and_then(engine: Dockerd, monkeypatch: pytes
     run(backend, job("true", limits=Limits(keep_for_s=3600)))
     for thread in threading.enumerate():
         if thread.name.startswith("jobdeploy-sweep-"):
-            thread.join(20)
+            thread.join(60)
     assert old not in volumes(engine)

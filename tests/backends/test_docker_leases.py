@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,11 +10,10 @@ import pytest
 
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.docker import DockerBackend
-from airflow_jobdeploy.backends.engine import holders, ledger, line, names, picture
+from airflow_jobdeploy.backends.engine import holders, ledger, line, names, picture, watching
 from airflow_jobdeploy.backends.engine.api import Engine
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.ledger import Ledger
-from airflow_jobdeploy.backends.engine.line import SELDOM_S
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.leases import Lease, Ticket, hashed, lease_of
@@ -67,7 +65,7 @@ def leased(wanted: Ticket, lease: Lease | None, content: str = BLOCK, **options:
     return job(content, uid=wanted.uid, lease=lease_of(wanted, lease), **options)
 
 
-def granted(backend: Backend, wanted: Ticket, timeout_s: float = 10.0) -> Lease:
+def granted(backend: Backend, wanted: Ticket, timeout_s: float = 30.0) -> Lease:
     """Wait until it is told of a lease."""
     until = time.monotonic() + timeout_s
     lease = backend.seek(wanted).lease
@@ -202,7 +200,7 @@ def test_a_submitter_is_killed_at_every_step(engine: Dockerd, monkeypatch: pytes
     monkeypatch.setattr(picture, "PROVISIONAL_S", 3.0)
     monkeypatch.setattr(holders, "PROVISIONAL_S", 3.0)
     monkeypatch.setattr(ledger, "HELD_S", 1.0)
-    steps = range(1, 71, 5)
+    steps = range(1, 141, 5)
     every = tuple({**gpus(1, f"T{number}")[0], "index": number} for number in steps)
     settings = Settings(image=IMAGE, gpus=every)
     tickets = {number: ticket(demand={"gpus": [{"type": f"T{number}"}]}) for number in steps}
@@ -217,7 +215,7 @@ def test_a_submitter_is_killed_at_every_step(engine: Dockerd, monkeypatch: pytes
     for number in deaths:
         lease = granted(survivor, ticket(demand=tickets[number].demand), 60.0)
         assert lease.gpus == (f"GPU-T{number}-0",)
-    assert time.monotonic() - begun < 25
+    assert time.monotonic() - begun < 60, "half of what a lease is kept that nobody takes"
     states = [row["state"] for row in survivor.jobs()]
     assert all(state["status"] in ("SUCCEEDED", "PENDING") for state in states), states
     survivor.close()
@@ -435,14 +433,33 @@ def test_who_waits_costs_the_engine_little(engine: Dockerd, connect: Callable[..
         client.count = 0
     assert backend.granted(2.0) == {}
     assert sum(client.count for client in clients) < 20, "a few looks, and signs of life"
-    threading.Timer(0.2, holder.release, [held.id]).start()
-    begun = time.monotonic()
-    assert backend.granted(5.0)[tickets[0].uid].lease
-    assert time.monotonic() - begun < SELDOM_S - 1, "by news, not by the look that comes without any"
+    assert holder.release(held.id)
+    granted(backend, tickets[0])
     for wanted in tickets:
         backend.drop(wanted.uid)
     assert lines(engine, names.TICKET_KIND) == []
     backend.close()
+
+
+@pytest.mark.parametrize("by", ["a lease that is given back", "a job that ends", "a container that is removed"])
+def test_who_waits_is_told_and_need_not_look(
+    engine: Dockerd, connect: Callable[..., DockerBackend], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    for module in (line, watching):
+        monkeypatch.setattr(module, "SELDOM_S", 120.0)
+    holder, other, mine, waiting = connect(), connect(), ticket(), ticket()
+    held = granted(holder, mine)
+    plan = leased(mine, held)
+    if by != "a lease that is given back":
+        wait_ready(holder, launch(holder, plan))
+    assert other.seek(waiting).lease is None
+    if by == "a job that ends":
+        holder.stop(plan.job_id, reason="make room", grace_s=0.1)
+    elif by == "a container that is removed":
+        engine.client().remove_container(plan.job_id, force=True)
+    else:
+        assert holder.release(held.id)
+    assert granted(other, waiting, 60.0).gpus == held.gpus
 
 
 def test_a_job_that_waits_is_not_looked_at_all_the_time(engine: Dockerd, connect: Callable[..., DockerBackend]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,16 @@ def new_secret() -> str:
 
 def holders(engine: Dockerd, secret: str) -> list[Path]:
     """Files of the engine, its containers and volumes that hold it."""
-    files = (path for path in (engine.dir / "data").rglob("*") if path.is_file() and not path.is_symlink())
-    return [path for path in files if secret.encode() in path.read_bytes()]
+    paths = (Path(folder, name) for folder, _, names in os.walk(engine.dir / "data") for name in names)
+    return [path for path in paths if secret.encode() in _content(path)]
+
+
+def _content(path: Path) -> bytes:
+    """The engine makes and removes files at any time."""
+    try:
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    except FileNotFoundError:
+        return b""
 
 
 def started_and_left(engine: Dockerd, plan: Plan) -> Backend:

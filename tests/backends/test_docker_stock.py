@@ -92,7 +92,7 @@ def test_clients_that_come_at_once_look_once(lab: tuple[Dockerd, EngineGpus]) ->
     for thread in threads:
         thread.join()
     assert [len(stock.capacity()["gpus"]) for stock in stocks] == [2] * 4
-    assert 1 <= len(gpus.given) - looks <= 2, "who comes when the first has just ended may look again"
+    assert 1 <= len(gpus.given) - looks < len(stocks), "who comes when another has just ended may look again"
     assert left(engine) == []
 
 
@@ -224,7 +224,7 @@ def test_a_gpu_that_cannot_be_had_any_more_is_looked_for_anew(lab: tuple[Dockerd
     ticket = Ticket(uid=new_uid(), demand={"gpus": [{"count": 2}]})
     answer = backend.seek(ticket)
     if answer.lease is None:
-        answer = backend.granted(15.0)[ticket.uid]
+        answer = backend.granted(30.0)[ticket.uid]
     state = run(backend, job("true", uid=ticket.uid, lease=lease_of(ticket, answer.lease)))
     assert (state.status, state.reason) == (JobStatus.FAILED, Reason.SETUP)
     assert f"{lost}: unknown device" in state.message

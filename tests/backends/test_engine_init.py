@@ -55,7 +55,8 @@ def test_a_child_that_is_killed_with_its_news_is_noticed(shell: list[str], tmp_p
     sleeper = """ends() { exec sh -c 'echo $$ >"$1"; exec sleep 300' sleeper "$report/sleeper"; }\n"""
     kill = 'killed() { read -r pid <"$report/$1"; kill -s KILL "$pid"; }\n'
     patience = 'patience() { echo "$runner" >"$report/runner"; patience=$longest_nap; }\n'
-    text = "longest_nap=100\n(sleep 0.5; killed runner) &\nrun ends\necho $code\nkilled sleeper"
+    known = 'until [ -s "$report/runner" ] && [ -s "$report/sleeper" ]; do sleep 0.05; done'
+    text = f"longest_nap=100\n({known}; killed runner) &\nrun ends\necho $code\nkilled sleeper"
     assert run(shell, sleeper + kill + patience + text, tmp_path, 20) == "137\n"
 
 

@@ -77,10 +77,9 @@ def test_a_start_up_file_that_exits(home: Path, tmp_path: Path) -> None:
 
 def test_a_start_up_file_that_waits(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "START_TIMEOUT_S", 0.5)
-    assert re.search(
-        r"did not answer in time.*start-up file.*hold on",
-        trouble(bash(home, "echo hold on; sleep 60"), tmp_path / "root"),
-    )
+    client = bash(home, "echo hold on; sleep 60")
+    client.awaits_noise = True
+    assert re.search(r"did not answer in time.*start-up file.*hold on", trouble(client, tmp_path / "root"))
 
 
 def test_a_start_up_file_that_takes_our_input(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,9 +95,7 @@ def test_a_hung_worker_is_unreachable(
 ) -> None:
     backend.facts()
     monkeypatch.setattr(session, "REPLY_TIMEOUT_S", 0.5)
-    hung = connect.clients[-1].opened
     connect.signal(signal.SIGSTOP)
-    threading.Timer(1.0, lambda: [os.kill(channel.pid, signal.SIGCONT) for channel in hung]).start()
     with pytest.raises(WorkerUnreachable, match="no answer within"):
         backend.poll(["jx"])
     monkeypatch.undo()
@@ -112,9 +110,7 @@ def test_a_silent_session_is_asked_whether_it_lives(
         continue
     monkeypatch.setattr(hosted, "SILENCE_S", 0.0)
     monkeypatch.setattr(hosted, "ANSWER_S", 0.5)
-    hung = connect.clients[-1].opened
     connect.signal(signal.SIGSTOP)
-    threading.Timer(1.5, lambda: [os.kill(channel.pid, signal.SIGCONT) for channel in hung]).start()
     with pytest.raises(WorkerUnreachable, match="no answer within"):
         backend.watch([job_id], 30)
 
@@ -157,7 +153,7 @@ def _used(server: servers.Sshd | None, root: str) -> None:
     backend.read_log(job_id, 0, 10)
     list(backend.fetch(job_id, ["a"]))
     backend.close()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while threading.active_count() > 1 and time.monotonic() < until:
         time.sleep(0.02)  # a transport's own thread closes its socket
 
@@ -176,7 +172,7 @@ def test_nothing_stays_open(way: str, sshd: servers.Sshd, tmp_path: Path) -> Non
     # In a process of its own: what other tests have left to their threads opens and closes at any time in this one.
     server = replace(sshd, process=None) if way == "ssh" else None  # type: ignore[arg-type]  # cannot be pickled
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        descriptors, threads, *after = processes.submit(_left_open, server, str(tmp_path / "root")).result(60)
+        descriptors, threads, *after = processes.submit(_left_open, server, str(tmp_path / "root")).result(200)
     assert after == [descriptors, threads]
 
 

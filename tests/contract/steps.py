@@ -22,7 +22,7 @@ def launch(backend: Backend, plan: Plan) -> str:
 
 
 def wait_until(
-    backend: Backend, job_ids: Sequence[str], done: Callable[[States], bool], timeout_s: float = 30.0
+    backend: Backend, job_ids: Sequence[str], done: Callable[[States], bool], timeout_s: float = 60.0
 ) -> dict[str, JobState]:
     """Watch until `done(states)`; the states."""
     until = time.monotonic() + timeout_s
@@ -33,7 +33,7 @@ def wait_until(
     return states
 
 
-def outcome(backend: Backend, job_id: str, timeout_s: float = 30.0) -> JobState:
+def outcome(backend: Backend, job_id: str, timeout_s: float = 60.0) -> JobState:
     """Wait for its end; how it ended."""
     return wait_until(backend, [job_id], lambda s: s[job_id].status.is_finished, timeout_s)[job_id]
 
@@ -51,6 +51,24 @@ def log(backend: Backend, job_id: str, turn: int = 4 * 1024 * 1024) -> bytes:
         pieces.append(chunk.data)
         offset = chunk.next_offset
     return b"".join(pieces)
+
+
+class Renewals:
+    """Says that somebody still wants jobs, and knows how long it has not: this machine may stand still meanwhile."""
+
+    def __init__(self, backend: Backend, *job_ids: str) -> None:
+        self._backend, self._job_ids = backend, job_ids
+        self._sent, self._longest_s = time.monotonic(), 0.0
+
+    def renew(self) -> None:
+        sent, before = time.monotonic(), self._sent
+        self._backend.renew(self._job_ids)
+        self._longest_s, self._sent = max(self._longest_s, time.monotonic() - before), sent
+
+    @property
+    def longest_s(self) -> float:
+        """At the most so long the worker has heard nothing."""
+        return max(self._longest_s, time.monotonic() - self._sent)
 
 
 def at_once(*actions: Callable[[], object]) -> None:

@@ -35,6 +35,6 @@ def test_a_cordoned_worker_takes_no_new_jobs_and_says_why(lab: Lab) -> None:
     assert lab.backend().facts().cordoned == ""
     answer = other.seek(ticket)
     if answer.lease is None:  # a worker looks again now and then
-        answer = other.granted(15.0)[ticket.uid]
+        answer = other.granted(30.0)[ticket.uid]
     assert answer.lease is not None
     lab.leases.append(answer.lease.id)

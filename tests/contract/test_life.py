@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +21,17 @@ from tests.contract.steps import at_once, launch, log, outcome, wait_ready, wait
 
 def test_16_a_life_ends_and_can_be_lengthened_while_it_lasts(lab: Lab) -> None:
     backend = lab.backend()
-    plan = lab.plan(lab.words.block(), limits=Limits(life_span_s=3.0, grace_s=1))
+    other = lab.backend()
+    other.facts()  # nothing is left to do first when time counts
+    plan = lab.plan(lab.words.block(), limits=Limits(life_span_s=5.0, grace_s=1))
     job_id = launch(backend, plan)
-    wait_ready(backend, job_id)
-    assert backend.extend(job_id, 1.0, "a").life_span_s == 4.0
-    assert lab.backend().extend(job_id, 1.0, "a").life_span_s == 4.0  # asked again, after a lost answer, say
+    assert backend.extend(job_id, 0.5, "a").life_span_s == 5.5
+    assert other.extend(job_id, 0.5, "a").life_span_s == 5.5  # asked again, after a lost answer, say
     state = outcome(backend, job_id)
     assert (state.status, state.reason, state.facts["limit"]) == (JobStatus.FAILED, "TimedOut", "life_span")
     assert state.running_s is not None
-    assert 4.0 <= round(state.running_s, 1) < 20
-    assert state.message.startswith("Stopped by its life_span of 4.0 s")
+    assert 5.5 <= round(state.running_s, 1) < 40
+    assert state.message.startswith("Stopped by its life_span of 5.5 s")
     with pytest.raises(WorkerError, match="over"):
         backend.extend(job_id, 1.0, "b")
 
@@ -192,9 +194,11 @@ def test_3_watch_gives_what_changed_and_new_jobs_first(lab: Lab) -> None:
     seen = backend.watch([done, blocked], 5)
     assert set(seen) == {blocked}
     backend.stop(blocked, reason="over", grace_s=1)
+    until = time.monotonic() + 60
     while not seen.get(blocked) or not seen[blocked].status.is_finished:
+        assert time.monotonic() < until
         seen = backend.watch([done, blocked], 10)
-        assert set(seen) == {blocked}
+        assert set(seen) <= {blocked}
 
 
 def test_3_watch_sees_the_log_grow(lab: Lab) -> None:
@@ -237,7 +241,7 @@ def test_5_what_ignores_its_signal_is_killed_after_the_grace(lab: Lab) -> None:
     job_id = launch(backend, lab.plan(lab.words.block(deaf=True), limits=Limits(grace_s=300)))
     wait_ready(backend, job_id)
     backend.stop(job_id, reason="now", grace_s=0.3)
-    assert outcome(backend, job_id, 10).status is JobStatus.CANCELLED
+    assert outcome(backend, job_id).status is JobStatus.CANCELLED
 
 
 def test_5_stopping_what_has_ended_changes_nothing(lab: Lab) -> None:

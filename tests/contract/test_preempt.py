@@ -13,7 +13,7 @@ from airflow_jobdeploy.core.plan import Limits, Plan
 from airflow_jobdeploy.core.status import JobState, JobStatus
 from airflow_jobdeploy.errors import WorkerError
 from tests.contract.labs import Lab
-from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
+from tests.contract.steps import Renewals, launch, log, outcome, wait_ready, wait_until
 
 
 def ended(backend: Backend, job_id: str) -> JobState:
@@ -33,7 +33,7 @@ def test_9_a_preempted_job_has_time_to_save_and_no_more(lab: Lab) -> None:
     assert not state.status.is_finished
     assert "ann: a job of higher priority" in state.message
     assert "a checkpoint was written" in state.message
-    assert time.monotonic() - begun < 30, "the checkpoint message ends the grace"
+    assert time.monotonic() - begun < 50, "the checkpoint message ends the grace"
 
 
 def test_9_a_deaf_job_is_killed_after_its_grace(lab: Lab) -> None:
@@ -140,14 +140,15 @@ def test_9_a_job_with_a_lease_stops_itself_when_nobody_asks(lab: Lab) -> None:
     backend = lab.backend()
     leased = lab.plan(lab.words.block(), orphan_after_s=2.0, limits=Limits(grace_s=1))
     free = lab.plan(lab.words.block())
-    for plan in (free, leased):  # the leased one last: nobody asks for it while another starts
-        launch(backend, plan)
-        wait_ready(backend, plan.job_id)
-    until = time.monotonic() + 3
-    while time.monotonic() < until:
-        backend.renew([leased.job_id, free.job_id])
+    launch(backend, free)
+    wait_ready(backend, free.job_id)
+    begun, renewals = time.monotonic(), Renewals(backend, leased.job_id, free.job_id)
+    launch(backend, leased)
+    while time.monotonic() - begun < 3.5:
+        renewals.renew()
         backend.watch([leased.job_id], 0.3)
-    assert backend.poll([leased.job_id])[leased.job_id].status is JobStatus.RUNNING
+    is_running = backend.poll([leased.job_id])[leased.job_id].status is JobStatus.RUNNING
+    assert is_running or renewals.longest_s >= 2.0
     state = ended(backend, leased.job_id)
     assert (state.status, state.reason) == (JobStatus.FAILED, "WorkerLost")
     assert "on_orphan: stop" in state.message
