@@ -267,7 +267,15 @@ def _ending_commands() -> list[ActionCommand]:
             _pool(),
             output=False,
         ),
-        _command("forget", "ending.forget", "Remove the records of ended jobs", ids, _pool(), output=False),
+        _command(
+            "forget",
+            "ending.forget",
+            "Remove the records of ended jobs, or give up jobs whose worker will not come back",
+            ids,
+            _pool(),
+            _arg("--lost", action="store_true", help="its worker will not come back: take the job (whole id) for lost"),
+            output=False,
+        ),
         _command(
             "reap", "ending.reap", "Stop live jobs of this Airflow whose task is over or gone", _pool(), output=False
         ),

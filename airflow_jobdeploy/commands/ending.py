@@ -12,7 +12,7 @@ from typing import TypeVar
 from airflow_jobdeploy import service
 from airflow_jobdeploy.commands.attending import short
 from airflow_jobdeploy.commands.frame import PROBLEM, command
-from airflow_jobdeploy.commands.lookup import Found, listing, locate, open_pool
+from airflow_jobdeploy.commands.lookup import Found, Listing, is_job_id, job_id, listing, locate, open_pool
 from airflow_jobdeploy.commands.screen import WORDS, complain, say
 from airflow_jobdeploy.commands.values import UsageError, read_seconds
 from airflow_jobdeploy.core.policy import is_over
@@ -22,6 +22,7 @@ from airflow_jobdeploy.core.status import JobState, JobStatus, duration
 from airflow_jobdeploy.errors import JobDeployError, WorkerError
 from airflow_jobdeploy.hooks import reaping, runtime
 from airflow_jobdeploy.hooks.deployment import known_deployment
+from airflow_jobdeploy.hooks.given_up import give_up
 from airflow_jobdeploy.service import Workers
 
 T = TypeVar("T")
@@ -128,11 +129,30 @@ def bump(args: Namespace) -> int:
 
 @command
 def forget(args: Namespace) -> int:
-    """Remove the records of ended jobs."""
+    """Remove the records of ended jobs, or give up those whose worker will not come back."""
     with open_pool(args.worker_pool or "local") as workers:
+        if args.lost:
+            known = listing(workers)
+            wrong = _each(args.ids, lambda given: _give_up(workers, given.strip().lower(), known))
+            return PROBLEM if wrong else 0
         founds, wrong = _located(workers, args.ids)
         wrong += _each(founds, lambda found: forget_job(workers, found.handle.worker, found.handle.job_id))
     return PROBLEM if wrong else 0
+
+
+def _give_up(workers: Workers, given: str, known: Listing) -> None:
+    """Take a job for lost with its worker. UsageError, WorkerError where there is a better answer."""
+    if not is_job_id(given):
+        raise UsageError(f"forget --lost: {given!r} is no whole job id; the task's log has it (j and 20 characters)")
+    row = next((row for row in known.rows if job_id(row) == given), None)
+    if row is not None:
+        text = f"job {given} is not lost: worker {row['worker']} answers, and says that it is {row['state']['status']}"
+        raise WorkerError(f"{text}. `airflow jobdeploy stop` ends it, `forget` without --lost removes its record")
+    _check_database()
+    give_up(given, by=getpass.getuser())
+    silent = ", ".join(known.silent)
+    say(f"Job {given} is given up: who waits for it takes it for lost, and may start it elsewhere.")
+    say(f"Should its worker{f' ({silent})' if silent else ''} answer again, what still runs of it is stopped.", "")
 
 
 def forget_job(workers: Workers, worker: str, job_id: str) -> None:
@@ -152,8 +172,8 @@ def reap(args: Namespace) -> int:
         stopped, wrong = [], 0
         for worker in workers.pool.workers:
             wrong += _each([worker], lambda worker: stopped.extend(_reaped(workers, worker)))
-    for job_id in stopped:
-        say(f"Job {job_id} is told to stop: its task is over.")
+    for name in stopped:
+        say(f"Job {name} is told to stop: its task is over.")
     if not stopped and not wrong:
         say("Every live job has a task that waits for it: nothing to stop.", "")
     return PROBLEM if wrong else 0

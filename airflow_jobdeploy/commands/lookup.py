@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,11 @@ def listing(workers: Workers) -> Listing:
 
 def job_id(row: Row) -> str:
     return str(row["plan"].get("job_id") or row["state"].get("job_id"))
+
+
+def is_job_id(text: str) -> bool:
+    """Is this a whole job id (hostside.layout.job_id)?"""
+    return re.fullmatch(r"j[a-z2-7]{20}", text) is not None
 
 
 def resource_id(row: Row) -> str:

@@ -38,6 +38,8 @@ class Intent:
     code: Mapping[str, Any] = field(default_factory=dict)
     #: The Python packages of the attempt (core.plan.Environment); empty: none.
     environment: Mapping[str, Any] = field(default_factory=dict)
+    #: How the attempt ended ("FAILED"), where the task has seen it end otherwise than well: a later try need not ask.
+    ended: str = ""
     #: {"max_tries", "clear_number"} of the task instance: equal ones mean a retry, others a clear.
     epoch: Mapping[str, int] = field(default_factory=dict)
 
@@ -76,4 +78,4 @@ class Intent:
 
     def following(self, **changes: Any) -> Intent:
         """The intent of another attempt of the same job."""
-        return replace(self, **changes)
+        return replace(self, **{"ended": "", **changes})

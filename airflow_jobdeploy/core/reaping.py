@@ -22,8 +22,11 @@ class Reaping:
     suspects: frozenset[str]
 
 
-def reaping(owners: Mapping[str, str | None], suspects: frozenset[str]) -> Reaping:
-    """Which live jobs to stop. `owners`: job id -> state of its task instance (None: no state yet, GONE: unknown).
+def reaping(
+    owners: Mapping[str, str | None], suspects: frozenset[str], given_up: Mapping[str, str] | None = None
+) -> Reaping:
+    """Which live jobs to stop. `owners`: job id -> state of its task instance (None: no state yet, GONE: unknown);
+    `given_up`: job id -> who took it for lost while its worker was silent: another attempt may run by now.
 
     A terminal owner is the end; one that is gone must be seen gone twice, since a question to a database
     that is being restored, or to a run that is just being made, may find nothing.
@@ -31,7 +34,9 @@ def reaping(owners: Mapping[str, str | None], suspects: frozenset[str]) -> Reapi
     stop: dict[str, str] = {}
     doubtful = set()
     for job_id, state in owners.items():
-        if state in TERMINAL_TASK_STATES:
+        if given_up and job_id in given_up:
+            stop[job_id] = f"it was given up by {given_up[job_id]} while its worker was silent"
+        elif state in TERMINAL_TASK_STATES:
             stop[job_id] = f"its task instance is {state}, and nobody waits for it"
         elif state == GONE and job_id in suspects:
             stop[job_id] = "its task instance is gone, and nobody waits for it"

@@ -258,6 +258,8 @@ def _backoff(state: JobState) -> str:
 
 
 def _worker_lost(state: JobState) -> str:
+    if state.facts.get("given_up_by"):
+        return f"{state.facts['given_up_by']} has given it up: its worker does not answer, and will not come back"
     if state.facts.get("lost_s"):
         silence = duration(state.facts["lost_s"])
         return f"The worker has not answered for {silence}; the job stops itself there (on_orphan: stop)"

@@ -54,7 +54,7 @@ class Reason(str, Enum):
     DISK_FULL = "DiskFull"  #: a disk of the job was full when it failed
     CANCELLED = "Cancelled"  #: stopped or taken down; the message says by whom and why
     PREEMPTED = "Preempted"  #: it had to make room
-    WORKER_LOST = "WorkerLost"  #: the host rebooted under the job
+    WORKER_LOST = "WorkerLost"  #: the host rebooted under the job, or is gone with it
     PROCESS_LOST = "ProcessLost"  #: the supervisor was killed; its processes were swept
     WORKER_CHANGED = "WorkerChanged"  #: another machine answers under the worker's name
     UNREACHABLE = "Unreachable"  #: the worker does not answer; what runs there goes on

@@ -57,9 +57,10 @@ class JobDeployHook(BaseHook):
     def get_conn(self) -> Workers:
         """The pool's workers, connected when first asked; a context manager."""
         from airflow_jobdeploy.hooks.connect import backend
+        from airflow_jobdeploy.hooks.given_up import given_up
         from airflow_jobdeploy.service import Workers
 
-        return Workers(self.pool, lambda worker: backend(self.pool, worker))
+        return Workers(self.pool, lambda worker: backend(self.pool, worker), given_up=given_up)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -260,7 +261,10 @@ class JobDeployHook(BaseHook):
     def read_log(self, job: Job, *, offset: int = 0, limit: int = 4 * 1024 * 1024) -> bytes:
         """At most `limit` bytes of the job's log from byte `offset` on, as the job wrote them; b"" at the end."""
         return self._with(
-            job, lambda workers, handle: workers.backend(handle.worker).read_log(handle.job_id, offset, limit)
+            job,
+            lambda workers, handle: workers.backend(handle.worker, handle.machine).read_log(
+                handle.job_id, offset, limit
+            ),
         ).data
 
     def download(
@@ -282,9 +286,19 @@ class JobDeployHook(BaseHook):
         wanted = Wanted(patterns=tuple(patterns), partial=partial, direct=direct)
         return self._with(job, lambda workers, handle: fetch(workers, handle, str(dest), wanted, self.log.info))
 
-    def forget(self, job: Job) -> None:
-        """Remove the record of an ended job from its worker."""
-        self._with(job, lambda workers, handle: workers.backend(handle.worker).forget(handle.job_id))
+    def forget(self, job: Job, *, lost: bool = False) -> None:
+        """Remove the record of an ended job from its worker.
+
+        lost: its worker will not come back. Whoever waits for the job takes it for lost then, and may start it
+        elsewhere; should the worker answer again, what still runs there is stopped.
+        """
+        if lost:
+            from airflow_jobdeploy.hooks.given_up import give_up
+
+            (handle,) = read_jobs(job, worker_pool=self.worker_pool).handles
+            give_up(handle.job_id, by=getpass.getuser())
+            return
+        self._with(job, lambda workers, handle: workers.backend(handle.worker, handle.machine).forget(handle.job_id))
 
     def _with(self, job: Job, ask: Callable[[Workers, JobHandle], Any]) -> Any:
         with self.get_conn() as workers:

@@ -1,10 +1,11 @@
 """The reaper: a live job whose task is over, and for which nobody waits, is stopped.
 
-It is what is left when `on_kill` could not act: the triggerer was down, a process was killed, Airflow could
-not be asked. A watcher does it on connect and every minute; a task that comes by the worker does it when nobody of
-its machine has within a minute; `airflow jobdeploy reap` by hand. Only jobs of this deployment whose record says
-`owner: task` are looked at. That a job is followed here does not save it when its task is over: SQLite gives the id
-of a deleted trigger to the next one, and a triggerer that has the old one running goes on running it.
+It is what is left when `on_kill` could not act: the triggerer was down, a process was killed, Airflow could not be
+asked. A watcher does it on connect and every minute; a task that comes by the worker does it when nobody of its
+machine has within a minute; `airflow jobdeploy reap` by hand. Only jobs of this deployment whose record says `owner:
+task` are looked at. A job that was given up (given_up.py) while its worker was silent has no task either. That a job
+is followed here does not save it when its task is over: SQLite gives the id of a deleted trigger to the next one, and
+a triggerer that has the old one running goes on running it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from airflow_jobdeploy.core.plan import JobKey
 from airflow_jobdeploy.core.reaping import GONE, reaping
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.deployment import deployment_id
+from airflow_jobdeploy.hooks.given_up import given_up
+from airflow_jobdeploy.service.silence import GivenUp
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,10 @@ class Reaper:
         ask: AskStates = runtime.states_of_runs,
         deployment: Callable[[], str] = deployment_id,
         suspects: Iterable[str] = (),
+        given_up: GivenUp = given_up,
     ) -> None:
         self._ask = ask
+        self._given_up = given_up
         self._deployment = deployment
         #: Jobs whose owner seemed gone at the last look.
         self.suspects = frozenset(suspects)
@@ -56,7 +61,7 @@ class Reaper:
             return []
         # Whoever follows a job knows better than an answer that finds nothing.
         owners = {job_id: state for job_id, state in owners.items() if state != GONE or job_id not in followed}
-        found = reaping(owners, self.suspects)
+        found = reaping(owners, self.suspects, self._given_up() if keys else {})
         self.suspects = found.suspects
         for job_id, why in found.stop.items():
             log.warning("Stopping job %s of %s: %s.", job_id, keys[job_id], why)

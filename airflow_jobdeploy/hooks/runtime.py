@@ -175,6 +175,24 @@ def lookup() -> Iterator[None]:
                 os.environ.pop(_CONTEXT, None)
 
 
+def keep_variable(key: str, value: str, description: str) -> None:
+    """Set a Variable, from a task, a trigger or a command. One of CANNOT_ASK when that cannot be done."""
+    if not _in_command:
+        from airflow.sdk import Variable
+
+        Variable.set(key, value, description=description)
+        return
+    from airflow.models.variable import Variable as StoredVariable
+    from airflow.utils.session import create_session
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with create_session() as session:
+            StoredVariable.set(key, value, description=description, session=session)
+    except SQLAlchemyError as error:
+        raise OSError(str(error).splitlines()[0]) from error
+
+
 def connections_of_type(*conn_types: str) -> dict[str, str]:
     """Connection id -> type, of those in the metadata database. OSError when that cannot be read."""
     from airflow.models.connection import Connection

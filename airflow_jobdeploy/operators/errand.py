@@ -210,7 +210,7 @@ class Errand:
         """What the task makes of the end of its wait: its result, or the error that fits."""
         if not is_over(state) and reached(self._task.goal, state):
             # Nobody waits for the job from here on, on purpose: the reaper must leave it alone.
-            workers.backend(handle.worker).set_owner(handle.job_id, "none")
+            workers.backend(handle.worker, handle.machine).set_owner(handle.job_id, "none")
             self._log.info("Job %s goes on by itself: %s", handle.job_id, state.message)
             return handle.with_state(state).to_dict()
         return self._ended(handle, state)
@@ -223,8 +223,19 @@ class Errand:
             self._hand_over_assets(state)
         else:
             self._push(handle)  # a task that fails returns nothing, and a later `down` wants the handle
+            self._keep_end(state)
         raise_for(state)
         return handle.to_dict()
+
+    def _keep_end(self, state: JobState) -> None:
+        """For a later try that cannot ask the worker of this one: what has ended is in nobody's way."""
+        saved = self._intents.load()
+        if saved is None or Intent.from_dict(saved).job_id != state.job_id or state.status is JobStatus.UNKNOWN:
+            return
+        try:
+            self._intents.save({**saved, "ended": state.status.value})
+        except runtime.CANNOT_ASK as error:  # it was cleared meanwhile, or Airflow goes down
+            self._log.info("How the job ended could not be kept for a later try: %s", error)
 
     def _hand_over_assets(self, state: JobState) -> None:
         named = state.messages.get("assets", [])

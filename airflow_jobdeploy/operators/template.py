@@ -176,7 +176,7 @@ class TemplateDownOperator(TemplateBuildOperator):
     def _needless(self, workers: Workers, handle: JobHandle) -> str | None:
         if not handle.resource:
             raise TemplateError([arguments.not_a_template_job(handle.job_id)])
-        record = workers.backend(handle.worker).resource(handle.resource)
+        record = workers.backend(handle.worker, handle.machine).resource(handle.resource)
         if record is None:
             return f"Nothing to take down: worker {handle.worker} has no resource {handle.resource}."
         if record.get("stopped"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_jobdeploy.errors import JobFailed, WorkerUnreachable, nearest
+from airflow_jobdeploy.errors import JobFailed, WorkerChanged, WorkerUnreachable, nearest
 from airflow_jobdeploy.hooks import runtime, settings
 from airflow_jobdeploy.operators import arguments
 from airflow_jobdeploy.operators.waiting import DEFAULT_DEFERRABLE
@@ -101,7 +101,7 @@ class JobStatusSensor(BaseSensorOperator):
         try:
             handle = self._found(handle)
             return status(workers, handle)
-        except WorkerUnreachable as error:
+        except (WorkerUnreachable, WorkerChanged) as error:
             self.log.warning("Cannot ask for job %s now: %s", handle.job_id, error)
             workers.drop(handle.worker)
             return None

@@ -18,6 +18,7 @@ from airflow_jobdeploy.errors import (
     JobCancelled,
     JobFailed,
     JobTimedOut,
+    WorkerChanged,
     WorkerError,
     WorkerLost,
     WorkerUnreachable,
@@ -31,8 +32,8 @@ _AT_ONCE = 16
 
 
 def status(workers: Workers, handle: JobHandle) -> JobState:
-    """What the job's worker says of it now. WorkerUnreachable when it cannot be asked."""
-    return workers.backend(handle.worker).poll([handle.job_id])[handle.job_id]
+    """What the job's worker says of it now. WorkerUnreachable, or WorkerChanged, when it cannot be asked."""
+    return workers.backend(handle.worker, handle.machine).poll([handle.job_id])[handle.job_id]
 
 
 def find(workers: Workers, job_id: str) -> JobHandle:
@@ -69,12 +70,13 @@ def _found(workers: Workers, worker: str, job_id: str, state: JobState) -> JobHa
 def current(workers: Workers, handle: JobHandle) -> JobHandle:
     """The handle of the job's present attempt: a handle names the job, and its attempt may have been superseded.
 
-    Where the handle's worker is silent, the other workers of the pool are asked, and the highest attempt wins.
+    Where the handle's worker is silent, or another machine now, the other workers of the pool are asked, and the
+    highest attempt wins.
     """
     while True:
         try:
             moved = status(workers, handle).moved_to
-        except WorkerUnreachable:
+        except (WorkerUnreachable, WorkerChanged):
             return _elsewhere(workers, handle)
         if moved is None:
             return handle
@@ -115,7 +117,7 @@ def preempt(
 
     Returns its state after at most `wait_s`. `signal`, `grace_s`: None is the job's own.
     """
-    backend = workers.backend(handle.worker)
+    backend = workers.backend(handle.worker, handle.machine)
     state = backend.preempt(handle.job_id, reason=reason, by=by, signal=signal, grace_s=grace_s)
     return _until_over(backend, handle.job_id, state, time.monotonic() + wait_s, lambda: False)
 
@@ -125,7 +127,7 @@ def extend(workers: Workers, handle: JobHandle, seconds: float) -> JobState:
     token = secrets.token_hex(8)
     for final in (False, True):
         try:
-            return workers.backend(handle.worker).extend(handle.job_id, seconds, token)
+            return workers.backend(handle.worker, handle.machine).extend(handle.job_id, seconds, token)
         except WorkerUnreachable:
             workers.drop(handle.worker)
             if final:
@@ -135,7 +137,7 @@ def extend(workers: Workers, handle: JobHandle, seconds: float) -> JobState:
 
 def stop(workers: Workers, handle: JobHandle, *, reason: str, by: str, wait_s: float = 0.0) -> JobState:
     """Order the end of a job and wait at most `wait_s` for it; its worker carries it through alone."""
-    backend = workers.backend(handle.worker)
+    backend = workers.backend(handle.worker, handle.machine)
     state = backend.stop(handle.job_id, reason=reason, by=by)
     return _until_over(backend, handle.job_id, state, time.monotonic() + wait_s, lambda: False)
 

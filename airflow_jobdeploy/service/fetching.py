@@ -112,7 +112,7 @@ class _Asking:
                     f" (airflow jobdeploy status {state.job_id} --wait), or take what is there now (partial=True,"
                     " --partial)"
                 )
-        backend = self._workers.backend(self._handle.worker)
+        backend = self._workers.backend(self._handle.worker, self._handle.machine)
         if self._straight is not None:
             self._straight.run(backend)
         return download.run(backend)

@@ -52,7 +52,7 @@ def follow(
         until=until,
         lost_after_s=handle.lost_after_s,
     )
-    watch = workers.watch = Watch(lambda: workers.lend(handle.worker))
+    watch = workers.watch = Watch(lambda: workers.lend(handle.worker), given_up=workers.given_up)
     watch.add(follower)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:

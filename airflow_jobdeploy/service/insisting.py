@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from airflow_jobdeploy.backends.base import Backend
-from airflow_jobdeploy.errors import WorkerUnreachable
+from airflow_jobdeploy.errors import WorkerChanged, WorkerUnreachable
 from airflow_jobdeploy.service.repeating import Repeating
 from airflow_jobdeploy.service.watching import backoff_s
 from airflow_jobdeploy.service.workers import Workers
@@ -30,18 +30,27 @@ class Insisting:
     check: Callable[[], None]
     patience_s: float = PATIENCE_S
 
-    def __call__(self, worker: str, question: Callable[[Backend], T], *, patience_s: float | None = None) -> T:
-        """The worker's answer. WorkerUnreachable when there was none for so long."""
+    def __call__(
+        self,
+        worker: str,
+        question: Callable[[Backend], T],
+        *,
+        machine: str = "",
+        patience_s: float | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> T:
+        """The worker's answer. WorkerUnreachable when there was none for so long; WorkerChanged when all that time it
+        was another machine than `machine` that answered under its name. `enough`: need it be asked no longer?"""
         limit_s = self.patience_s if patience_s is None else patience_s
         begun, failures, say = time.monotonic(), 0, Repeating(self.say)
         while True:
             self.check()
             try:
-                return question(self.workers.backend(worker))
-            except WorkerUnreachable as error:
+                return question(self.workers.backend(worker, machine))
+            except (WorkerUnreachable, WorkerChanged) as error:
                 self.workers.drop(worker)
                 failures += 1
-                if time.monotonic() - begun >= limit_s:
+                if time.monotonic() - begun >= limit_s or enough():
                     raise
                 say(f"Worker {worker} cannot be asked, trying again: {error}")
                 self.workers.pause(backoff_s(failures, random.random()))

@@ -21,6 +21,7 @@ from airflow_jobdeploy.service.asking import stopped
 from airflow_jobdeploy.service.insisting import PATIENCE_S, Insisting
 from airflow_jobdeploy.service.line import Granted
 from airflow_jobdeploy.service.placing import Placing
+from airflow_jobdeploy.service.returning import Seen, look
 from airflow_jobdeploy.service.sending import Sending
 from airflow_jobdeploy.service.staging import Staging
 from airflow_jobdeploy.service.taking import Taken
@@ -179,7 +180,8 @@ class _Submission:
         return self._go(intent)
 
     def _return(self, intent: Intent) -> Submitted:
-        state = self._state(intent)
+        seen = look(intent, self._ask)
+        state = seen.state
         decision = on_return(intent, self.epoch, state)
         self.say(f"Found an earlier submission: {decision.why}.")
         if decision.verb is Verb.START:
@@ -194,12 +196,12 @@ class _Submission:
             raise WorkerError(f"Nothing was started: {decision.why}.")
         taken = self._taken(intent)
         if decision.verb is Verb.REPLACE:
-            self._stop(intent.worker, intent.job_id, "the task was cleared")
-        return self._next(intent, state, taken)
+            self._stop(intent.worker, intent.job_id, "the task was cleared", intent.machine)
+        return self._next(intent, seen, taken)
 
-    def _next(self, last: Intent, state: JobState | None, taken: Taken) -> Submitted:
+    def _next(self, last: Intent, seen: Seen, taken: Taken) -> Submitted:
         """A new attempt in a new Airflow try, or after a clear: the counts begin anew."""
-        worker = self._placing.anew(last, is_silent=state is None)
+        worker = self._placing.anew(last, is_silent=seen.is_silent)
         return self._go(
             last.following(
                 attempt=last.attempt + 1,
@@ -231,24 +233,16 @@ class _Submission:
         """Each attempt of an `up` makes a resource of its own; other builds belong to an old one."""
         return new_resource_id() if self.work.makes_resource else self.work.resource
 
-    def _state(self, intent: Intent) -> JobState | None:
-        """Of the intent's attempt; None: its worker was silent for so long that the attempt has stopped itself."""
-        poll = lambda backend: backend.poll([intent.job_id])[intent.job_id]  # noqa: E731
-        if intent.lost_after_s is None:
-            return self._ask(intent.worker, poll)
-        try:
-            return self._ask(intent.worker, poll, patience_s=intent.lost_after_s)
-        except WorkerUnreachable:
-            return None
-
-    def _stop(self, worker: str, job_id: str, reason: str) -> None:
-        self._ask(worker, lambda backend: stopped(backend, job_id, reason, "Airflow", self.interrupted))
+    def _stop(self, worker: str, job_id: str, reason: str, machine: str = "") -> None:
+        self._ask(
+            worker, lambda backend: stopped(backend, job_id, reason, "Airflow", self.interrupted), machine=machine
+        )
 
     def _go(self, intent: Intent, delay_s: float = 0.0) -> Submitted:
         """Intent, claim, project, start: each step finds what an earlier one that was cut off has left."""
         self._saved(intent)
         plan = self._plan(intent, delay_s)
-        state = self._ask(intent.worker, lambda backend: backend.claim(plan))
+        state = self._ask(intent.worker, lambda backend: backend.claim(plan), machine=intent.machine)
         self._placing.is_claimed = bool(plan.lease.get("id"))
         self.handle = self._handle(intent, state)
         self.on_handle(self.handle)
@@ -327,11 +321,11 @@ class _Submission:
             return backend.start(plan.job_id)
 
         try:
-            return self._ask(plan.worker, start)
-        except TreeGone:
-            self._ask(plan.worker, lambda backend: backend.claim(plan))  # changes nothing where its record is whole
+            return self._ask(plan.worker, start, machine=intent.machine)
+        except TreeGone:  # to claim changes nothing where its record is whole
+            self._ask(plan.worker, lambda backend: backend.claim(plan), machine=intent.machine)
             self._stage(intent, plan)
-            return self._ask(plan.worker, start)
+            return self._ask(plan.worker, start, machine=intent.machine)
 
     def _give_up(self, plan: Plan, why: str) -> None:
         """A claimed job that will not be started is ended on its worker, where that can be asked."""

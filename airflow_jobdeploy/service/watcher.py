@@ -17,6 +17,7 @@ from airflow_jobdeploy.core.quotas import Leases
 from airflow_jobdeploy.errors import WorkerError
 from airflow_jobdeploy.service.follower import Follower
 from airflow_jobdeploy.service.seekers import Seeker
+from airflow_jobdeploy.service.silence import GivenUp, nobody
 from airflow_jobdeploy.service.watching import Chore, Watch
 
 log = logging.getLogger(__name__)
@@ -63,21 +64,34 @@ class Watcher:
     #: Of the whole process.
     allowance: ClassVar[Allowance] = Allowance(LOG_RATE)
 
-    def __init__(self, key: Hashable, connect: Callable[[], Backend], chores: Sequence[Chore] = ()) -> None:
+    def __init__(
+        self,
+        key: Hashable,
+        connect: Callable[[], Backend],
+        chores: Sequence[Chore] = (),
+        given_up: GivenUp = nobody,
+    ) -> None:
         self._key = key
         self._connect = connect
         self._chores = chores
-        self._watch = Watch(connect, budget=self.allowance, chores=chores)
+        self._given_up = given_up
+        self._watch = Watch(connect, budget=self.allowance, chores=chores, given_up=given_up)
         self._idle_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"jobdeploy-watcher-{key}", daemon=True)
 
     @classmethod
-    def get(cls, key: Hashable, connect: Callable[[], Backend], chores: Sequence[Chore] = ()) -> Watcher:
+    def get(
+        cls,
+        key: Hashable,
+        connect: Callable[[], Backend],
+        chores: Sequence[Chore] = (),
+        given_up: GivenUp = nobody,
+    ) -> Watcher:
         """The watcher of `key`, started when there is none."""
         with cls._all_lock:
             watcher = cls._all.get(key)
             if watcher is None:
-                watcher = cls._all[key] = cls(key, connect, chores)
+                watcher = cls._all[key] = cls(key, connect, chores, given_up)
                 watcher._thread.start()
             return watcher
 
@@ -106,7 +120,7 @@ class Watcher:
             if self._all.get(self._key) is self:
                 action(self._watch)
                 return self._watch
-        return Watcher.get(self._key, self._connect, self._chores)._handed(action)
+        return Watcher.get(self._key, self._connect, self._chores, self._given_up)._handed(action)
 
     def _run(self) -> None:
         while not self._retired():

@@ -20,10 +20,11 @@ from typing import Protocol
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.quotas import Leases
-from airflow_jobdeploy.core.status import JobState, JobStatus, Reason, unknown
+from airflow_jobdeploy.core.status import Reason
 from airflow_jobdeploy.errors import WorkerChanged, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.follower import Follower
 from airflow_jobdeploy.service.seekers import Seeker, Seekers
+from airflow_jobdeploy.service.silence import GivenUp, lost, nobody, unasked
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,14 @@ class Watch:
         budget: Budget | None = None,
         chores: Sequence[Chore] = (),
         unknown_after_s: float = UNKNOWN_AFTER_S,
+        given_up: GivenUp = nobody,
     ) -> None:
         self._connect = connect
         self._clock = clock
         #: A worker that has not answered for so long makes its jobs UNKNOWN.
         self._unknown_after_s = unknown_after_s
+        #: Looked at only while the worker is silent.
+        self._given_up = given_up
         #: Bounds the log that is read, where one process reads the logs of many.
         self._budget = budget
         self._chores = tuple(chores)
@@ -178,14 +182,18 @@ class Watch:
     def _answered(self, backend: Backend) -> None:
         """Whose machine is it? Jobs of another one are told so; when there are no others, it is asked for anew."""
         facts = backend.facts(quick=True)
-        strangers = [f for f in self._all() if not f.is_of(facts.machine)]
+        strangers = [f for f in self._all() if not f.over and not f.is_of(facts.machine)]
+        given_up = self._given_up() if strangers else {}
         for stranger in strangers:
             error = WorkerChanged(
                 f"another machine answers as worker {facts.worker}: {facts.machine}, expected {stranger.machine}"
             )
             if len(strangers) == len(self._all()):
                 raise error
-            stranger.tell(_unknown(stranger, error, Reason.WORKER_CHANGED))
+            if stranger.job_id in given_up:
+                stranger.give_up(lost(stranger, given_up_by=given_up[stranger.job_id]))
+            else:
+                stranger.tell(unasked(stranger, error, Reason.WORKER_CHANGED))
         self._failures = 0
 
     def _all(self) -> list[Follower]:
@@ -282,15 +290,17 @@ class Watch:
         if self._heard is None:  # nobody knows for how long it has been silent
             self._heard = now
         silent_s, has_news = now - self._heard, False
+        is_unknown = silent_s >= self._unknown_after_s or reason is Reason.WORKER_CHANGED
+        given_up = self._given_up() if is_unknown else {}
         for follower in self._all():
-            if follower.lost_after_s is not None and silent_s >= follower.lost_after_s and not follower.over:
-                known = follower.state if follower.has_ended else None
-                follower.give_up(known or _lost(follower, silent_s))
+            is_lost = follower.lost_after_s is not None and silent_s >= follower.lost_after_s
+            if (is_lost or follower.job_id in given_up) and not follower.over:
+                follower.give_up(lost(follower, silent_s=silent_s, given_up_by=given_up.get(follower.job_id, "")))
                 has_news = True
             elif follower.has_ended:
                 continue  # an end that is known stays known while its log is being read
-            elif silent_s >= self._unknown_after_s or reason is Reason.WORKER_CHANGED:
-                follower.tell(_unknown(follower, error, reason))
+            elif is_unknown:
+                follower.tell(unasked(follower, error, reason))
         self._seekers.cut_off(error)
         self._failures += 1
         if not has_news:  # the last of somebody's: who drives us has to look at it first
@@ -301,30 +311,6 @@ class Watch:
         bounds = [follower.lost_after_s for follower in self._all() if follower.lost_after_s is not None]
         left_s = [bound - silent_s for bound in bounds if bound > silent_s]
         return min([backoff_s(self._failures, random.random()), *left_s])
-
-
-def _unknown(follower: Follower, error: WorkerError, reason: Reason) -> JobState:
-    last = follower.state
-    text = f"The worker cannot be asked: {error}"
-    if last is None or last.status is JobStatus.UNKNOWN:
-        return unknown(follower.job_id, reason, text)
-    return unknown(follower.job_id, reason, text, uid=last.uid, attempt=last.attempt)
-
-
-def _lost(follower: Follower, silent_s: float) -> JobState:
-    """The end of a job that stops when nobody asks for it, on a worker that has been silent for longer than that."""
-    last = follower.state
-    wire = {
-        "job_id": follower.job_id,
-        "uid": last.uid if last else "",
-        "attempt": last.attempt if last else 1,
-        "status": JobStatus.FAILED.value,
-        "reason": Reason.WORKER_LOST.value,
-        "phase": "ended",
-        "log_bytes": last.log_bytes if last else 0,
-        "facts": {"lost_s": silent_s},
-    }
-    return JobState.from_wire(wire)
 
 
 def backoff_s(failures: int, chance: float) -> float:

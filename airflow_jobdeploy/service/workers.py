@@ -9,26 +9,38 @@ from types import TracebackType
 from airflow_jobdeploy.backends.base import Backend
 from airflow_jobdeploy.backends.waker import Waker
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
-from airflow_jobdeploy.errors import PlacementError
+from airflow_jobdeploy.errors import PlacementError, WorkerChanged
+from airflow_jobdeploy.service.silence import GivenUp, nobody
 from airflow_jobdeploy.service.watching import Watch
 
 
 class Workers(AbstractContextManager["Workers"]):
     """The workers of one pool, connected when first asked for. Belongs to one thread, but for `wake`."""
 
-    def __init__(self, pool: WorkerPool, connect: Callable[[Worker], Backend]) -> None:
+    def __init__(self, pool: WorkerPool, connect: Callable[[Worker], Backend], *, given_up: GivenUp = nobody) -> None:
         self.pool = pool
+        #: Jobs that a person has taken for lost with their workers.
+        self.given_up = given_up
         self._connect = connect
         self._open: dict[str, Backend] = {}
         self._waker = Waker()
         #: The watch that a `follow` waits in, for `wake` to reach it.
         self.watch: Watch | None = None
 
-    def backend(self, name: str) -> Backend:
-        """The backend of a worker. WorkerUnreachable when it cannot be had."""
+    def backend(self, name: str, machine: str = "") -> Backend:
+        """The backend of a worker. WorkerUnreachable when it cannot be had.
+
+        `machine`: the identity that a job of it was claimed on; WorkerChanged when another machine answers, which
+        knows nothing of that job.
+        """
         if name not in self._open:
             self._open[name] = self.connect(name)
-        return self._open[name]
+        backend = self._open[name]
+        if machine and (found := backend.facts(quick=True)).machine != machine:
+            raise WorkerChanged(
+                f"another machine answers as worker {name}: {found.machine} ({found.hostname}), expected {machine}"
+            )
+        return backend
 
     def connect(self, name: str) -> Backend:
         """A new backend of a worker, not shared. PlacementError when the pool has no such worker."""

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from airflow_jobdeploy.hooks.connect import endpoint, reconnecting
+from airflow_jobdeploy.hooks.given_up import given_up
 from airflow_jobdeploy.hooks.overlap import Overlap
 from airflow_jobdeploy.hooks.reaping import Reaper
 from airflow_jobdeploy.service import Watcher
@@ -33,4 +34,4 @@ class Watchers:
         key = (id(asyncio.get_running_loop()), self._places.get(name, name))
         # In dag.test there is no state of other runs to ask for, nor a deployment to reap for.
         chores: list[Chore] = [] if task_instance is None else [Reaper(), Overlap(worker_pool, worker)]
-        return Watcher.get(key, reconnecting(worker_pool, worker), chores)
+        return Watcher.get(key, reconnecting(worker_pool, worker), chores, given_up)

@@ -210,3 +210,41 @@ def test_sigterm_when_airflow_is_gone_leaves_the_job(case: Case) -> None:
     task.kill(signal.SIGTERM)
     assert task.end().startswith("RAISED JobDeployError Interrupted: Airflow cannot be asked"), task.text
     assert len(case.live()) == 1
+
+
+def moved_away(case: Case) -> str:
+    """The next try meets another machine than the one that has its job (another Celery worker, say); the job's id."""
+    intent = case.world["store"]["jobdeploy_intent"]
+    case.world.put("store", "jobdeploy_intent", {**intent, "machine": "another"})
+    case.world.retry()
+    return str(case.world["xcom"].get("return_value", {}).get("job_id") or case.jobs()[0].name)
+
+
+def test_on_another_machine_nothing_is_started_until_the_job_is_given_up(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.task().until("begun").kill().end()
+    job = moved_away(case)
+    end = case.task().end()
+    assert end.startswith("RAISED WorkerChanged"), end
+    assert "nothing was started, since attempt 1 may be alive on worker local" in end
+    assert f"airflow jobdeploy forget {job} --lost" in end
+    assert case.starts() == ["1"]
+    assert len(case.live()) == 1
+    monkeypatch.setenv("AIRFLOW_VAR_JOBDEPLOY_GIVEN_UP", json.dumps({job: {"by": "ann"}}))
+    case.world.retry()
+    case.go.touch()
+    task = case.task()
+    assert task.end().startswith("RETURNED"), task.text
+    assert case.starts() == ["1", "2"]
+
+
+def test_a_job_that_failed_is_tried_again_also_on_another_machine(case: Case) -> None:
+    case.command += "; exit 3"
+    case.go.touch()
+    assert case.task().end().startswith("RAISED JobFailed")
+    assert case.world["store"]["jobdeploy_intent"]["ended"] == "FAILED"
+    moved_away(case)
+    task = case.task()
+    assert task.end().startswith("RAISED JobFailed"), task.text
+    assert case.starts() == ["1", "2"]

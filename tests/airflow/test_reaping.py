@@ -94,6 +94,19 @@ def test_when_airflow_cannot_be_asked_nothing_is_stopped(worker: HostedBackend) 
     assert Reaper(ask=silent, deployment=lambda: "mine")(worker, frozenset()) == []
 
 
+def test_a_job_that_was_given_up_is_stopped_when_its_worker_is_back(worker: HostedBackend) -> None:
+    """Its task runs: with another attempt, elsewhere."""
+    lost, other = started(worker), started(worker, map_index=3)
+    states = {"run 1": {"train": "running", "train_3": "running"}}
+    look = Reaper(ask=lambda dag_id, run_ids: states, deployment=lambda: "mine", given_up=lambda: {lost: "ann"})
+    assert look(worker, frozenset()) == [lost]
+    assert not worker.poll([other])[other].status.is_finished
+    state = worker.poll([lost])[lost]
+    while not state.status.is_finished:
+        state = worker.watch([lost], 5.0).get(lost, state)
+    assert "it was given up by ann while its worker was silent" in state.message
+
+
 @pytest.fixture
 def passing(worker: HostedBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A look from a task; the looks of the machine's tasks are noted in a folder of the test."""

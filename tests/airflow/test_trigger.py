@@ -109,6 +109,16 @@ sleep 2; say '{"asset": "s3://b/m"}'"""
     assert "Progress" not in "\n".join(records)
 
 
+def test_a_job_that_was_given_up_ends_the_wait(world: World, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine answers under its worker's name, for good."""
+    handle = {**start("sleep 60"), "machine": "another"}
+    monkeypatch.setenv("AIRFLOW_VAR_JOBDEPLOY_GIVEN_UP", json.dumps({handle["job_id"]: {"by": "ann"}}))
+    (job,) = _run(_event(_made(world, handle))).jobs
+    assert job.state is not None
+    assert (job.state.status, job.state.reason) == (JobStatus.FAILED, "WorkerLost")
+    assert "ann has given it up" in job.state.message
+
+
 def test_many_lines_are_few_records(world: World, start: Any) -> None:
     handle = start("for n in $(seq 5000); do echo line $n; done")
     trigger = _made(world, handle)

@@ -53,6 +53,32 @@ def test_a_host_that_does_not_answer(cli: Cli, stored: str) -> None:
 
 
 @pytest.mark.airflow
+def test_a_job_is_given_up_with_its_worker(cli: Cli, stored: str) -> None:
+    from airflow_jobdeploy.hooks.given_up import given_up
+
+    first, second = "j" + "a" * 20, "j" + "b" * 20
+    where = ("--worker-pool", stored)
+    assert cli("forget", first, *where).code == 1  # it may be alive
+    assert cli("forget", "jaaaa", "--lost", *where).code == 2
+    assert not {first, second} & set(given_up())
+    done = cli("forget", first, second, "--lost", *where)
+    assert done.code == 0
+    assert f"Job {first} is given up" in done.err
+    assert f"Should its worker ({stored}) answer again" in done.err
+    assert {first, second} <= set(given_up())
+
+
+@pytest.mark.airflow
+def test_what_answers_is_not_given_up(cli: Cli, home: Path, airflow_db: None) -> None:
+    (home / "job.yaml").write_text("command: 'true'\n")
+    name = cli("run", "job.yaml", "--detach").out.strip()
+    cli("status", name, "--wait")
+    done = cli("forget", name, "--lost")
+    assert (done.code, f"job {name} is not lost: worker local answers" in done.err) == (1, True)
+    assert cli("forget", name).code == 0
+
+
+@pytest.mark.airflow
 def test_a_pool_that_is_wrong_does_not_keep_others_from_being_asked(
     cli: Cli, stored: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,9 +50,8 @@ def test_the_whole_tree_goes(serve: Serve, sig: str) -> None:
 
 
 def test_a_command_may_clean_up_within_its_grace(serve: Serve) -> None:
-    job = serve.launch(
-        shell("trap 'echo cleaned; exit 0' TERM; echo ready; while :; do sleep 0.1; done", limits={"grace_s": 20})
-    )
+    command = "trap 'sleep 0.5; echo cleaned; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    job = serve.launch(shell(command, limits={"grace_s": 20}))
     serve.until(job, running)
     serve.stop(job)
     state = serve.end(job, timeout_s=10)

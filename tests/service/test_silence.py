@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from airflow_jobdeploy.backends.hosted import local_backend
 from airflow_jobdeploy.core.status import JobState, JobStatus
 from airflow_jobdeploy.errors import WorkerUnreachable
 from airflow_jobdeploy.service.follower import Follower, Update
@@ -24,7 +27,9 @@ class _Clock:
         return self.now
 
 
-def _silence(state: JobState, **how: Any) -> list[Update]:
+def _silence(
+    state: JobState, *, given_up: Mapping[str, str] | None = None, unknown_after_s: float = 25.0, **how: Any
+) -> list[Update]:
     """What is told when the worker falls silent after `state`."""
 
     def nobody() -> Any:
@@ -34,7 +39,7 @@ def _silence(state: JobState, **how: Any) -> list[Update]:
     follower = Follower("j", deliver=told.append, **how)
     follower.tell(state)
     told.clear()
-    watch = Watch(nobody, clock=_Clock(), unknown_after_s=25.0)
+    watch = Watch(nobody, clock=_Clock(), unknown_after_s=unknown_after_s, given_up=lambda: given_up or {})
     watch.add(follower)
     for _ in range(5):
         watch.wake()
@@ -62,3 +67,29 @@ def test_a_known_end_is_kept_and_its_lost_log_is_marked() -> None:
     [last] = _silence(_state(JobStatus.SUCCEEDED, log_bytes=100), lost_after_s=35.0)
     assert (last.state.status, last.over) == (JobStatus.SUCCEEDED, True)
     assert last.text == "[100 bytes of log lost with the worker at offset 0]\n"
+
+
+def test_a_job_that_was_given_up_is_lost_at_once_and_not_before_its_worker_is_silent() -> None:
+    given_up = {"j": "ann"}
+    last = _silence(_state(JobStatus.RUNNING, log_bytes=50), given_up=given_up)[-1]
+    assert (last.state.status, last.state.reason, last.over) == (JobStatus.FAILED, "WorkerLost", True)
+    assert last.state.message == "ann has given it up: its worker does not answer, and will not come back"
+    assert last.text == "[50 bytes of log lost with the worker at offset 0]\n"
+    assert _silence(_state(JobStatus.RUNNING), given_up=given_up, unknown_after_s=1000.0) == []
+
+
+def test_a_known_end_whose_log_is_out_of_reach_can_be_given_up() -> None:
+    [last] = _silence(_state(JobStatus.SUCCEEDED, log_bytes=100), given_up={"j": "ann"})
+    assert (last.state.status, last.over) == (JobStatus.SUCCEEDED, True)
+
+
+def test_a_job_whose_worker_is_another_machine_for_good_can_be_given_up(tmp_path: Path) -> None:
+    """Also beside one that is really there."""
+    here = local_backend(root=str(tmp_path))
+    told: list[Update] = []
+    watch = Watch(lambda: here, given_up=lambda: {"j": "ann"})
+    watch.add(Follower("j", deliver=told.append, machine="another"))
+    watch.add(Follower("j" + "a" * 20, deliver=lambda update: None, machine=here.facts(quick=True).machine))
+    watch.run_pass(0.0)
+    watch.close()
+    assert [(update.state.reason, update.over) for update in told] == [("WorkerLost", True)]
