@@ -27,6 +27,7 @@ from airflow_jobdeploy.core.reaping import GONE, reaping
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.deployment import deployment_id
 from airflow_jobdeploy.hooks.given_up import given_up
+from airflow_jobdeploy.service.asking import REAPER
 from airflow_jobdeploy.service.silence import GivenUp
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Reaper:
         self.suspects = found.suspects
         for job_id, why in found.stop.items():
             log.warning("Stopping job %s of %s: %s.", job_id, keys[job_id], why)
-            backend.stop(job_id, reason=why, by="the reaper")
+            backend.stop(job_id, reason=why, by=REAPER)
         return sorted(found.stop)
 
     def _owned(self, backend: Backend) -> dict[str, JobKey]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -25,6 +25,8 @@ from airflow_jobdeploy.errors import (
 )
 from airflow_jobdeploy.service.workers import Workers
 
+#: Who stops jobs that have lost their tasks, as their records have it.
+REAPER = "the reaper"
 #: How long a stop is waited for beyond the job's grace before "verified" is given up.
 STOP_MARGIN_S = 20.0
 #: Workers that are asked at once.
@@ -70,16 +72,17 @@ def _found(workers: Workers, worker: str, job_id: str, state: JobState) -> JobHa
 def current(workers: Workers, handle: JobHandle) -> JobHandle:
     """The handle of the job's present attempt: a handle names the job, and its attempt may have been superseded.
 
-    Where the handle's worker is silent, or another machine now, the other workers of the pool are asked, and the
-    highest attempt wins.
+    Where the handle's worker is silent, or another machine now, the other workers of the pool are asked at once, and
+    the highest attempt wins; also where it was silent when the next attempt began, and so could not be told.
     """
     while True:
         try:
-            moved = status(workers, handle).moved_to
+            state = status(workers, handle)
         except (WorkerUnreachable, WorkerChanged):
             return _elsewhere(workers, handle)
+        moved = state.moved_to
         if moved is None:
-            return handle
+            return _elsewhere(workers, handle) if _may_be_superseded(state) else handle
         handle = _moved(handle, moved)
 
 
@@ -88,18 +91,19 @@ def _moved(handle: JobHandle, to: Mapping[str, Any]) -> JobHandle:
     return replace(handle, job_id=to["job_id"], attempt=to["attempt"], worker=to["worker"], machine=machine)
 
 
+def _may_be_superseded(state: JobState) -> bool:
+    """Did it end as one does of which its worker lost sight, or that was given up with it?"""
+    was_given_up = state.status is JobStatus.CANCELLED and state.facts.get("stopped_by") == REAPER
+    return state.reason == Reason.WORKER_LOST or was_given_up
+
+
 def _elsewhere(workers: Workers, handle: JobHandle) -> JobHandle:
     """The highest attempt that another worker knows, else the handle as it is."""
-    for worker in workers.pool.workers:
-        if worker.name == handle.worker or not handle.uid:
-            continue
-        try:
-            plans = [job["plan"] for job in workers.backend(worker.name).jobs()]
-        except WorkerError:
-            continue
-        for plan in plans:
-            if plan.get("uid") == handle.uid and plan["attempt"] > handle.attempt:
-                handle = _moved(handle, {**plan, "worker": worker.name})
+    others = [worker.name for worker in workers.pool.workers if worker.name != handle.worker]
+    for job in jobs(workers, names=others) if handle.uid and others else ():
+        plan = job.get("plan", {})
+        if plan.get("uid") == handle.uid and plan["attempt"] > handle.attempt:
+            handle = _moved(handle, {**plan, "worker": job["worker"]})
     return handle
 
 
@@ -160,10 +164,12 @@ def _until_over(
     return state
 
 
-def jobs(workers: Workers, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
+def jobs(
+    workers: Workers, *, deployment: str | None = None, live_only: bool = False, names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """The records of all reachable workers' jobs, each with its "worker"; one that cannot be asked: an "error".
 
-    Workers are asked at the same time, each by one thread.
+    Workers are asked at the same time, each by one thread. `names`: these alone.
     """
 
     def of_one(name: str) -> list[dict[str, Any]]:
@@ -173,7 +179,7 @@ def jobs(workers: Workers, *, deployment: str | None = None, live_only: bool = F
             return [{"worker": name, "error": str(error)}]
         return [{"worker": name, **job} for job in found]
 
-    names = [worker.name for worker in workers.pool.workers]
+    names = [worker.name for worker in workers.pool.workers] if names is None else names
     if len(names) == 1:
         return of_one(names[0])
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="jobs") as executor:

@@ -128,6 +128,9 @@ def test_a_lost_workers_job_is_started_elsewhere_and_stops_itself_there(lab: Des
     old = lab.follow(first).state
     assert (old.status, old.reason) == (JobStatus.FAILED, "WorkerLost")
     assert "stopped itself" in old.message
+    # Its worker could not be told where the job has gone: the other one knows, and what is fetched is the newer output.
+    with lab.workers() as workers:
+        assert service.current(workers, first).job_id == second.job_id
     assert (tmp_path / "runs").read_text().split() == ["1", "2"]
 
 
