@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow_jobdeploy.core.policy import Intent
+from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.status import JobState
 from airflow_jobdeploy.errors import WorkerChanged, WorkerError, WorkerUnreachable
 from airflow_jobdeploy.service.insisting import Insisting
