@@ -60,7 +60,7 @@ def _show(placement: Placement, work: Work, output: str, problems: list[Problem]
     elif output != "table":
         return
     elif not placement.candidates:
-        complain(f"no worker can take it now. {asked}")
+        complain(f"no worker can {'ever take it' if placement.is_impossible else 'take it now'}. {asked}")
     else:
         first = placement.candidates[0]
         verb = "would start" if first.fit == NOW else "would wait, first of all,"

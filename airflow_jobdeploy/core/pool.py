@@ -322,6 +322,16 @@ def _check_worker(kind: str, element: Item, problems: Problems) -> None:
             what = "a docker pool" if kind == "docker" else "an ssh pool"
             hint = "Hosts are called as they, or their connections, are." if name == "name" else ""
             problems.append(element.child(name).problem(f"a worker of {what} has no {name!r}.", hint))
+    if isinstance(element.value.get("tls"), dict):
+        _check_tls(str(element.value.get("url")), element.child("tls"), problems)
     if own[0] not in given:
         hint = "Give its URL." if kind == "docker" else "Name an Airflow connection of type ssh."
         problems.append(element.problem(f"the worker has no {own[0]}.", hint))
+
+
+def _check_tls(url: str, item: Item, problems: Problems) -> None:
+    if not url.startswith("tcp:"):
+        problems.append(item.problem("only engines on tcp:// have TLS.", "Leave it out."))
+    ours = [name for name in ("client_cert", "client_key") if item.value.get(name) is not None]
+    if len(ours) == 1:
+        problems.append(item.child(ours[0]).problem("client_cert and client_key go together.", "Give both."))

@@ -5,12 +5,13 @@ In that provider a connection's host is a registry: the engine's URL and TLS com
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 from airflow_jobdeploy.backends.docker import DockerBackend
-from airflow_jobdeploy.backends.engine.api import Http, reason
+from airflow_jobdeploy.backends.engine.api import Http
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.core.containers import image_of
@@ -18,6 +19,7 @@ from airflow_jobdeploy.core.engine_gpus import declared_gpus
 from airflow_jobdeploy.core.engines import Containers, Tls
 from airflow_jobdeploy.core.pool import Worker, WorkerPool
 from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerUnreachable
+from airflow_jobdeploy.hooks.advice import unreachable
 from airflow_jobdeploy.hooks.references import get_connection
 
 #: Seconds for the first answer; later requests bring their own.
@@ -65,42 +67,16 @@ def client(worker: Worker) -> Http:
     try:
         made: Http = _hook(worker).api_client
     except DockerException as error:
-        raise _unreachable(worker, error, lasting="tls" in type(error).__name__.lower()) from error
+        raise unreachable(worker, error, lasting="tls" in type(error).__name__.lower()) from error
     except (AirflowException, ValueError) as error:
-        raise _unreachable(worker, error, lasting=True) from error
+        raise unreachable(worker, error, lasting=True) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] in ("paramiko", "requests", "urllib3") or isinstance(
             error, OSError
         ):
-            raise _unreachable(worker, error) from error
+            raise unreachable(worker, error) from error
         raise
     return made
-
-
-def _unreachable(worker: Worker, error: Exception, *, lasting: bool = False) -> WorkerUnreachable:
-    said = reason(error)
-    name = worker.name if worker.name == worker.url else f"{worker.name} ({worker.url})"
-    return WorkerUnreachable(f"cannot connect to {name}: {said}. {_advice(f'{said} {error}')}", lasting=lasting)
-
-
-def _advice(said: str) -> str:
-    for signs, text in _ADVICE:
-        if any(sign in said for sign in signs):
-            return text
-    return "Is the engine up, and reachable from this machine?"
-
-
-_ADVICE = (
-    (("Permission denied",), "The account of Airflow may not open the socket: add it to the group docker."),
-    (("No such file", "FileNotFoundError"), "There is no such socket or file on this machine: does dockerd run?"),
-    (("CERTIFICATE_VERIFY_FAILED",), "Check `tls: {ca_cert}`: it must have signed the engine's certificate."),
-    (
-        ("CERTIFICATE_REQUIRED", "bad certificate"),
-        "The engine wants ours: give `tls: {client_cert, client_key}`.",
-    ),
-    (("Connection refused",), "Nothing listens there: check the URL, and that dockerd runs."),
-    (("Authentication", "not found in known_hosts"), "Log in once by hand (ssh), as the account that runs Airflow."),
-)
 
 
 def _hook(worker: Worker) -> Any:
@@ -119,7 +95,10 @@ def _hook(worker: Worker) -> Any:
                 told = self._get(self._url("/_ping", versioned_api=False)).headers.get("Api-Version")
             except Exception as error:  # as the SDK's own does
                 raise DockerException(str(error)) from error
-            return str(told or self.version(api_version=False)["ApiVersion"])
+            version = told or self.version(api_version=False).get("ApiVersion")
+            if not version:
+                raise DockerException(f"what {worker.url} answers has no Api-Version")
+            return str(version)
 
     class EngineHook(DockerHook):
         """Its `api_client` asks an engine that may be away once, and says why."""
@@ -136,6 +115,10 @@ def _tls(tls: Tls | None) -> Any:
 
     if tls is None:
         return False
+    files = {name: getattr(tls, name) for name in ("ca_cert", "client_cert", "client_key")}
+    for name, path in files.items():
+        if path and not os.access(path, os.R_OK):
+            raise ValueError(f"tls.{name}: there is no file {path} on this machine that this account may read")
     ours = (tls.client_cert, tls.client_key) if tls.client_cert and tls.client_key else None
     return TLSConfig(client_cert=ours, ca_cert=tls.ca_cert, verify=tls.verify)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from airflow_jobdeploy.core.main_file import MAX_BYTES, NAME, Checked, check_main
+from airflow_jobdeploy.core.manifest import FOLDER
 from airflow_jobdeploy.core.requirements import environment_of
-from airflow_jobdeploy.core.source import in_order
+from airflow_jobdeploy.core.source import in_order, suggestion
 from airflow_jobdeploy.core.spec import JobSpec, TemplateOptions
 from airflow_jobdeploy.errors import Problem, SpecError
 from airflow_jobdeploy.packing.bundle import Bundle, Code
@@ -20,7 +21,7 @@ def look_at(spec: JobSpec, has_workdir: bool, bundle: Bundle | None) -> Seen:
     """SpecError with all problems of all files of the code."""
     problems: list[Problem] = []
     checked = _main(spec, has_workdir, bundle) if spec.call_main else Checked()
-    problems += checked.problems
+    problems += [*checked.problems, *without_dockerfile(spec, bundle)]
     environment = None
     try:
         read = texts_of_tree(bundle) if bundle is not None else None
@@ -33,6 +34,21 @@ def look_at(spec: JobSpec, has_workdir: bool, bundle: Bundle | None) -> Seen:
     if problems:
         raise SpecError(in_order(problems))
     return Seen(environment=environment, warnings=checked.warnings)
+
+
+def without_dockerfile(wanted: JobSpec | TemplateOptions, bundle: Bundle | None) -> list[Problem]:
+    """A `dockerfile` that is not in the code. What lies behind a link is left to the engine."""
+    path = wanted.dockerfile
+    if path is None or bundle is None:
+        return []
+    entries = {entry.path: entry for entry in bundle.manifest.entries}
+    upwards = [path, *map(str, PurePosixPath(path).parents)]
+    if any(above in entries and entries[above].kind != FOLDER for above in upwards):
+        return []
+    files = [entry.path for entry in entries.values() if entry.is_file]
+    hint = suggestion(path, files) or "Only what is sent counts: see `dirty` and .jobdeployignore."
+    where = wanted.given.get("dockerfile", "<job_spec>")
+    return [Problem(where, "dockerfile", f"there is no {bundle.shown(path)}.", hint)]
 
 
 def code_of(

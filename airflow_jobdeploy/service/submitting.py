@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from airflow_jobdeploy.backends.base import Backend, Progress, TreeGone
 from airflow_jobdeploy.core.intent import Intent
 from airflow_jobdeploy.core.plan import Plan, new_resource_id
-from airflow_jobdeploy.core.policy import Verb, on_return
+from airflow_jobdeploy.core.policy import Verb, is_over, on_return
 from airflow_jobdeploy.core.sequels import Sequel
 from airflow_jobdeploy.core.status import JobHandle, JobState
 from airflow_jobdeploy.errors import JobDeployError, StagingError, WorkerError, WorkerUnreachable
@@ -252,7 +252,8 @@ class _Submission:
         if state.phase == "claimed":
             self._stage(intent, plan)
         state = self._start(intent, plan)
-        self.say(f"Job {plan.job_id} (attempt {plan.attempt}) is on worker {intent.worker}: {state.message}")
+        told = "." if is_over(state) else f": {state.message}"  # who follows it tells how it ended
+        self.say(f"Job {plan.job_id} (attempt {plan.attempt}) is on worker {intent.worker}{told}")
         return Submitted(handle=self.handle.with_state(state), state=state, reattached=False)
 
     def _move(self, intent: Intent, plan: Plan) -> None:

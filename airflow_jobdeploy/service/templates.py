@@ -20,7 +20,7 @@ from airflow_jobdeploy.core.status import JobHandle
 from airflow_jobdeploy.core.support import unsupported
 from airflow_jobdeploy.core.template import Template
 from airflow_jobdeploy.errors import Problem, TemplateError
-from airflow_jobdeploy.service.looking import code_of
+from airflow_jobdeploy.service.looking import code_of, without_dockerfile
 from airflow_jobdeploy.service.taking import Takes
 from airflow_jobdeploy.service.work import (
     NOBODY,
@@ -90,6 +90,8 @@ def prepare_up(
     takes = Takes(code_of(rendered.options, project_dir, given_origin))
     if not returning:
         takes.now()
+        if problems := without_dockerfile(rendered.options, takes.bundle):
+            raise TemplateError(problems)
     return Work(
         key=key,
         render=partial(maker.plan, resolve_secret),

@@ -199,9 +199,17 @@ def test_tls_is_the_pools_whatever_the_environment_says(
         stranger = Worker(url=url, tls=replace(ours, client_cert=None, client_key=None))
         with pytest.raises(WorkerUnreachable, match="client_cert"):
             engines.client(stranger)
-        unsigned = Worker(url=url, tls=replace(ours, ca_cert=None))
-        with pytest.raises(WorkerUnreachable, match="ca_cert"):
-            engines.client(unsigned)
+        other = tls.certificates(tmp_path / "other")
+        theirs = {"client_cert": other.path("client.pem"), "client_key": other.path("client-key.pem")}
+        for wrong, said in [
+            (replace(ours, ca_cert=None), "Check `tls: {ca_cert}`"),
+            (replace(ours, **theirs), "does not trust our certificate"),
+            (replace(ours, client_key=theirs["client_key"]), "is not the key of `client_cert`"),
+            (replace(ours, ca_cert="/nope.pem"), "tls.ca_cert: there is no file /nope.pem"),
+            (None, "Does it want TLS"),
+        ]:
+            with pytest.raises(WorkerUnreachable, match=said):
+                engines.client(Worker(url=url, tls=wrong))
 
 
 @pytest.mark.sshd

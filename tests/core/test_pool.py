@@ -116,6 +116,11 @@ def test_engines_may_have_names_of_their_own() -> None:
         ),
         ({"kind": "docker", "workers": [{"url": "ssh://a", "name": "b/../c"}]}, "does not match"),
         ({"kind": "docker", "workers": [{"url": "ssh://a"}], "root": "/srv"}, "a docker pool has no 'root'"),
+        (
+            {"kind": "docker", "workers": [{"url": "ssh://a", "tls": {"ca_cert": "x"}}]},
+            "only engines on tcp:// have TLS",
+        ),
+        ({"kind": "docker", "workers": [{"url": "tcp://a:1", "tls": {"client_key": "x"}}]}, "go together"),
         ({"kind": "docker", "workers": [{"url": "ssh://a"}], "image": "Python"}, "has no capital letters"),
         ({"image": "python"}, "only a docker pool has 'image'"),
         ({"workers": [{"conn_id": "a", "url": "ssh://a"}]}, "a worker of an ssh pool has no 'url'"),

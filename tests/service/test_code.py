@@ -10,9 +10,11 @@ import fsspec
 import pytest
 
 from airflow_jobdeploy import service
+from airflow_jobdeploy.core.pool import load_pool
+from airflow_jobdeploy.core.spec import load_spec
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.core.template import load_template
-from airflow_jobdeploy.errors import SpecError, StagingError
+from airflow_jobdeploy.errors import SpecError, StagingError, TemplateError
 from airflow_jobdeploy.packing import dataset
 from tests.packing.repositories import commit, git, repository, write
 from tests.service.conftest import Desk
@@ -70,6 +72,27 @@ def test_the_record_says_what_ran(desk: Desk, project: Path) -> None:
     assert (code["commit"], code["branch"], code["message"], code["dirty"], code["changes"]) == (
         git(project, "rev-parse", "HEAD"), "main", "first", True, ["?? new.py"],
     )  # fmt: skip
+
+
+def test_a_dockerfile_that_is_not_in_the_project(project: Path) -> None:
+    write(project, {"docker/Dockerfile": "FROM x\n", "ignored/Dockerfile": "FROM x\n", ".jobdeployignore": "ignored\n"})
+    (project / "link").symlink_to("docker")
+    engines = load_pool({"kind": "docker", "workers": [{"url": "unix:///x"}]})
+
+    def prepare(path: str) -> service.Work:
+        spec = load_spec({"command": "true", "dockerfile": path})
+        return service.prepare_run(spec, pool=engines, project_dir=project, resolve_secret=str)
+
+    prepare("docker/Dockerfile")
+    prepare("link/Dockerfile")  # the engine knows
+    with pytest.raises(SpecError, match=r"there is no \S+/docker/Dokerfile\. Did you mean 'docker/Dockerfile'\?"):
+        prepare("docker/Dokerfile")
+    with pytest.raises(SpecError, match=r"there is no \S+/ignored/Dockerfile\."):
+        prepare("ignored/Dockerfile")
+    builds = {name: {"type": "script", "content": "x"} for name in ("up", "down")}
+    template = load_template({"options": {"dockerfile": "Dokerfile"}, "builds": builds})
+    with pytest.raises(TemplateError, match=r"there is no \S+/Dokerfile\."):
+        service.prepare_up(template, {}, pool=engines, project_dir=project, resolve_secret=str)
 
 
 def test_a_retry_runs_what_the_first_try_ran(desk: Desk, project: Path) -> None:
