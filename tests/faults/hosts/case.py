@@ -24,8 +24,8 @@ from tests.servers import kernel
 from tests.servers.netns import USER, Host
 from tests.servers.wire import Way
 
-#: Long enough for a machine that does other things, too.
-PATIENCE_S = 60.0
+#: Long enough for a machine that does other things, too; and what such a machine adds to what is measured.
+PATIENCE_S, LATE_S = 60.0, 10.0
 
 #: Counts starts in ~/starts, and those that found another attempt alive (its lock is held) in ~/overlaps.
 GUARD = """\
@@ -39,6 +39,17 @@ def counting(count: int, pause_s: float = 0.0) -> str:
     """Sh text that prints so many numbered lines."""
     pause = f"sleep {pause_s}; " if pause_s else ""
     return f'i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo "line $i"; {pause}done'
+
+
+def held(door: str = "on") -> str:
+    """Sh text that waits until `Case.let(door)`: what the test does meanwhile is done before the job goes on."""
+    return f'until [ -e "$HOME/{door}" ]; do sleep 0.05; done'
+
+
+def halves(count: int, pause_s: float, at: int = 5) -> str:
+    """`counting`, but held after line `at`."""
+    rest = counting(count, pause_s).removeprefix("i=0; ")
+    return f"{counting(at, pause_s)}; {held()}; {rest}"
 
 
 class Following:
@@ -172,10 +183,15 @@ class Case:
         return following
 
     def started(self, command: str, **spec: Any) -> Following:
-        """Submitted, and running by now."""
-        following = self.follow(self.submit(command, **spec).handle)
+        """Submitted, and seen to run before its command goes on."""
+        following = self.follow(self.submit(f"{held('seen')}\n{command}", **spec).handle)
         following.until_status(JobStatus.RUNNING)
+        self.let("seen")
         return following
+
+    def let(self, door: str = "on") -> None:
+        """Let a job go on that is `held`."""
+        (self.host.home / door).touch()
 
     def close(self) -> None:
         """Let go of all connections; jobs are not touched."""

@@ -17,8 +17,8 @@ from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.core.plan import Plan
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerError
-from tests.contract.steps import at_once, launch
-from tests.faults.hosts.case import counting
+from tests.contract.steps import at_once, launch, wait_until
+from tests.faults.hosts.case import LATE_S, counting, halves, held
 from tests.faults.hosts.conftest import Lasting, Verdict
 from tests.faults.hosts.engine import EngineCase, open_home
 from tests.servers.dockerd import IMAGE, Dockerd, started
@@ -48,11 +48,12 @@ def wire(case: EngineCase) -> Iterator[Wire]:
 @pytest.mark.fault("cut for 30 s")
 def test_cut_for_longer_than_connections_live(case: EngineCase, wire: Wire, verdict: Verdict, lasting: Lasting) -> None:
     case.unknown_after_s = 0.0
-    following = case.started(counting(int(lasting(short=150, long=250)), 0.1))
+    following = case.started(halves(int(lasting(short=150, long=250)), 0.1))
     following.until_text("line 5\n")
     wire.is_hole = True
     cut_at = time.monotonic()
-    assert following.until_status(JobStatus.UNKNOWN) - cut_at < 15
+    case.let()
+    assert following.until_status(JobStatus.UNKNOWN) - cut_at < 10 + LATE_S
     time.sleep(max(0.0, lasting(short=12, long=30) - (time.monotonic() - cut_at)))
     wire.is_hole = False
     following.watch.wake()
@@ -64,14 +65,16 @@ def test_cut_for_longer_than_connections_live(case: EngineCase, wire: Wire, verd
 @pytest.mark.fault("black hole in the middle of a log")
 def test_a_log_that_stalls_is_read_anew(case: EngineCase, wire: Wire, verdict: Verdict) -> None:
     case.unknown_after_s = 0.0
-    following = case.started("echo started; sleep 1; seq 1 100000; sleep 5")
+    following = case.started(f"echo started; {held()}; seq 1 100000; {held('end')}")
     wire.rate = 300_000
+    case.let()
     following.until(lambda _: len(following.text) > 40_000)
     wire.is_hole = True
     cut_at = time.monotonic()
-    assert following.until_status(JobStatus.UNKNOWN) - cut_at < 15
+    assert following.until_status(JobStatus.UNKNOWN) - cut_at < 10 + LATE_S
     assert "\n100000\n" not in following.text
     wire.is_hole, wire.rate = False, 0
+    case.let("end")
     following.watch.wake()
     assert following.end().status is JobStatus.SUCCEEDED
     verdict.seal(case, following)
@@ -79,9 +82,10 @@ def test_a_log_that_stalls_is_read_anew(case: EngineCase, wire: Wire, verdict: V
 
 @pytest.mark.fault("reset in the middle of a log frame")
 def test_reset_inside_a_log_frame(case: EngineCase, wire: Wire, verdict: Verdict) -> None:
-    following = case.started("echo started; sleep 1; seq 1 80000")
+    following = case.started(f"echo started; {held()}; seq 1 80000")
     following.until_text("started\n")
     wire.reset_after(1_000_777)
+    case.let()
     following.until(lambda _: len(following.text) > 100_000)
     assert following.end().status is JobStatus.SUCCEEDED
     assert wire.resets == 1
@@ -99,9 +103,10 @@ def test_an_engine_that_is_killed_and_restarted(live_restore: bool, tmp_path: Pa
     with started(*(["--live-restore"] if live_restore else [])) as engine:
         case = EngineCase(engine, open_home(tmp_path / "home"))
         case.unknown_after_s = 0.0
-        following = case.started(counting(60, 0.1))
+        following = case.started(halves(60, 0.1))
         following.until_text("line 5\n")
         engine.kill()
+        case.let()
         following.until_status(JobStatus.UNKNOWN)
         engine.start()
         following.watch.wake()
@@ -121,7 +126,7 @@ def test_a_container_that_is_removed(case: EngineCase, verdict: Verdict) -> None
     removed = time.monotonic()
     state = following.end()
     assert (state.status, state.reason) == (JobStatus.FAILED, "ProcessLost")
-    assert following.times[-1] - removed < 5
+    assert following.times[-1] - removed < LATE_S
     backend = case.backend()
     assert backend.stop(state.job_id, reason="late").reason == "ProcessLost", "a stop of what is gone changes nothing"
     verdict.seal(case, following)
@@ -317,12 +322,12 @@ def test_many_containers_by_one_connection(case: EngineCase, verdict: Verdict, l
     plans = [case.plan("sleep 1000", env={}) for _ in range(int(lasting(short=10, long=100)))]
     ids = [launch(submitter, replace(plan, steps=(replace(plan.steps[0], content="sleep 1000"),))) for plan in plans]
     before, watcher = case.connects, case.backend()
-    states = watcher.watch(ids, 10.0)
+    states = wait_until(watcher, ids, lambda seen: all(state.status is JobStatus.RUNNING for state in seen.values()))
     case.engine.client().remove_container(ids[7], force=True)
     removed = time.monotonic()
     while not states[ids[7]].status.is_finished:
         states.update(watcher.watch(ids, 10.0))
-    assert time.monotonic() - removed < 10
+    assert time.monotonic() - removed < LATE_S
     assert case.connects - before == 2, "one for questions, one for the engine's events"
     assert states[ids[7]].reason == "ProcessLost"
     assert sum(state.status is JobStatus.RUNNING for state in states.values()) == len(ids) - 1

@@ -6,7 +6,7 @@ import pytest
 
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.errors import WorkerError
-from tests.faults.hosts.case import Case, counting
+from tests.faults.hosts.case import Case, counting, halves
 from tests.faults.hosts.conftest import Verdict
 from tests.servers.netns import USER
 
@@ -58,9 +58,10 @@ def test_read_only_before_the_submission(case: Case, verdict: Verdict) -> None:
 
 @pytest.mark.fault("home read-only under a job")
 def test_read_only_under_a_job(case: Case, verdict: Verdict) -> None:
-    following = case.started(counting(30, 0.1) + "; exit 3")
+    following = case.started(halves(30, 0.1) + "; exit 3")
     following.until_text("line 5\n")
     case.host.protect()
+    case.let()
     following.until_text("line 30\n")
     with pytest.raises(AssertionError, match="not within"):
         following.end(timeout_s=3)  # the end cannot be written down, so it is not told

@@ -55,17 +55,19 @@ def test_a_removed_host_leaves_nothing(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
     @dataclass
     class Abandoned(Host):
-        """Named as if a process that is dead by now had made it."""
+        """Named as if another process had made it."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            self.name = self.name.replace(str(os.getpid()), str(dead.pid))
+            self.name = self.name.replace(str(os.getpid()), str(maker.pid))
 
-    with subprocess.Popen(["true"]) as dead:
-        dead.wait()
-    host = Abandoned(dir=tmp_path / "host")
-    host.make()
-    host.power_on()
+    with subprocess.Popen(["sleep", "1000"]) as maker:
+        try:
+            host = Abandoned(dir=tmp_path / "host")
+            host.make()
+            host.power_on()
+        finally:
+            maker.kill()  # only now: other runs of tests on this machine sweep, too
     netns.sweep()
     assert _traces(host.name) == []
     assert host._init is not None

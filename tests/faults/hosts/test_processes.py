@@ -9,7 +9,7 @@ import time
 import pytest
 
 from airflow_jobdeploy.core.status import JobStatus
-from tests.faults.hosts.case import Case, counting
+from tests.faults.hosts.case import LATE_S, Case, counting, halves
 from tests.faults.hosts.conftest import Verdict
 from tests.servers import kernel
 
@@ -19,9 +19,10 @@ FAMILY = "echo started; setsid sleep 1000 & (setsid sleep 1000 &) ; sleep 1000"
 @pytest.mark.netns
 @pytest.mark.fault("sshd restarted, with its sessions")
 def test_sshd_restarted(case: Case, verdict: Verdict) -> None:
-    following = case.started(counting(40, 0.1))
+    following = case.started(halves(40, 0.1))
     following.until_text("line 5\n")
     case.host.restart_sshd()
+    case.let()
     assert following.end().status is JobStatus.SUCCEEDED
     assert case.connects >= 3
     verdict.seal(case, following)
@@ -42,12 +43,13 @@ def test_one_session_a_connection(case: Case, verdict: Verdict) -> None:
 
 @pytest.mark.fault("serve killed")
 def test_serve_killed(any_case: Case, verdict: Verdict) -> None:
-    following = any_case.started(counting(40, 0.1))
+    following = any_case.started(halves(40, 0.1))
     following.until_text("line 5\n")
     supervisor = any_case.supervisor()
     for pid, line in any_case.host.processes().items():
         if line.endswith(b"\0jobdeploy\0") and pid != supervisor:
             os.kill(pid, signal.SIGKILL)
+    any_case.let()
     assert following.end().status is JobStatus.SUCCEEDED
     verdict.seal(any_case, following)
     assert verdict.told == "SUCCEEDED"
@@ -61,16 +63,17 @@ def test_supervisor_killed(any_case: Case, verdict: Verdict) -> None:
     killed = time.monotonic()
     state = following.end()
     assert (state.status, state.reason) == (JobStatus.FAILED, "ProcessLost")
-    assert following.times[-1] - killed < 5
+    assert following.times[-1] - killed < LATE_S
     verdict.seal(any_case, following)
 
 
 @pytest.mark.fault("supervisor stopped and continued")
 def test_supervisor_stopped_and_continued(any_case: Case, verdict: Verdict) -> None:
-    following = any_case.started(counting(50, 0.1))  # long enough to be caught alive on a busy machine
+    following = any_case.started(halves(50, 0.1))
     following.until_text("line 5\n")
     supervisor = any_case.supervisor()
     os.kill(supervisor, signal.SIGSTOP)
+    any_case.let()
     following.until_text("line 50\n")
     with pytest.raises(AssertionError, match="not within"):
         following.end(timeout_s=3)  # its exit status is known to nobody yet, and nobody guesses
