@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,14 @@ def cli(home: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
         return Done(code=code, out=said.out, err=said.err)
 
     return run
+
+
+def begun(cli: Cli, name: str, *at: str) -> str:
+    """A job that was started with `-d`, once its command runs: `run -d` does not wait for that."""
+    until = time.monotonic() + 60
+    while cli("status", name, *at, "-o", "json").data["status"] == "PENDING":
+        assert time.monotonic() < until, f"{name} has not begun within 60 s"
+    return name
 
 
 @pytest.fixture

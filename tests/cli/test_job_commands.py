@@ -93,6 +93,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def test_ids_that_name_nothing_or_too_much(cli: Cli, job: Write) -> None:
     names = {cli("run", job("true"), "-d").out.strip() for _ in range(2)}
+    for name in names:  # of a live one nothing is forgotten
+        cli("status", name, "--wait")
     done = cli("status", "jjjj")
     assert done.code == 1
     assert "there is no job or resource 'jjjj' in pool 'local'. `airflow jobdeploy ls --all" in done.err
@@ -205,6 +207,7 @@ def test_a_template_up_and_down(cli: Cli, service_yaml: Path) -> None:
     assert (resource["state"], resource["params"]) == ("active", {"name": "web", "port": 8080})
     rid = resource["resource"]
     assert [row["job_id"] for row in listed["jobs"]] == [name]
+    wait_until(lambda: cli("logs", rid).out != "")
     assert cli("status", rid).out.splitlines()[2].split()[0:2] == ["Status", "RUNNING"]
     assert cli("logs", rid).out == "serving web on 8080\n"
     view = cli("view", rid[:5])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, begun
 
 Write = Callable[..., str]
 
@@ -166,7 +166,7 @@ def test_reap(cli: Cli, job: Write, airflow_db: None) -> None:
     from airflow_jobdeploy.core.plan import JobKey
     from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 
-    free = cli("run", job("exec sleep 300"), "-d").out.strip()
+    free = begun(cli, cli("run", job("exec sleep 300"), "-d").out.strip())
     assert cli("reap").err == "Every live job has a task that waits for it: nothing to stop.\n"
     hook = JobDeployHook("local")
     key = JobKey(deployment="tests", dag_id="gone", run_id="r", task_id="t")

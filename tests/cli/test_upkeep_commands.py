@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, begun
 
 Write = Callable[..., str]
 
@@ -50,7 +50,7 @@ def test_a_job_with_a_demand_waits_until_the_worker_is_back(cli: Cli, job: Write
 
 def test_draining_preempts_what_may_be_preempted(cli: Cli, job: Write) -> None:
     willing = cli("run", job("sleep 300 & wait", preemptible=True, on_orphan="continue"), "-d").out.strip()
-    other = cli("run", job("sleep 300"), "-d").out.strip()
+    other = begun(cli, cli("run", job("sleep 300"), "-d").out.strip())
     done = cli("pools", "drain", "local")
     assert done.code == 1
     assert f"Job {willing} is told to make room." in done.err
@@ -76,7 +76,7 @@ def test_draining_moves_templates_and_what_has_not_begun(
     pool = {"kind": "local", "workers": [{"slots": 1}]}
     monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
     (home / "up.yaml").write_text(TEMPLATE)
-    up = cli("up", "up.yaml", "--worker-pool", "lab", "-d").out.strip()
+    up = begun(cli, cli("up", "up.yaml", "--worker-pool", "lab", "-d").out.strip(), "--worker-pool", "lab")
     waiting, task = (cli("run", job("echo ran"), "--worker-pool", "lab", "-d").out.strip() for _ in range(2))
     with JobDeployHook("lab").get_conn() as workers:
         workers.backend("local").set_owner(task, "task")  # as of one that a task waits for

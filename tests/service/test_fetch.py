@@ -83,10 +83,11 @@ def test_patience_and_being_told_to_end(tmp_path: Path) -> None:
     host.unplug()
     with desk.workers() as workers:
         with pytest.raises(WorkerUnreachable, match="unplugged"):
-            service.fetch(workers, handle, Folder(tmp_path), ALL, say=desk.said.append, patience_s=0.3)
-        assert "again in" in desk.said[-1]
+            service.fetch(workers, handle, Folder(tmp_path), ALL, say=desk.said.append, patience_s=0.0)
+        told = lambda: "again in" in desk.said[-1]  # noqa: E731
+        assert not told()
         with pytest.raises(StagingError, match="told to end while fetching"):
-            service.fetch(workers, handle, Folder(tmp_path), ALL, say=desk.said.append, interrupted=lambda: True)
+            service.fetch(workers, handle, Folder(tmp_path), ALL, say=desk.said.append, interrupted=told)
 
 
 def test_the_pace_is_told_every_few_seconds() -> None:

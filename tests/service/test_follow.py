@@ -84,7 +84,7 @@ def test_a_timeout_of_the_follower_leaves_the_job_alone(desk: Desk) -> None:
     followed = desk.follow(handle, timeout_s=1.0)
     assert time.monotonic() - begun < 30
     assert not followed.over
-    assert desk.status(handle).status is JobStatus.RUNNING
+    assert not desk.status(handle).status.is_finished
     desk.stop(handle)
 
 
@@ -113,7 +113,7 @@ def test_another_machine_under_the_same_name_is_not_judged(desk: Desk, tmp_path:
     handle = desk.submit(desk.run_spec({"command": "true"})).handle
     desk.follow(handle)
     desk.connect = lambda worker: local_backend(root=str(tmp_path / "another root"))
-    followed = desk.follow(handle, timeout_s=1.5)
+    followed = desk.follow(handle, interrupted=lambda: any("WorkerChanged" in line for line in desk.said))
     assert followed.state.status is JobStatus.UNKNOWN
     assert followed.state.reason == "WorkerChanged"
     assert not followed.over
@@ -130,7 +130,7 @@ def test_a_watcher_thread_follows_many_jobs_over_one_connection(desk: Desk) -> N
         connects.append(desk.pool.workers[0])
         return desk.connect(desk.pool.workers[0])
 
-    watcher = service.Watcher.get(("test", id(desk)), connect)
+    watcher = service.Watcher.get(object(), connect)
     updates: queue.Queue[service.Update] = queue.Queue()
     subscriptions = [watcher.follow(service.Follower(h.job_id, deliver=updates.put)) for h in handles]
     texts: dict[str, str] = {}
@@ -156,7 +156,8 @@ def test_a_task_holds_one_connection_from_submit_to_stop(desk: Desk) -> None:
         handle = service.submit(work, workers, **store).handle
         for _ in range(2):
             said = {"say_log": desk.log.append, "say": desk.said.append}
-            followed = service.follow(workers, handle, timeout_s=0.5, **said)
+            until = lambda state: state.status is JobStatus.RUNNING  # noqa: E731
+            followed = service.follow(workers, handle, until=until, **said)
             assert followed.state.status is JobStatus.RUNNING
         service.stop(workers, handle, reason="enough", by="pytest", wait_s=15)
     assert len(opened) == 1
@@ -183,14 +184,21 @@ def test_progress_is_told_now_and_then_and_what_was_held_back_later(
     say = 'say() { echo "$1" >>"$JOBDEPLOY_MESSAGES_FILE"; }; '
     command = (
         say
-        + """say '{"progress": 0.1}'; sleep 0.3; say '{"progress": 0.2}'; while [ ! -e "$HOLD" ]; do sleep 0.05; done
+        + """say '{"progress": 0.1}'; until [ -e "$SEEN" ]; do sleep 0.05; done
+say '{"progress": 0.2}'; until [ -e "$HOLD" ]; do sleep 0.05; done
 say '{"progress": 1}'; say '{"metric": {"name": "loss", "value": 0.25}}'; say '{"artifact": "model.pt"}'"""
     )
-    hold = tmp_path / "hold"
-    handle = desk.submit(desk.run_spec({"command": command, "env": {"HOLD": str(hold)}})).handle
-    first = desk.follow(handle, interrupted=lambda: "Progress: 20 %" in desk.said)
+    seen, hold = tmp_path / "seen", tmp_path / "hold"
+    env = {"SEEN": str(seen), "HOLD": str(hold)}
+    handle = desk.submit(desk.run_spec({"command": command, "env": env})).handle
+
+    def told() -> bool:
+        if "Progress: 10 %" in desk.said:
+            seen.touch()
+        return "Progress: 20 %" in desk.said
+
+    first = desk.follow(handle, interrupted=told)
     assert first.interrupted
-    assert "Progress: 10 %" in desk.said
     hold.touch()
     assert desk.follow(handle, offset=first.offset).over
     assert {"Output model.pt", "Progress: 100 %", "Metrics: loss=0.25"} <= set(desk.said)

@@ -364,7 +364,7 @@ class Triggerer:
                 ticket=lambda name=name: wait.ticket(name, age()),  # type: ignore[misc]
                 deliver=lambda answer, name=name: self.news.put((name, answer)),  # type: ignore[misc]
             )
-            self.places[name] = Watcher.get((id(self), name), connect).seek(seeker)
+            self.places[name] = Watcher.get((self, name), connect).seek(seeker)
 
     def granted(self, wait: Wait) -> Granted:
         while True:
@@ -430,7 +430,7 @@ def test_a_worker_that_is_cut_off_gets_the_ticket_anew_no_younger(cluster: Clust
 def test_a_ticket_that_a_worker_refuses_disturbs_nobody_else(cluster: Cluster) -> None:
     news: SimpleQueue[SeekAnswer | WorkerError] = SimpleQueue()
     bad, good = (Ticket(uid=new_uid(), demand={"cpu": cpu}) for cpu in ("x", 1))
-    watcher = Watcher.get(id(news), cluster.hosts["a"].backend)
+    watcher = Watcher.get(news, cluster.hosts["a"].backend)
     places = [watcher.seek(Seeker(each.uid, ticket=lambda each=each: each, deliver=news.put)) for each in (bad, good)]  # type: ignore[misc]
     refusal, answer = news.get(timeout=20), news.get(timeout=20)
     assert isinstance(refusal, WorkerError)
