@@ -6,6 +6,7 @@ The home must be set before Airflow is imported for the first time in the proces
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -134,6 +135,31 @@ def run_dag(
         return Run(dag_run, out.out + out.err + caplog.text)
 
     return run
+
+
+class Door(logging.Handler):
+    """A file that is there once `dag.test()` runs a trigger: until then a job can wait for it, however long that takes.
+
+    `waits`: sh text that does so.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.waits = f"until [ -e '{path}' ]; do sleep 0.05; done"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "running trigger in line" in record.getMessage():
+            self.path.touch()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    """Opened by the first trigger of `run_dag`, or by `path.touch()`."""
+    made, log = Door(tmp_path / "door"), logging.getLogger("airflow.sdk.definitions.dag")
+    log.addHandler(made)
+    yield made
+    log.removeHandler(made)
 
 
 def sync_dag(dag: Any, bundle_name: str = "testing") -> None:

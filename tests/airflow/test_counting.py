@@ -24,7 +24,7 @@ class Pool:
         self.hosts = {name: MemoryHost(name=name, capacity={"gpus": gpus}) for name, gpus in capacity.items()}
 
     def get(self, worker_pool: str, worker: str, task_instance: Any) -> Watcher:
-        return Watcher.get((id(self), worker), self.hosts[worker].backend)
+        return Watcher.get((self, worker), self.hosts[worker].backend)
 
 
 def ticket(waited_s: float) -> Ticket:

@@ -15,6 +15,7 @@ from airflow_jobdeploy.operators.artifact import ArtifactDownloadOperator
 from airflow_jobdeploy.operators.job import JobRunOperator, JobStopOperator
 from airflow_jobdeploy.operators.template import TemplateBuildOperator, TemplateDownOperator, TemplateUpOperator
 from airflow_jobdeploy.sensors.job import JobStatusSensor
+from tests.airflow.conftest import Door
 
 pytestmark = pytest.mark.airflow
 
@@ -30,12 +31,12 @@ def _template(up: str, down: str = "echo taken down", **more: Any) -> dict[str, 
 
 
 @WAYS
-def test_up_download_down(run_dag: Callable[..., Any], tmp_path: Path, deferrable: bool) -> None:
+def test_up_download_down(run_dag: Callable[..., Any], tmp_path: Path, door: Door, deferrable: bool) -> None:
     project = tmp_path / "pro ject"
     project.mkdir()
     (project / "greeting.txt").write_text("hello from the project\n")
     up = (
-        "#!/bin/sh\ncat greeting.txt\nsleep 0.6\necho n={{ params.n }}\n"
+        f"#!/bin/sh\ncat greeting.txt\n{door.waits if deferrable else ''}\necho n={{{{ params.n }}}}\n"
         'echo data > "$JOBDEPLOY_OUTPUT_DIR/model.bin"\necho \'{"accuracy": 0.5}\' > "$JOBDEPLOY_RESULT_FILE"\n'
     )
     with DAG("up_down", schedule=None) as dag:
@@ -136,9 +137,9 @@ def test_no_wait_then_sensor_then_stop(run_dag: Callable[..., Any]) -> None:
     assert "can no longer be FAILED: Stopped by Airflow: stopped by task stop.stop" in run.text
 
 
-def test_a_sensor_defers(run_dag: Callable[..., Any]) -> None:
+def test_a_sensor_defers(run_dag: Callable[..., Any], door: Door) -> None:
     with DAG("waits", schedule=None) as dag:
-        start = JobRunOperator(task_id="start", job_spec={"command": "sleep 1.5"}, wait_for_completion=False)
+        start = JobRunOperator(task_id="start", job_spec={"command": door.waits}, wait_for_completion=False)
         both = JobStatusSensor(task_id="both", job=[start.output, start.output], deferrable=True)
         start >> both
     run = run_dag(dag)
@@ -206,7 +207,7 @@ def test_a_failed_try_is_followed_by_a_new_attempt(run_dag: Callable[..., Any], 
 def test_execution_timeout_stops_the_job(run_dag: Callable[..., Any], home: Path) -> None:
     with DAG("late", schedule=None) as dag:
         JobRunOperator(
-            task_id="run", job_spec={"command": "exec sleep 300", "grace": 1}, execution_timeout=timedelta(seconds=3)
+            task_id="run", job_spec={"command": "exec sleep 300", "grace": 1}, execution_timeout=timedelta(seconds=5)
         )
     run = run_dag(dag)
     assert run.state == "failed"

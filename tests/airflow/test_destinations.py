@@ -21,6 +21,7 @@ from tests.airflow.world import World, call
 from tests.servers.s3 import S3
 from tests.servers.sshd import Sshd
 from tests.servers.sshd import sshd as sshd
+from tests.servers.wire import wired
 
 pytestmark = pytest.mark.airflow
 
@@ -37,6 +38,11 @@ def bucket(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AIRFLOW_CONN_LAB", json.dumps(connection))
     yield s3.bucket()
     store._STORE_CACHE.clear()
+
+
+def connection_to(host: Sshd, port: int) -> dict[str, Any]:
+    extra = {"key_file": str(host.key_file), "host_key": host.host_key, "look_for_keys": "false"}
+    return {"conn_type": "ssh", "host": "127.0.0.1", "port": port, "login": host.user, "extra": extra}
 
 
 def test_a_dag_brings_artifacts_to_s3_and_skips_what_is_there(
@@ -117,9 +123,7 @@ def test_an_ssh_worker_sends_its_files_straight_to_s3(
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    extra = {"key_file": str(sshd.key_file), "host_key": sshd.host_key, "look_for_keys": "false"}
-    connection = {"conn_type": "ssh", "host": "127.0.0.1", "port": sshd.port, "login": sshd.user, "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_GPU_A", json.dumps(connection))
+    monkeypatch.setenv("AIRFLOW_CONN_GPU_A", json.dumps(connection_to(sshd, sshd.port)))
     with DAG("straight", schedule=None) as dag:
         train = JobRunOperator(task_id="train", job_spec=MODEL, worker_pool="gpu_a")
         get = ArtifactDownloadOperator(task_id="get", job=train.output, dest=f"s3://lab@{bucket}/direct", direct=True)
@@ -135,11 +139,30 @@ def test_an_ssh_worker_sends_its_files_straight_to_s3(
     assert "Signature=" not in run.text
 
 
-def test_a_task_that_is_told_to_end_keeps_what_it_has(world: World, tmp_path: Path) -> None:
-    size = 200_000_000
-    spec = {"command": f'head -c {size} /dev/zero > "$JOBDEPLOY_OUTPUT_DIR/big"'}
-    handle = call(JobRunOperator(task_id="t", job_spec=spec), "execute", world.context())
-    get = ArtifactDownloadOperator(task_id="get", job=handle, dest=tmp_path / "got")
+@pytest.mark.sshd
+def test_a_task_that_is_told_to_end_keeps_what_it_has(
+    world: World, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 60_000_000
+    spec = {"command": f'head -c {size} /dev/urandom > "$JOBDEPLOY_OUTPUT_DIR/big"'}
+    with wired("127.0.0.1", sshd.port) as wire:
+        monkeypatch.setenv("AIRFLOW_CONN_GPU_A", json.dumps(connection_to(sshd, wire.port)))
+        operator = JobRunOperator(task_id="t", job_spec=spec, worker_pool="gpu_a")
+        handle = call(operator, "execute", world.context())
+        wire.rate = 5_000_000  # nobody is told to end after the end
+        get = ArtifactDownloadOperator(task_id="get", job=handle, dest=tmp_path / "got")
+        told_to_end(get, world, tmp_path)
+        assert not (tmp_path / "got" / "big").exists()
+        wire.rate = 0
+        again = ArtifactDownloadOperator(task_id="get", job=handle, dest=tmp_path / "got")
+        report = call(again, "execute", world.context())
+    assert report["bytes"] < size - 4_000_000, "it went on where the first was"
+    assert (tmp_path / "got" / "big").stat().st_size == size
+    assert os.listdir(tmp_path / "got") == ["big"]
+
+
+def told_to_end(get: ArtifactDownloadOperator, world: World, tmp_path: Path) -> None:
+    """Fetch, and end that when some of it has come."""
     over = threading.Event()
 
     def end() -> None:
@@ -156,9 +179,3 @@ def test_a_task_that_is_told_to_end_keeps_what_it_has(world: World, tmp_path: Pa
     finally:
         over.set()
         killer.join()
-    assert not (tmp_path / "got" / "big").exists()
-    again = ArtifactDownloadOperator(task_id="get", job=handle, dest=tmp_path / "got")
-    report = call(again, "execute", world.context())
-    assert report["bytes"] < size - 4_000_000, "it went on where the first was"
-    assert (tmp_path / "got" / "big").stat().st_size == size
-    assert os.listdir(tmp_path / "got") == ["big"]

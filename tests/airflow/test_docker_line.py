@@ -14,6 +14,7 @@ from airflow.sdk import DAG
 
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
 from airflow_jobdeploy.operators.job import JobRunOperator
+from tests.airflow.conftest import Door
 from tests.servers.dockerd import IMAGE, Dockerd
 from tests.servers.nvidia import EngineGpus, equipped
 
@@ -54,7 +55,7 @@ def held(pool: str = "pair") -> dict[str, list[str]]:
 
 
 def test_a_deferred_task_gets_the_gpu_when_it_is_free(
-    engines: Engines, run_dag: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    engines: Engines, run_dag: Callable[..., Any], door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEFER_AFTER", "0.2")
     hook = JobDeployHook("pair")
@@ -67,7 +68,7 @@ def test_a_deferred_task_gets_the_gpu_when_it_is_free(
             worker_pool="pair",
             deferrable=True,
         )
-    kill = threading.Thread(target=kill_when_somebody_waits, args=(holders[1],), daemon=True)
+    kill = threading.Thread(target=kill_for_the_trigger, args=(holders[1], door), daemon=True)
     kill.start()
     run = run_dag(dag)
     kill.join(10)
@@ -80,14 +81,15 @@ def test_a_deferred_task_gets_the_gpu_when_it_is_free(
     assert {job for jobs in held().values() for job in jobs} == set()
 
 
-def kill_when_somebody_waits(holder: Any) -> None:
+def kill_for_the_trigger(holder: Any, door: Door) -> None:
+    """Once there is a ticket after the task has deferred, and so taken back its own."""
     hook = JobDeployHook("pair")
     with hook.get_conn() as workers:
         backend = workers.backend(holder["worker"])
         until = time.monotonic() + 60
-        while not any(ticket["waited_s"] > 2 for ticket in backend.room().tickets):
+        while not (door.path.exists() and backend.room().tickets):
             assert time.monotonic() < until
-            time.sleep(0.1)  # no event tells of the tickets of others
+            time.sleep(0.05)  # no event tells of the tickets of others
     hook.stop(holder)
 
 

@@ -23,6 +23,7 @@ from airflow_jobdeploy.service import Work
 from airflow_jobdeploy.service.line import Wait
 from airflow_jobdeploy.triggers.events import LineEvent
 from airflow_jobdeploy.triggers.line import LineTrigger
+from tests.airflow.conftest import Door
 from tests.airflow.world import World, call
 from tests.servers.gpus import FakeGpus
 
@@ -47,15 +48,15 @@ def run_operator(spec: dict[str, Any], **more: Any) -> JobRunOperator:
 
 
 def test_a_deferred_task_gets_the_gpu_when_it_is_free(
-    run_dag: Callable[..., Any], gpu: FakeGpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_dag: Callable[..., Any], gpu: FakeGpus, door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEFER_AFTER", "0.2")
-    door = tmp_path / "door"
-    holder = JobDeployHook("local").start(job_spec=wants(gpu, f"while [ ! -e {door} ]; do sleep 0.05; done"))
+    free = tmp_path / "free"
+    holder = JobDeployHook("local").start(job_spec=wants(gpu, f"while [ ! -e {free} ]; do sleep 0.05; done"))
     with DAG("line", schedule=None) as dag:
         job = wants(gpu, 'echo "mine is $CUDA_VISIBLE_DEVICES"')
         JobRunOperator(task_id="waits", job_spec=job, deferrable=True)
-    opener = threading.Thread(target=open_when_somebody_waits, args=(door, gpu), daemon=True)
+    opener = threading.Thread(target=free_it_for_the_trigger, args=(free, gpu, door), daemon=True)
     opener.start()
     run = run_dag(dag)
     opener.join(10)
@@ -66,16 +67,16 @@ def test_a_deferred_task_gets_the_gpu_when_it_is_free(
     assert JobDeployHook("local").status(holder)["status"] == "SUCCEEDED", "it was waited for"
 
 
-def open_when_somebody_waits(door: Path, gpu: FakeGpus) -> None:
-    """Once a ticket for the GPU is older than any that a task, which defers soon, could hold itself."""
+def free_it_for_the_trigger(free: Path, gpu: FakeGpus, door: Door) -> None:
+    """Once there is a ticket for the GPU after the task has deferred, and so taken back its own."""
     with JobDeployHook("local").get_conn() as workers:
         backend = workers.backend("local")
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            if any(gpu.model in str(ticket["demand"]) and ticket["waited_s"] > 3 for ticket in backend.room().tickets):
+            if door.path.exists() and any(gpu.model in str(ticket["demand"]) for ticket in backend.room().tickets):
                 break
-            time.sleep(0.1)  # no event tells of the tickets of others
-    door.touch()
+            time.sleep(0.05)  # no event tells of the tickets of others
+    free.touch()
 
 
 @pytest.fixture

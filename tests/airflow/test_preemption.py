@@ -118,15 +118,18 @@ def test_restarted_after_a_failure_in_the_same_try(world: World, capfd: pytest.C
 
 
 def test_what_always_goes_on_ends_with_its_life_also_where_a_trigger_saw_the_success(
-    world: World, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
-    spec = {"command": "sleep 3", "restart_policy": "always", "life_span": 4, "grace": 0}
+    door = tmp_path / "door"
+    command = f"[ $JOBDEPLOY_ATTEMPT = 1 ] || exec sleep 60; until [ -e '{door}' ]; do sleep 0.05; done"
+    spec = {"command": command, "restart_policy": "always", "life_span": 60, "grace": 0}
     operator = JobRunOperator(task_id="t", job_spec=spec, deferrable=True)
     with pytest.raises(TaskDeferred) as caught:
         execute(operator, world)
     handle = JobHandle.from_dict(caught.value.trigger.serialize()[1]["jobs"][0])
-    state = JobState(job_id=handle.job_id, status=JobStatus.SUCCEEDED, phase="ended", running_s=3.0, life_span_s=4.0)
+    door.touch()
+    state = JobState(job_id=handle.job_id, status=JobStatus.SUCCEEDED, phase="ended", running_s=59.0, life_span_s=60.0)
     operator.deferrable = False
     event = JobEvent(jobs=(Followed(handle=handle, state=state),))
     with pytest.raises(JobTimedOut, match=r"Stopped by its life_span of 1\.0 s"):

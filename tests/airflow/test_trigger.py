@@ -34,6 +34,7 @@ def start(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
 
     def start(command: str) -> dict[str, Any]:
         handles.append(hook.start(job_spec={"command": command, "grace": 1}))
+        _until(hook, handles[-1], lambda status: status != "PENDING")
         return handles[-1]
 
     yield start
@@ -91,14 +92,23 @@ def test_the_event_carries_all_and_the_log_is_told(world: World, start: Any) -> 
 def test_what_the_job_says_is_told_and_comes_with_the_event(
     world: World, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    door = tmp_path / "door"
     monkeypatch.setattr("airflow_jobdeploy.core.messages.PROGRESS_EVERY_S", 0.5)
     monkeypatch.setattr("airflow_jobdeploy.triggers.job.PROGRESS_EVERY_S", 0.5)
     say = 'say() { echo "$1" >>"$JOBDEPLOY_MESSAGES_FILE"; }; '
-    text = """for n in 1 2 3 4 5 6 7 8; do say '{"progress": 0.'$n'}'; sleep 0.2; done
-sleep 2; say '{"asset": "s3://b/m"}'"""
+    text = f"""for n in 1 2 3 4 5 6 7 8; do say '{{"progress": 0.'$n'}}'; sleep 0.2; done
+until [ -e '{door}' ]; do sleep 0.05; done; say '{{"asset": "s3://b/m"}}'"""
     trigger = _made(world, start(say + text))
     records = _collecting(trigger)
-    event = _run(_event(trigger))
+
+    async def opened() -> JobEvent:
+        waits = asyncio.ensure_future(_event(trigger))
+        while "Progress: 80 %" not in "\n".join(records):
+            await asyncio.sleep(0.05)
+        door.touch()
+        return await waits
+
+    event = _run(opened())
     told = "\n".join(records)
     assert told.count("Progress: ") < 8
     assert told.index("Progress: 80 %") < told.index("Asset s3://b/m")  # held back, but not until the end
@@ -131,6 +141,7 @@ def test_many_lines_are_few_records(world: World, start: Any) -> None:
 
 def test_much_log_at_the_end_is_left_to_the_task(world: World, start: Any) -> None:
     handle = start("head -c 8000000 /dev/zero | tr '\\0' x; echo")
+    _until(JobDeployHook("local"), handle, lambda status: status == "SUCCEEDED")
     event = _run(_event(_made(world, handle)))
     (job,) = event.jobs
     assert job.log_left
@@ -219,27 +230,32 @@ def test_on_kill(world: World, start: Any, state: str | None, own: bool, owned: 
     async def kill() -> None:
         trigger = _made(world, handle, owned=owned)
         world.put("xcom", DEFERRED_BY, world["ti"] if own else "another try")
+        records = _collecting(trigger)
         task = asyncio.ensure_future(_event(trigger))
-        await asyncio.sleep(0.5)
+        while not records:  # it has heard of the job
+            await asyncio.sleep(0.02)
         world.change(state=state)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(trigger.on_kill(), 1.0)  # all that Airflow gives it
+        begun = time.process_time()
+        await asyncio.wait_for(trigger.on_kill(), 10.0)
+        assert time.process_time() - begun < 1.0, "all that Airflow gives it"
         await trigger.cleanup()
 
     _run(kill())
     if not stopped:
         assert hook.status(handle)["status"] == "RUNNING"
         return
-    ended = _ended(hook, handle)
+    ended = _until(hook, handle, lambda status: status != "RUNNING")
     assert ended["status"] == "CANCELLED"
     assert "the task was set to" in ended["message"]
 
 
-def _ended(hook: JobDeployHook, handle: dict[str, Any]) -> dict[str, Any]:
-    """The job's state once its worker has carried the stop through."""
-    until = time.monotonic() + 20
-    while (state := hook.status(handle))["status"] == "RUNNING" and time.monotonic() < until:
-        time.sleep(0.1)
+def _until(hook: JobDeployHook, handle: dict[str, Any], done: Callable[[str], bool]) -> dict[str, Any]:
+    """The job's state once its status is as wanted."""
+    until = time.monotonic() + 60
+    while not done((state := hook.status(handle))["status"]):
+        assert time.monotonic() < until, state
+        time.sleep(0.05)
     return state

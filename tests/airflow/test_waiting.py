@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferralTimeout, TaskDeferred
 
+from airflow_jobdeploy.core.policy import is_over
 from airflow_jobdeploy.core.status import JobHandle, JobState, JobStatus
 from airflow_jobdeploy.errors import JobDeployError, JobFailed
 from airflow_jobdeploy.hooks.deployment import VARIABLE, deployment_id
@@ -22,6 +24,16 @@ from tests.airflow.world import World, call
 
 def run_operator(**more: Any) -> JobRunOperator:
     return JobRunOperator(task_id="t", **{"job_spec": {"command": "true"}, **more})
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Path:
+    """A file that a job `waits` for."""
+    return tmp_path / "door"
+
+
+def waits(door: Path) -> str:
+    return f"until [ -e '{door}' ]; do sleep 0.05; done"
 
 
 def event(state: JobState, *, worker_pool: str = "local", **more: Any) -> dict[str, Any]:
@@ -54,8 +66,11 @@ def test_a_failed_job_fails_the_task_and_leaves_its_handle(world: World) -> None
     assert world["xcom"]["return_value"]["status"] == "FAILED"
 
 
-def test_log_that_the_trigger_left_is_told_by_the_task(world: World, capfd: pytest.CaptureFixture[str]) -> None:
-    operator, trigger = deferred(world, "echo 12345; sleep 1; echo the rest")
+def test_log_that_the_trigger_left_is_told_by_the_task(
+    world: World, door: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    operator, trigger = deferred(world, f"echo 12345; {waits(door)}; echo the rest")
+    door.touch()
     (handle,) = trigger["jobs"]
     ended = JobState.from_wire(wait_ended(handle))
     news = JobEvent(jobs=(Followed(handle=JobHandle.from_dict(handle), state=ended, offset=6),)).to_dict()
@@ -67,15 +82,19 @@ def test_log_that_the_trigger_left_is_told_by_the_task(world: World, capfd: pyte
     assert "12345" not in out
 
 
-def test_elsewhere_means_that_the_task_waits_itself(world: World) -> None:
-    operator, trigger = deferred(world, "sleep 1.5; echo here")
+def test_elsewhere_means_that_the_task_waits_itself(world: World, door: Path) -> None:
+    operator, trigger = deferred(world, f"{waits(door)}; echo here")
+    door.touch()
     (handle,) = trigger["jobs"]
     news = JobEvent(jobs=(Followed(handle=JobHandle.from_dict(handle), state=None),), elsewhere=True).to_dict()
     assert operator.execute_complete(world.context(), news)["status"] == "SUCCEEDED"
 
 
-def test_the_answer_of_an_earlier_tries_trigger_is_not_ours(world: World, capfd: pytest.CaptureFixture[str]) -> None:
-    operator, _ = deferred(world, "sleep 1; echo the one in hand")
+def test_the_answer_of_an_earlier_tries_trigger_is_not_ours(
+    world: World, door: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    operator, _ = deferred(world, f"{waits(door)}; echo the one in hand")
+    door.touch()
     stale = JobState(job_id="jold", status=JobStatus.CANCELLED, reason="Cancelled", message="cleared")
     answer = JobEvent(jobs=(Followed(handle=old_handle("jold"), state=stale),)).to_dict()
     operator.deferrable = False
@@ -90,8 +109,12 @@ def old_handle(job_id: str) -> JobHandle:
 
 
 def test_what_the_trigger_gets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEFER_AFTER", "3")
-    _, trigger = deferred(world, "echo begun; exec sleep 60", poll_interval=7)
+    command = "echo begun; exec sleep 60"
+    _, before = deferred(world, command)
+    followed(before["jobs"][0], until=lambda state: state.log_bytes > 0)
+    world.retry()  # this try finds a job that has a log to tell
+    monkeypatch.setenv("AIRFLOW__JOBDEPLOY__DEFER_AFTER", "1")
+    _, trigger = deferred(world, command, poll_interval=7)
     assert len(json.dumps(trigger["jobs"])) < 4096
     assert (trigger["offset"], trigger["local"], trigger["poll_interval"]) == (6, True, 7.0)
     assert world["xcom"]["jobdeploy_try"] == world["ti"]
@@ -168,12 +191,18 @@ def owner(handle: dict[str, Any]) -> str:
 
 
 def wait_ended(handle: dict[str, Any]) -> dict[str, Any]:
+    return followed(handle, until=is_over)
+
+
+def followed(handle: dict[str, Any], *, until: Callable[[JobState], bool]) -> dict[str, Any]:
+    """The job's state once `until` holds."""
     from airflow_jobdeploy.service import follow
 
     hook = JobDeployHook("local")
     with hook.get_conn() as workers:
         told: Callable[[str], None] = lambda text: None  # noqa: E731
-        return follow(workers, JobHandle.from_dict(handle), say_log=told, say=told, timeout_s=30).state.to_dict()
+        job = JobHandle.from_dict(handle)
+        return follow(workers, job, say_log=told, say=told, until=until, timeout_s=60).state.to_dict()
 
 
 def test_the_deployment_is_named_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
