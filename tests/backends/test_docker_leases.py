@@ -426,8 +426,8 @@ def test_who_waits_costs_the_engine_little(engine: Dockerd, connect: Callable[..
     begun = time.monotonic()
     for wanted in tickets:
         backend.seek(wanted)
-    assert time.monotonic() - begun < 10
-    assert sum(client.count for client in clients) < 300
+    took_s = time.monotonic() - begun
+    assert sum(client.count for client in clients) < 200 + 20 * took_s, "a look now and then, whoever comes meanwhile"
     assert 0 < len(lines(engine, names.TICKET_KIND)) <= 16
     for client in clients:
         client.count = 0
