@@ -22,7 +22,7 @@ _SERVE = (
     "import sys; sys.path.insert(0, sys.argv[1]); from airflow_jobdeploy.hostside.runner import main;"
     "exec(sys.argv[3]); sys.exit(main(['serve', '--root', sys.argv[2]]))"
 )
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Refused(Exception):

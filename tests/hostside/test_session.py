@@ -70,17 +70,17 @@ def test_hello_tells_who_and_what(serve: Serve) -> None:
 def test_bye_and_the_end_of_input_end_the_session(connect) -> None:
     serve = connect()
     serve.ask("bye")
-    assert serve.process.wait(10) == 0
+    assert serve.process.wait(60) == 0
     other = connect()
     assert other.process.stdin
     other.process.stdin.close()
-    assert other.process.wait(10) == 0
+    assert other.process.wait(60) == 0
 
 
 def test_noise_instead_of_frames_ends_the_session(connect) -> None:
     serve = connect()
     serve.write(b"GET / HTTP/1.1\r\n\r\n")
-    assert serve.process.wait(10) == 2
+    assert serve.process.wait(60) == 2
 
 
 def test_watch_tells_changes_once(serve: Serve, connect) -> None:
@@ -90,7 +90,7 @@ def test_watch_tells_changes_once(serve: Serve, connect) -> None:
     serve.launch(job)
     seen = []
     while not seen or seen[-1]["phase"] != "ended":
-        kind, event = watcher.frame(10)
+        kind, event = watcher.frame(60)
         assert kind == b"J"
         assert (event["event"], event["job"]) == ("state", job.job_id)
         seen.append(event["state"])

@@ -85,7 +85,7 @@ class Watch:
         self.states = dict(self.watcher.first)
         self.looks = 0
 
-    def until(self, holds: Callable[[dict[str, dict[str, Any] | None]], bool], limit_s: float = 15.0) -> float:
+    def until(self, holds: Callable[[dict[str, dict[str, Any] | None]], bool], limit_s: float = 60.0) -> float:
         """Wait as a session does; the seconds that it took."""
         begun = time.monotonic()
         while not holds(self.states):

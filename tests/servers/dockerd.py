@@ -28,7 +28,7 @@ IMAGE = "jobdeploy-test/box:1"
 #: One without a shell, for tests that add it.
 BARE_IMAGE = "jobdeploy-test/bare:1"
 _SBIN = ":/usr/sbin:/usr/local/sbin:/sbin"
-_START_S, _STOP_S = 40.0, 20.0
+_START_S, _STOP_S = 90.0, 30.0
 
 
 def _program(name: str) -> str:

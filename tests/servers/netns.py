@@ -178,7 +178,7 @@ class Host:
             if pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        self._init.wait(10)
+        self._init.wait(60)
         self._init = None
 
     def first_process(self) -> int | None:
@@ -295,7 +295,7 @@ class Host:
         return len(chosen)
 
     def _await_sshd(self) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             with contextlib.suppress(OSError), socket.create_connection((self.address, 22), timeout=1) as probe:
                 if probe.recv(4) == b"SSH-":

@@ -100,7 +100,7 @@ class Sshd:
         for pid in (self.process.pid, *children):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def _children(pid: int) -> list[int]:
@@ -145,7 +145,7 @@ def _started(directory: Path, port: int, env: Mapping[str, str], options: Mappin
 
 
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
             return probe.recv(4) == b"SSH-"
