@@ -31,7 +31,8 @@ class Watchers:
     def get(self, worker_pool: str, worker: str, task_instance: Any) -> Watcher:
         """The watcher of a worker, on the running loop."""
         name = (worker_pool, worker)
-        key = (id(asyncio.get_running_loop()), self._places.get(name, name))
+        # The loop, not its id(): a watcher outlives it by some seconds, and the next loop may have the same one.
+        key = (asyncio.get_running_loop(), self._places.get(name, name))
         # In dag.test there is no state of other runs to ask for, nor a deployment to reap for.
         chores: list[Chore] = [] if task_instance is None else [Reaper(), Overlap(worker_pool, worker)]
         return Watcher.get(key, reconnecting(worker_pool, worker), chores, given_up)
