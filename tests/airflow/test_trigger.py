@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 from airflow.sdk.module_loading import import_string
 
+from airflow_jobdeploy.core.plan import JobKey, Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobStatus
+from airflow_jobdeploy.hooks.deployment import deployment_id
 from airflow_jobdeploy.hooks.jobdeploy import JobDeployHook
+from airflow_jobdeploy.service import Watcher
 from airflow_jobdeploy.triggers.events import JobEvent
 from airflow_jobdeploy.triggers.job import CHECKPOINT, DEFERRED_BY, JobTrigger
 from tests.airflow.world import RUN, World
@@ -127,6 +130,24 @@ def test_a_job_that_was_given_up_ends_the_wait(world: World, start: Any, monkeyp
     assert job.state is not None
     assert (job.state.status, job.state.reason) == (JobStatus.FAILED, "WorkerLost")
     assert "ann has given it up" in job.state.message
+
+
+def test_a_trigger_that_comes_to_a_worker_ends_what_has_lost_its_task_there(
+    world: World, start: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = JobKey(deployment=deployment_id(), dag_id="d", run_id=RUN, task_id="t")
+    plan = Plan(uid=new_uid(), key=key, owner="task", steps=(Step(name="job", kind="shell", content="sleep 60"),))
+    monkeypatch.setattr(Watcher, "_all", {})  # else that of a test before may have looked a moment ago
+    with JobDeployHook("local").get_conn() as workers:
+        worker = workers.backend("local")
+        worker.claim(plan)
+        worker.start(plan.job_id)
+        world.change(state="failed")
+        _run(_event(_made(world, start("sleep 1"))))
+        state = worker.poll([plan.job_id])[plan.job_id]
+        while not state.status.is_finished:
+            state = worker.watch([plan.job_id], 5.0).get(plan.job_id, state)
+    assert (state.status, state.facts["stopped_by"]) == (JobStatus.CANCELLED, "the reaper")
 
 
 def test_many_lines_are_few_records(world: World, start: Any) -> None:

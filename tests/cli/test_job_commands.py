@@ -301,6 +301,23 @@ def test_preempted_and_resumed_by_who_waits(cli: Cli, job: Write, home: Path) ->
     assert re.search(r"Went on +as j\w{20}, attempt 2 on worker local", went_on)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words", "told"),
+    [({"signal": "SIGUSR2"}, [], "USR2"), ({"signal": "INT"}, ["--signal", "usr2"], "USR2")],
+)
+def test_it_is_told_by_the_signal_that_it_asks_for(
+    cli: Cli, job: Write, fields: dict[str, str], words: list[str], told: str
+) -> None:
+    traps = "; ".join(f"trap 'echo {name}; exit 0' {name}" for name in ("TERM", "USR2", "INT"))
+    name = cli("run", job(f"{traps}; echo ready; while :; do sleep 0.1; done", **fields), "-d").out.strip()
+    until = time.monotonic() + 30
+    while "ready" not in cli("logs", name).out:
+        assert time.monotonic() < until
+    done = cli("preempt", name, *words)
+    assert (done.code, "SUSPENDED" in done.err) == (0, True)
+    assert cli("logs", name).out.split()[-1] == told
+
+
 @pytest.mark.parametrize("words", [["--grace", "soon"], ["--signal", "SIGNAL"]])
 def test_preempt_with_wrong_words(cli: Cli, words: list[str]) -> None:
     assert cli("preempt", "j2345", *words).code == 2

@@ -195,6 +195,20 @@ def test_a_reboot_is_proof_of_loss(serve: Serve, host: HostPaths) -> None:
     assert 80 < found["running_s"] < 200
 
 
+def test_who_holds_the_lock_is_alive_whatever_its_boot_looks_like(serve: Serve, host: HostPaths) -> None:
+    """Another PID namespace on the same root (a container) sees another boot, and no such pid."""
+    job = serve.launch(shell("echo ready; while :; do sleep 0.1; done", limits={"grace_s": 0}))
+    serve.until(job, running)
+    known = Job(host, job)
+    before = known.state()
+    known.write_state({**before, "boot": "another-1", "pid": 2**22 - 1})
+    seen = serve.state(job)
+    assert (seen["status"], seen["phase"]) == ("RUNNING", "running")
+    known.write_state(before)
+    serve.stop(job)
+    assert serve.end(job)["status"] == "CANCELLED"
+
+
 def test_a_claim_waits_for_any_submitter_across_a_reboot(serve: Serve, host: HostPaths, tmp_path: Path) -> None:
     job = counted(tmp_path)
     serve.claim(job)

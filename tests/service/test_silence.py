@@ -48,6 +48,22 @@ def _silence(
     return told
 
 
+def test_chores_are_done_at_each_connect_and_every_minute(tmp_path: Path) -> None:
+    """Among them the reaper's look."""
+    now, done = [0.0], []
+    connect = lambda: local_backend(root=str(tmp_path))  # noqa: E731
+    watch = Watch(connect, clock=lambda: now[0], chores=[lambda backend, followed: done.append(followed)])
+    watch.add(Follower("j" + "a" * 20, deliver=lambda update: None, until=lambda state: False))
+    for at, so_far in ((0.0, 1), (30.0, 1), (61.0, 2), (90.0, 2), (122.0, 3)):
+        now[0] = at
+        watch.run_pass(0.0)
+        assert len(done) == so_far, at
+    watch.disconnect()
+    watch.run_pass(0.0)
+    assert done == [frozenset({"j" + "a" * 20})] * 4
+    watch.close()
+
+
 def test_a_running_job_becomes_unknown_after_a_while_and_is_not_judged() -> None:
     [update] = _silence(_state(JobStatus.RUNNING))
     assert (update.state.status, update.state.reason, update.over) == (JobStatus.UNKNOWN, "Unreachable", False)
