@@ -59,23 +59,31 @@ CONFIG: dict[str, dict[str, str | None]] = {
 _FORM: dict[str, dict[str, Any]] = {
     "kind": {
         "label": "Kind",
-        "description": "Where the pool's jobs run: on this machine, or on SSH hosts.",
+        "description": "Where the pool's jobs run: on SSH hosts, on Docker engines, or on this machine (local).",
         "schema": {"type": ["string", "null"], "enum": ["ssh", "docker", "local"], "default": "ssh"},
     },
     "workers": {
         "label": "Workers",
-        "description": 'The pool\'s hosts, as JSON: [{"conn_id": "gpu-a"}, {"conn_id": "gpu-b", "slots": 2}, '
-        '{"conn_id": "cluster", "hosts": "gpu[01-60]"}]. Each conn_id is a connection of type ssh.',
-        "schema": {"type": ["array", "null"]},
+        "description": 'As JSON. SSH hosts: [{"conn_id": "gpu-a"}, {"conn_id": "gpu-b", "slots": 2}, '
+        '{"conn_id": "cluster", "hosts": "gpu[01-60]"}]; each conn_id is a connection of type ssh. Docker engines: '
+        '[{"url": "unix:///var/run/docker.sock"}, {"name": "gpu-a", "url": "tcp://gpu-a:2376", "tls": {...}}].',
+        # Without the type of its items the form takes lines of text.
+        "schema": {"type": ["array", "null"], "items": {"type": "object"}},
     },
     "root": {
         "label": "Root",
-        "description": "The folder on each worker in which jobs are kept. Empty: ~/.jobdeploy.",
+        "description": "Of hosts: the folder on each in which jobs are kept. Empty: ~/.jobdeploy.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "image": {
+        "label": "Image",
+        "description": "Of Docker engines: the image of jobs that name none.",
         "schema": {"type": ["string", "null"]},
     },
     "pool_file": {
         "label": "Pool file",
-        "description": "A YAML file that describes the pool, instead of the fields above.",
+        "description": "A YAML file that describes all of the pool, instead of the fields above. What has no field "
+        "here (presets, quotas, storage, ...) goes there, or into Extra Fields JSON.",
         "schema": {"type": ["string", "null"]},
     },
 }
@@ -90,7 +98,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-jobdeploy",
         "name": "Job Deploy",
-        "description": "Runs templates and job specs on machines you already own: this one, or any SSH host.",
+        "description": "Runs templates and job specs on machines you already own: SSH hosts, Docker engines, this one.",
         "versions": [__version__],
         "integrations": [{"integration-name": INTEGRATION, "external-doc-url": "", "tags": ["software"]}],
         "operators": _modules("operators.template", "operators.job", "operators.artifact"),

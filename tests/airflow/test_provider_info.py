@@ -12,6 +12,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from airflow_jobdeploy.core.fields import fields_of
+from airflow_jobdeploy.core.pool import WorkerPool
 from airflow_jobdeploy.get_provider_info import CONFIG, get_provider_info
 
 INFO = get_provider_info()
@@ -31,6 +33,14 @@ def test_the_form_is_valid_against_the_schema_that_knows_forms() -> None:
     jsonschema.validate(
         INFO["connection-types"], _schema("provider.yaml.schema.json")["properties"]["connection-types"]
     )
+
+
+def test_the_form_has_fields_of_pools_and_takes_workers_as_json() -> None:
+    form = INFO["connection-types"][0]["conn-fields"]
+    assert set(form) - {"pool_file"} <= set(fields_of(WorkerPool))
+    assert set(form["kind"]["schema"]["enum"]) == {"local", "ssh", "docker"}
+    # The form's editor of JSON is for arrays whose items are no text; else each line is one.
+    assert form["workers"]["schema"]["items"] == {"type": "object"}
 
 
 def test_the_names_are_those_of_the_distribution() -> None:
