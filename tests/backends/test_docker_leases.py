@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -348,6 +349,30 @@ def test_a_job_that_nobody_watches_is_started_by_who_waits_behind_it(connect: Ca
     assert outcome(other, plan.job_id).status is JobStatus.SUCCEEDED
 
 
+def test_a_job_that_needs_the_storage_of_its_pool_is_started_by_who_knows_it(
+    connect: Callable[..., DockerBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders in the storage become those of the pool's `user`: another pool would make them somebody else's."""
+    monkeypatch.setattr(line, "_HELP_S", 0.2)
+    monkeypatch.setattr(line, "_STALLED_S", 2.0)
+    backend, other = connect(), connect()
+    held = granted(backend, ticket())
+    storage: dict[str, Any] = {
+        "storage": {"root": str(tmp_path), "shared": True},
+        "volumes": [{"path": "new", "link": "data", "read_only": False}],
+    }
+    plan = leased(ticket(waited_s=100.0), None, "echo served", **storage)
+    launch(backend, plan)
+    backend.release(held.id)
+    backend.close()
+    behind = granted(other, ticket(), 20.0)
+    assert other.room().tickets[0]["position"] == 1, "it still waits"
+    assert list(tmp_path.iterdir()) == []
+    other.release(behind.id)
+    assert outcome(connect(), plan.job_id).status is JobStatus.SUCCEEDED
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
 def test_a_slot_is_waited_for_with_the_lease_in_hand(connect: Callable[..., DockerBackend]) -> None:
     backend, first, second = connect(2), ticket(), ticket()
     blocks = leased(first, granted(backend, first), slots=1, worker_pool="p")
@@ -390,6 +415,14 @@ def test_an_attempt_that_was_given_up_with_its_lease_in_hand_is_not_started(
     backend.stop(waits.job_id, reason="attempt 2 has taken its place")
     assert granted(backend, ticket(2))
     assert log(backend, waits.job_id) == b""
+
+
+def test_a_job_that_holds_cores_alone_asks_no_runtime_for_gpus(connect: Callable[..., DockerBackend]) -> None:
+    """Where NVIDIA's runtime is the engine's own, an image's variable asks it for all."""
+    backend, wanted = connect(), ticket(demand={"cpu": 0.1})
+    plan = leased(wanted, granted(backend, wanted), 'echo "$NVIDIA_VISIBLE_DEVICES, $CUDA_VISIBLE_DEVICES"')
+    outcome(backend, launch(backend, plan))
+    assert log(backend, plan.job_id) == b"void, \n"
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------

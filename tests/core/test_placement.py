@@ -142,6 +142,12 @@ def test_every_worker_says_why(wanted: Wanted, worker: WorkerView, fit: str, sai
     assert said in choice.why
 
 
+def test_one_that_is_set_aside_gets_a_ticket_only_where_there_is_no_other() -> None:
+    aside, busy = view("aside", T4, set_aside="2 failures"), view("busy", T4, taken=1)
+    assert [choice.worker for choice in rank(job("T4"), [aside, busy]).candidates] == ["busy"]
+    assert [choice.worker for choice in rank(job("T4"), [aside]).candidates] == ["aside"]
+
+
 def test_who_waits_is_told_for_whom() -> None:
     leases = [
         {"gpus": ["a-0"], "job": "jold", "user": "ada", "since_s": 7200.0},

@@ -16,7 +16,7 @@ import pytest
 
 from airflow_jobdeploy.core.leases import Ticket, hashed, lease_of
 from airflow_jobdeploy.core.plan import Plan, new_uid
-from airflow_jobdeploy.hostside import cage, keeper, notices
+from airflow_jobdeploy.hostside import cage, census, keeper, notices
 from airflow_jobdeploy.hostside.layout import HostPaths
 from tests.faults.processes import cpu_s, eventually, is_alive
 from tests.hostside.client import Refused, Serve, plan, shell
@@ -39,6 +39,12 @@ keeper.PROVISIONAL_S = tickets.PROVISIONAL_S = 2.0
 IMPATIENT_IN_LINE = """
 from airflow_jobdeploy.hostside import line
 line._STALLED_S, line._SELDOM_S = 1.0, 0.5
+"""
+
+#: Sessions whose notices count for three seconds.
+FORGETFUL = """
+from airflow_jobdeploy.hostside import line
+line._NOTICE_S, line._SELDOM_S = 3.0, 0.5
 """
 
 #: Sessions that hardly ever look without any news: what they find soon all the same, they were told of.
@@ -433,6 +439,17 @@ def test_what_no_job_claims_is_void_in_the_end(host: Host) -> None:
     assert time.monotonic() - begun > 1.9
 
 
+def test_who_waits_for_longer_than_a_notice_counts_is_still_seen_ahead(host: Host) -> None:
+    first, second = host.serve(FORGETFUL), host.serve()
+    lease(host.serve(), host.ticket())
+    waits = host.ticket(waited_s=100.0)
+    until = time.monotonic() + 5.0
+    while time.monotonic() < until:
+        assert seek(first, waits)["position"] == 1
+        first.place(0.3)
+    assert seek(second, host.ticket())["position"] == 2
+
+
 def test_a_frozen_session_ahead_is_passed_by(host: Host) -> None:
     serve, frozen, other = host.serve(), host.serve(), host.serve(IMPATIENT_IN_LINE)
     held = lease(serve, host.ticket())
@@ -487,6 +504,16 @@ def test_names_that_lie_change_nothing(host: Host, stranger: Stranger) -> None:
     assert all(stranger.hold("jobdeploy/ask/", "jobdeploy/ask/t/01/{", f"jobdeploy/ask/t/01/{deep}", "jobdeploy/use"))
     assert all(stranger.hold("jobdeploy/ask/part/12/x", "jobdeploy/ask/part/zz/x", b"jobdeploy/use/\xff\xfe/01/\xff"))
     assert lease(host.serve(), host.ticket())["gpus"] == [uuid]
+
+
+def test_what_another_account_says_that_our_job_was_granted_was_not(host: Host, stranger: Stranger) -> None:
+    """Who waits would stop to do so."""
+    serve, ticket, false = host.serve(), host.ticket(), "f" * 32
+    notice = [hashed("who", ticket.uid), "", "", 0, 0, 0, int(time.clock_gettime(time.CLOCK_BOOTTIME)), "", []]
+    assert stranger.hold(f"jobdeploy/lease/{false}") == [True]
+    stranger.notice(b"use", ["", *notice], tag=census.tag_of(false))
+    held = lease(serve, ticket)
+    assert (held["id"] != false, held["gpus"]) == (True, host.gpus.uuids)
 
 
 def test_who_says_that_he_holds_our_gpu_holds_it_no_more_than_before(host: Host, stranger: Stranger) -> None:
@@ -631,12 +658,14 @@ def test_a_job_that_uses_a_gpu_which_it_does_not_hold_is_flagged(host: Host, tmp
     host.gpus = FakeGpus(tmp_path / "more", count=2)
     serve, ticket = host.serve(IMPATIENT), host.ticket()
     held = lease(serve, ticket)
-    job = serve.launch(host.plan(ticket, held))
+    job = serve.launch(host.plan(ticket, held, "env -i /bin/sleep 600 & echo $$ $!; exec sleep 600"))
     serve.until(job, running)
-    pid = int(serve.log(job))
+    pid, bare = map(int, serve.log(job).split())
     mine = host.gpus.uuids.index(held["gpus"][0])
-    host.gpus.use((mine, pid))
-    eventually(lambda: serve.ask("room")["outsiders"] == [])
+    host.gpus.use((mine, pid), (mine, bare))
+    asked = host.gpus.times_asked
+    eventually(lambda: serve.ask("room") and host.gpus.times_asked > asked + 1)
+    assert serve.ask("room")["outsiders"] == [], "what has wiped its environment is the job's as well"
     assert "foreign_gpus" not in serve.state(job)["facts"]
     wiped = subprocess.Popen(["sleep", "600"], env={})  # of ours, and no job's
     host.gpus.use((mine, wiped.pid))

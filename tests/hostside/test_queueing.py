@@ -145,6 +145,7 @@ def test_a_declared_capacity_narrows_the_host_for_its_own_jobs() -> None:
     assert granted(capacity, [{"cpu": 1}], ticket("j", cpu=1.5, within=within)) == {}
     assert granted(capacity, [{}, {}], ticket("j", within=within)) == {}
     assert granted(capacity, [{}], ticket("j", within=within)) == {"j": []}
+    assert granted(capacity, [], ticket("j", cpu=9, within={"cpu": 99})) == {}, "what is declared too much is not there"
 
 
 def test_an_owner_over_its_quota_waits_outside_of_the_line() -> None:
