@@ -55,6 +55,21 @@ def test_a_project_becomes_that_of_the_user_of_containers(engine: Dockerd) -> No
     )
 
 
+def test_no_job_can_change_what_others_share(engine: Dockerd) -> None:
+    """Root of its container, in the folders of code and data by content."""
+    backend = backend_of(engine, security=Security(cap_drop=(), cap_add=("DAC_OVERRIDE",)))
+    name = backend.send_tree(tree({"f": "kept"})).name
+    spoil = 'for place in "$JOBDEPLOY_DATASET_DIR" /jobdeploy/bundle/tree; do echo x > $place/f; rm -f $place/f; done'
+    plan = job(f"exec 2>&1; {spoil}; chmod 777 $JOBDEPLOY_DATASET_DIR/f", bundle=name, dataset={"tree": name})
+    backend.claim(plan)
+    for role in ("work", "dataset"):
+        backend.use_tree(plan.job_id, role, name)
+    backend.start(plan.job_id)
+    outcome(backend, plan.job_id)
+    assert log(backend, plan.job_id).decode().count("Read-only file system") == 5
+    assert [path.read_text() for path in store(engine).glob("*/tree/f")] == ["kept"]
+
+
 def test_a_tree_that_was_not_finished_is_not_there(engine: Dockerd) -> None:
     backend = backend_of(engine)
     name = backend.send_tree(tree({"main.sh": "echo hello"})).name

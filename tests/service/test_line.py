@@ -25,6 +25,7 @@ from airflow_jobdeploy.errors import JobTimedOut, PlacementError, SpecError, Tem
 from airflow_jobdeploy.service import Interrupted, Payer, Watcher, Work
 from airflow_jobdeploy.service.line import Granted, Places, StillWaiting, Wait
 from airflow_jobdeploy.service.seekers import Seeker
+from airflow_jobdeploy.service.stand import Stand
 from airflow_jobdeploy.testing import ManualClock, MemoryHost
 from tests.service.conftest import Desk, Notebook
 
@@ -286,6 +287,30 @@ def test_who_waits_says_where_and_goes_to_whatever_worker_is_free_first(cluster:
     assert handle.worker == free.worker
     until(lambda: cluster.status(handle).status is JobStatus.RUNNING)
     assert not cluster.line(), "the ticket on the other worker was taken back"
+
+
+def test_who_was_granted_something_takes_back_his_other_tickets_though_his_connections_stay_open(
+    cluster: Cluster,
+) -> None:
+    """A task follows its job by them for hours, and would be granted what it does not want."""
+    demand = {"gpus": [{"count": 2}]}
+    with cluster.workers() as others:
+        held = {name: others.backend(name).seek(Ticket(uid=new_uid(), demand=demand)).lease for name in cluster.hosts}
+        waits = Ticket(uid=new_uid(), demand=demand)
+        wait = Wait(uid=waits.uid, worker_pool="lab", since=time.time(), tickets={"a": waits, "b": waits}, wanted="2")
+
+        def release() -> None:
+            lease = held["b"] if len(cluster.line()) == 2 else None
+            if lease is not None:
+                others.backend("b").release(lease.id)
+
+        with cluster.workers() as mine:
+            granted = Stand(mine, wait, say=cluster.said.append, check=release).until(None)
+            assert granted
+            assert granted.worker == "b"
+            assert cluster.line() == []
+            assert len(cluster.taken()["b"]) == 2
+        assert cluster.taken()["b"] == [], "it ended before a job was claimed, and with it what it was granted"
 
 
 def test_it_is_said_who_is_ahead_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
