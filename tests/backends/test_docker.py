@@ -84,6 +84,7 @@ def test_limits_are_the_engines_own(engine: Dockerd) -> None:
     assert b" 8192 " in log(backend, plan.job_id)
     host = engine.client().inspect_container(plan.job_id)["HostConfig"]
     assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 64 << 20, 50)
+    assert host["MemorySwap"] == host["Memory"], "both together: there is no swap beside the memory"
 
 
 @pytest.mark.usefixtures("memory_kills")

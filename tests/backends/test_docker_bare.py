@@ -117,6 +117,17 @@ def test_a_stop_asks_first_and_kills_then(bare: Dockerd) -> None:
     assert backend.stop(ended.job_id, reason="late").reason == Reason.EXIT_CODE
 
 
+def test_whoever_looks_gives_a_command_its_grace_to_come_to_an_end(bare: Dockerd) -> None:
+    backend = backend_of(bare)
+    tidies = "trap '/busybox sleep 1.5; echo tidy; exit 0' TERM; " + DEAF
+    plan = sh(tidies, limits=Limits(grace_s=30))
+    launch(backend, plan)
+    wait_ready(backend, plan.job_id)
+    backend.stop(plan.job_id, reason="enough")
+    assert outcome(backend, plan.job_id).status is JobStatus.CANCELLED
+    assert log(backend, plan.job_id) == b"ready\ntidy\n"
+
+
 def test_a_job_that_nobody_wants_ends_with_the_next_look(bare: Dockerd) -> None:
     plan = sh(HEEDS, orphan_after_s=1.5)
     wanted = sh(DEAF, orphan_after_s=1.5)

@@ -106,7 +106,7 @@ class Rival:
 
 
 def compete(engines: list[tuple[Dockerd, EngineGpus]], shared: Path, count: int) -> None:
-    """So many jobs of each of the rivals: all succeed, no two have a GPU at once, all GPUs are used, none stays held."""
+    """So many jobs of each of the rivals: all succeed, no two share a GPU, all GPUs are used, none stays held."""
     shared.mkdir()
     rivals = [Rival(engines, shared, count) for _ in range(RIVALS)]
     with ThreadPoolExecutor(RIVALS) as threads:
@@ -120,7 +120,7 @@ def compete(engines: list[tuple[Dockerd, EngineGpus]], shared: Path, count: int)
     assert set(ran) == {uuid for _, gpus in engines for uuid in gpus.uuids}, "all GPUs were used"
     for engine, _ in engines:
         backend = DockerBackend(worker="e", connect=engine.client, settings=Settings(image=IMAGE))
-        assert backend.room().leases == ()  # whoever looks removes what is left of a job that ended when all had gone
+        assert not backend.room().leases  # whoever looks removes what is left of a job that ended when all had gone
         backend.close()
         assert not [name for name in left(engine) if "gpu" in name]
 

@@ -76,6 +76,22 @@ def test_a_secret_lies_on_no_disk_at_any_time(engine: Dockerd) -> None:
     assert [volume for volume in client.volumes()["Volumes"] or () if (volume["Options"] or {}).get("type")] == []
 
 
+def test_between_their_handing_over_and_process_1_they_lie_in_memory(engine: Dockerd) -> None:
+    secret, client = new_secret(), engine.client()
+    plan = secret_job(secret)
+    backend = started_and_left(engine, plan)
+    wait_until(backend, [plan.job_id], lambda s: s[plan.job_id].phase == "claimed")
+    client.pause(plan.job_id)
+    launch(backend, plan)
+    disk = (engine.dir / "data").stat().st_dev
+    lying = holders(engine, secret)
+    assert lying, "the engine has them"
+    assert [path for path in lying if path.stat().st_dev == disk] == []
+    client.unpause(plan.job_id)
+    wait_ready(backend, plan.job_id)
+    assert holders(engine, secret) == []
+
+
 def test_values_arrive_byte_for_byte(engine: Dockerd) -> None:
     backend = backend_of(engine)
     plan = secret_job("a'b\"$HOME \\ é\n\n", 'printf "%s|%s|" "$TOKEN" "$OTHER"')

@@ -271,6 +271,16 @@ def test_5_deadlines_hold_without_us(lab: Lab) -> None:
     assert "timeout of 0.5 s" in state.message
 
 
+def test_5_a_step_has_a_deadline_of_its_own(lab: Lab) -> None:
+    """It counts from the step's start, and is over with the step."""
+    backend = lab.backend()
+    first, second = lab.words.say("one\n"), replace(lab.words.block(), name="second", timeout_s=0.5)
+    plan = lab.plan(replace(first, name="first", timeout_s=60), second, limits=Limits(grace_s=1))
+    state = outcome(backend, launch(backend, plan))
+    assert (state.status, state.reason, state.step) == (JobStatus.FAILED, "TimedOut", "second")
+    assert "timeout of 0.5 s" in state.message
+
+
 # -- 6: exit codes --------------------------------------------------------------------------------------------------
 
 
