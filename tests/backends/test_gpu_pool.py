@@ -16,6 +16,7 @@ from airflow_jobdeploy.backends.hosted import HostedBackend
 from airflow_jobdeploy.core.leases import Lease, Ticket, lease_of
 from airflow_jobdeploy.core.plan import Plan, Step, new_uid
 from airflow_jobdeploy.core.status import JobStatus
+from tests.faults.processes import eventually
 from tests.servers.gpus import FakeGpus
 from tests.servers.netns import UID, USER, Host, NewHost, new_host, swept
 
@@ -49,7 +50,10 @@ class Pool:
         return fake
 
     def backends(self) -> list[HostedBackend]:
-        return [self._backend(host) for host in self.hosts]
+        made = [self._backend(host) for host in self.hosts]
+        for backend in made:
+            eventually(lambda backend=backend: len(backend.room().capacity["gpus"]) == GPUS)  # they are looked for
+        return made
 
     def _backend(self, host: Host) -> HostedBackend:
         def connected() -> paramiko.SSHClient:

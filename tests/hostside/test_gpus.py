@@ -17,6 +17,8 @@ from tests.hostside.client import Serve
 from tests.servers.gpus import FakeGpus
 
 MIB = 1024 * 1024
+#: Sessions that wait for what a tool says, however busy the machine is.
+PATIENT = "from airflow_jobdeploy.hostside import facts; facts._GPU_WAIT_S = 60.0"
 A, B = "GPU-5c3e0d3a-0000-4000-8000-000000000001", "GPU-5c3e0d3a-0000-4000-8000-000000000002"
 
 
@@ -30,7 +32,7 @@ def _read(text: str, apps: str = "", code: int = 0) -> smi.Seen:
 
 
 def test_a_worker_tells_its_gpus_and_their_driver(connect, fake: FakeGpus) -> None:
-    facts = connect(env={**os.environ, "PATH": f"{fake.folder}:{os.environ['PATH']}"}).facts
+    facts = connect(env={**os.environ, "PATH": f"{fake.folder}:{os.environ['PATH']}"}, prelude=PATIENT).facts
     assert [(gpu["index"], gpu["uuid"], gpu["model"]) for gpu in facts["gpus"]] == [
         (0, fake.uuids[0], "NVIDIA H200"),
         (1, fake.uuids[1], "NVIDIA H200"),
@@ -41,7 +43,7 @@ def test_a_worker_tells_its_gpus_and_their_driver(connect, fake: FakeGpus) -> No
 
 def test_a_later_session_asks_no_slow_tool_again(connect, fake: FakeGpus) -> None:
     env = {**os.environ, "PATH": f"{fake.folder}:{os.environ['PATH']}"}
-    connect(env=env)
+    connect(env=env, prelude=PATIENT)
     asked = fake.times_asked
     fake.hang()
     assert len(connect(env=env).facts["gpus"]) == 2

@@ -26,6 +26,16 @@ from tests.servers.gpus import FakeGpus
 
 pytestmark = pytest.mark.netns
 
+#: Sessions that know their GPUs from their first word on; and that wait for what a tool says of them, however long.
+KNOWING = """
+from airflow_jobdeploy.hostside import facts
+facts._GPUS_S, facts._GPU_WAIT_S = -1.0, 30.0
+"""
+WAITING = """
+from airflow_jobdeploy.hostside import lineops
+lineops._SEEK_WAIT_S = lineops._ROOM_WAIT_S = 30.0
+"""
+
 #: Sessions that look at GPUs again soon, and keepers that wait for two seconds.
 IMPATIENT = """
 from airflow_jobdeploy.hostside import capacity, gpus, keeper, line, tickets
@@ -61,9 +71,10 @@ class Host:
     def __init__(self, connect: Callable[..., Serve], here: Network, root: Path, gpus: FakeGpus) -> None:
         self._connect, self.network, self._root, self.gpus = connect, here, root, gpus
 
-    def serve(self, prelude: str = PATIENT) -> Serve:
+    def serve(self, prelude: str = PATIENT, *, gpus: str = KNOWING + WAITING) -> Serve:
+        """`gpus`: what is known of them, and when; by default all, before a ticket is answered."""
         env = {**os.environ, "PATH": f"{self.gpus.folder}:{os.environ['PATH']}"}
-        return self._connect(env=env, wrap=self.network.enter, prelude=prelude)
+        return self._connect(env=env, wrap=self.network.enter, prelude=gpus + prelude)
 
     def ticket(self, count: int = 1, **options: Any) -> Ticket:
         demand = {"gpus": [{"count": count}], **options.pop("demand", {})}
@@ -362,8 +373,7 @@ def test_a_killed_keeper_frees_what_it_kept_and_its_job_waits_in_line(host: Host
     os.kill(pid, signal.SIGKILL)
     taken = granted(serve, next_one, _SOON_S)
     job = serve.launch(host.plan(ticket, held))
-    state = serve.until(job, lambda state: state["reason"] == "Queued")
-    assert state["facts"]["line"]["position"] == 1
+    serve.until(job, lambda state: state["reason"] == "Queued" and state["facts"]["line"]["position"] == 1)
     serve.ask("release", lease=taken["id"])
     assert serve.until(job, running)["facts"]["gpus"] == taken["gpus"]
 
@@ -607,7 +617,7 @@ def test_a_crowd_of_lookers_does_not_lock_others_out(host: Host, here: Network) 
 
 def test_while_the_driver_hangs_nothing_is_given_out(host: Host) -> None:
     host.gpus.hang()
-    serve, ticket = host.serve(IMPATIENT), host.ticket()
+    serve, ticket = host.serve(IMPATIENT, gpus=""), host.ticket()
     begun = time.monotonic()
     answer = seek(serve, ticket)
     assert answer["lease"] is None
@@ -618,7 +628,7 @@ def test_while_the_driver_hangs_nothing_is_given_out(host: Host) -> None:
 
 
 def test_what_is_free_and_only_looked_at_once_more_comes_soon(host: Host) -> None:
-    serve, other, ticket, mine = host.serve(), host.serve(), host.ticket(), host.ticket()
+    serve, other, ticket, mine = host.serve(gpus=KNOWING), host.serve(gpus=KNOWING), host.ticket(), host.ticket()
     job = serve.launch(host.plan(ticket, lease(serve, ticket)))
     serve.until(job, running)
     assert seek(other, mine)["soon"] is False
