@@ -157,7 +157,8 @@ class Code:
         asked = f"ref {ref!r}" if ref else "dirty: refuse" if self.dirty == REFUSE else ""
         if asked:
             why = "is not in a git repository" if git.is_installed() else "cannot be asked about: git is not installed"
-            raise StagingError(f"the project {root} {why}, so {asked} cannot be honoured. Leave it out, or `git init`")
+            instead = "leave ref out" if ref else "choose dirty: include (DDL's task.yaml means refuse; submit -d)"
+            raise StagingError(f"the project {root} {why}, so {asked} cannot be honoured: `git init`, or {instead}")
         about = {**self.given_origin, "given": True} if self.given_origin else {}
         return self._of_files(root, listing.by_walk(root), about, _ignored(root))
 

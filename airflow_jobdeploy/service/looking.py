@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from airflow_jobdeploy.core.files import shown
 from airflow_jobdeploy.core.main_file import MAX_BYTES, NAME, Checked, check_main
 from airflow_jobdeploy.core.manifest import FOLDER
 from airflow_jobdeploy.core.requirements import environment_of
@@ -34,6 +35,20 @@ def look_at(spec: JobSpec, has_workdir: bool, bundle: Bundle | None) -> Seen:
     if problems:
         raise SpecError(in_order(problems))
     return Seen(environment=environment, warnings=checked.warnings)
+
+
+def glance_at(spec: JobSpec, project_dir: Path | None) -> tuple[Problem, ...]:
+    """Of code that cannot be taken (changes that are not committed, no repository): main.py as it lies there."""
+    if not spec.call_main or project_dir is None or spec.repo or spec.ref:
+        return ()
+    path = project_dir.expanduser() / NAME
+    if not path.is_file():
+        return check_main(None, shown(path)).problems
+    try:
+        with path.open("rb") as file:
+            return check_main(file.read(MAX_BYTES + 1), shown(path)).problems
+    except OSError:
+        return ()
 
 
 def without_dockerfile(wanted: JobSpec | TemplateOptions, bundle: Bundle | None) -> list[Problem]:

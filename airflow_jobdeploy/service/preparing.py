@@ -24,7 +24,7 @@ from airflow_jobdeploy.core.support import image_notes, on_host, storage_fields,
 from airflow_jobdeploy.core.volumes import SCHEME, Volume, storage_path
 from airflow_jobdeploy.errors import SpecError
 from airflow_jobdeploy.packing.dataset import Dataset
-from airflow_jobdeploy.service.looking import code_of, look_at, misplaced
+from airflow_jobdeploy.service.looking import code_of, glance_at, look_at, misplaced
 from airflow_jobdeploy.service.taking import Takes
 from airflow_jobdeploy.service.work import (
     NOBODY,
@@ -70,7 +70,12 @@ def prepare_run(
     need = need_of(spec, pool, payer, problems)
     problems += container_problems(spec, pool, has_project=project_dir is not None or bool(spec.repo))
     spec = with_preset(spec, pool)
-    takes = Takes(code_of(spec, project_dir, given_origin), dataset, partial(look_at, spec, bool(workdir)))
+    takes = Takes(
+        code_of(spec, project_dir, given_origin),
+        dataset,
+        partial(look_at, spec, bool(workdir)),
+        partial(glance_at, spec, project_dir),
+    )
     if not returning:
         problems += takes.problems(beside=problems)
     if problems:

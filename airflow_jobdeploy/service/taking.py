@@ -54,17 +54,22 @@ NOTHING = Taken(code={})
 
 
 class Takes:
-    """The trees of one piece of work. `look` sees what follows from the code; SpecError for what is wrong with it."""
+    """The trees of one piece of work. `look` sees what follows from the code; SpecError for what is wrong with it.
+
+    `glance`: what is wrong with code that cannot be taken as it lies, as far as that can be seen.
+    """
 
     def __init__(
         self,
         code: Code | None = None,
         dataset: Callable[[], Dataset] | None = None,
         look: Callable[[Bundle | None], Seen] = lambda bundle: Seen(),
+        glance: Callable[[], Sequence[Problem]] = lambda: (),
     ) -> None:
         self.code = code
         self._dataset = dataset
         self._look = look
+        self._glance = glance
 
     # -- as it is now -----------------------------------------------------------------------------------------------
 
@@ -103,9 +108,11 @@ class Takes:
             self.now()
         except SpecError as error:
             return list(error.problems)
-        except StagingError:
-            if not beside:
+        except StagingError as error:
+            also = list(self._glance())
+            if not beside and not also:
                 raise
+            return also if beside else [*also, Problem("the project", "", str(error))]
         return []
 
     def notes(self) -> tuple[str, ...]:

@@ -122,6 +122,10 @@ def test_the_pool_is_that_of_the_file(cli: Cli, project: Path, host: str) -> Non
 
 def test_the_sample_as_printed_is_refused_at_once(cli: Cli, project: Path) -> None:
     (project / "main.py").write_text(MAIN.replace("_dir):", "_dir)"))
+    done = cli("submit", "--task_config=../task.yaml")
+    assert "2 problems in the job spec:" in done.err
+    assert "uncommitted changes, which dirty: refuse does not allow:\n  M main.py" in done.err
+    assert "main.py:2: expected ':'" in done.err
     git(project, "commit", "-qam", "As printed")
     Path("../task.yaml").write_text(TASK.replace("required: 1", "required: 2"))
     done = cli("submit", "--task_config=../task.yaml")

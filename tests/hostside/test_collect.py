@@ -54,6 +54,20 @@ def test_an_ended_job_goes_and_its_checkpoint_with_the_last_attempt(serve: Serve
     assert os.listdir(host.jobs) == []
 
 
+def test_a_job_that_says_nothing_is_kept_for_a_week(serve: Serve, host: HostPaths) -> None:
+    path = Path(host.job(serve.run(shell("true"))["job_id"]).exit)
+    record = json.loads(path.read_text())
+    at_s, wall_s, boot = record["ended"]
+
+    def age(days: float) -> None:
+        path.write_text(json.dumps({**record, "ended": [at_s - days * 86400, wall_s - days * 86400, boot]}))
+
+    age(6.9)
+    assert collect(host) == 0
+    age(7.1)
+    collected(host, 1)
+
+
 def test_what_is_kept_for_longer_or_runs_or_waits_stays(serve: Serve, host: HostPaths) -> None:
     ended(serve, limits={"keep_for_s": 3600.0})
     serve.launch(shell("sleep 60", limits=NOW))

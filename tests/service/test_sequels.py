@@ -140,13 +140,15 @@ def test_a_lost_workers_job_is_started_elsewhere_and_stops_itself_there(lab: Des
 
 
 def test_a_cause_worth_a_retry_is_tried_so_often_and_no_more(lab: Desk) -> None:
-    work = lab.run_spec({"command": "exit 75", "retry": {"on": [{"exit_code": 75}], "max": 2, "delay": 0}})
+    work = lab.run_spec({"command": "exit 75", "retry": {"on": [{"exit_code": 75}], "max": 2, "delay": 1}})
     handle = lab.submit(work).handle
     for attempt in (1, 2):
         state = lab.follow(handle).state
         assert (state.exit_code, handle.attempt) == (75, attempt)
         handle = again(lab, work, state).handle
     state = lab.follow(handle).state
+    ago_s = {entry["reason"] or entry["status"]: entry["ago_s"] for entry in state.history}
+    assert ago_s["Backoff"] - ago_s["RUNNING"] >= 1.0
     assert lab.notebook.value is not None
     assert not after_end(state, work.recovery, preemptions=0, retries=lab.notebook.value["retries"]).again
 
