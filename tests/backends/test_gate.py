@@ -31,21 +31,21 @@ def test_no_more_than_the_width_at_once() -> None:
                 inside += 1
                 most = max(most, inside)
             if number < 3:
-                first_are_in.wait(10)
-                go.wait(10)
+                first_are_in.wait(60)
+                go.wait(60)
             with lock:
                 inside -= 1
 
     threads = [threading.Thread(target=enter, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
-    first_are_in.wait(10)
+    first_are_in.wait(60)
     late = [threading.Thread(target=enter, args=(number,)) for number in range(3, 10)]
     for thread in late:
         thread.start()
     go.set()
     for thread in (*threads, *late):
-        thread.join(10)
+        thread.join(60)
     assert most == 3
     assert inside == 0
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Cli
+from tests.faults.processes import eventually
 from tests.servers.dockerd import IMAGE
 from tests.servers.gpus import FakeGpus
 from tests.servers.nvidia import equipped
@@ -135,6 +136,8 @@ def test_gpus_of_a_host_and_of_an_engine_are_an_error_of_both_pools(
         assert "takes no new jobs: cordoned by" in cli("plan", both, "--worker-pool", "engines", "-o", "json").out
         assert cli("pools", "uncordon", "engines").code == 0
         for name in ("hosts", "engines"):
+            # A host that has just begun to look at its GPUs may say that it does not know them yet.
+            eventually(lambda name=name: cli("pools", "test", name).err == "")
             done = cli("pools", "test", name)
             assert (done.code, done.err) == (0, ""), name
             assert "2 NVIDIA H200" in done.out
