@@ -38,15 +38,21 @@ def gc(args: Namespace) -> int:
     silent = [error for _, error in answers if error]
     if args.output in ("json", "yaml"):
         print_data(rows, args.output)
-    else:
+    elif rows or not silent:
         (print_plain if args.output == "plain" else print_table)(rows, _COLUMNS)
     for error in silent:
         complain(error)
-    if args.output not in ("json", "yaml"):
-        total = size(sum(row["bytes"] for row in rows))
-        what = "would go" if args.dry_run else "went"
-        complain(f"{counted(len(rows), 'thing')}, {total}: {what}." if rows else "Nothing is to go.", "note")
+    if args.output not in ("json", "yaml") and len(silent) < len(pool.workers):
+        complain(_summary(rows, args.dry_run) + (" from the others." if silent else "."), "note")
     return PROBLEM if silent else 0
+
+
+def _summary(rows: list[dict[str, Any]], dry_run: bool) -> str:
+    if not rows:
+        return "Nothing is to go"
+    total = sum(row["bytes"] for row in rows)
+    what = counted(len(rows), "thing") + (f" ({size(total)})" if total else "")
+    return f"{what} would go" if dry_run else f"{what} went"
 
 
 def _of_one(pool: WorkerPool, worker: Worker, ours: str, dry_run: bool) -> tuple[list[dict[str, Any]], str]:

@@ -182,7 +182,7 @@ class Size:
         if size is None:
             expected(item, "a size like 512MB or 16GB", problems)
         elif size < 1 or size >= 1 << 63:
-            problems.append(item.problem(f"{described(item.value)} is not a possible size."))
+            problems.append(item.problem(f"{shortened(item.text)} is not a possible size."))
         else:
             return int(size)
         return None

@@ -106,6 +106,15 @@ def test_an_engine_has_no_root_of_ours(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert (rows["engines"]["kind"], rows["engines"]["root"]) == ("docker", "")
 
 
+def test_garbage_of_workers_that_cannot_be_asked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = {"kind": "docker", "workers": [{"url": "tcp://127.0.0.1:1"}]}
+    monkeypatch.setenv("AIRFLOW_CONN_ENGINES", json.dumps({"conn_type": "jobdeploy", "extra": pool}))
+    done = cli("pools", "gc", "engines", "--dry-run")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: worker tcp://127.0.0.1:1: cannot connect")
+    assert "is to go" not in done.err
+
+
 def test_this_machine(cli: Cli) -> None:
     (row,) = cli("pools", "test", "local", "-o", "json").data
     assert (row["worker"], row["state"], row["error"]) == ("local", "ok", "")
