@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,23 @@ from airflow_jobdeploy.errors import WorkerError
 @pytest.fixture(autouse=True)
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_a_stock_sshd_lets_ten_wait_and_eight_come_at_once() -> None:
+    through = threading.Event()
+
+    def come_ninth() -> None:
+        with connecting("w"):
+            through.set()
+
+    ninth = threading.Thread(target=come_ninth)
+    with contextlib.ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(connecting("w"))
+        ninth.start()
+        assert not through.wait(0.3)
+    assert through.wait(10)
+    ninth.join(10)
 
 
 def test_no_more_than_the_width_at_once() -> None:

@@ -131,6 +131,15 @@ def test_a_silent_worker_is_waited_for_until_somebody_gives_the_job_up(lab: Lab)
     assert f"Job {first.job_id} was given up by ann: its worker a counts as lost." in lab.desk.said
 
 
+def test_a_job_that_stops_itself_has_done_so_after_ninety_seconds(lab: Lab) -> None:
+    """Its own limit is sooner: then its grace, and what two clocks may differ by."""
+    assert lab.work().lost_after_s is None
+    for asks in ({"on_orphan": "stop"}, {"preemptible": True}, {"retry": {"on": ["worker_lost"]}}):
+        work = lab.work(**asks, grace=10)
+        assert (work.lost_after_s, work.orphan_after_s) == (90.0, 65.0)
+    assert lab.work(preemptible=True, on_orphan="continue").lost_after_s is None
+
+
 def test_a_job_that_stops_itself_is_waited_for_no_longer_also_where_a_machine_has_changed(lab: Lab) -> None:
     lab.running(on_orphan="stop")
     assert lab.desk.notebook.value is not None

@@ -10,7 +10,7 @@ from airflow_jobdeploy.backends.hosted import local_backend
 from airflow_jobdeploy.core.status import JobState, JobStatus
 from airflow_jobdeploy.errors import WorkerUnreachable
 from airflow_jobdeploy.service.follower import Follower, Update
-from airflow_jobdeploy.service.watching import Watch
+from airflow_jobdeploy.service.watching import Watch, backoff_s
 
 
 def _state(status: JobStatus, log_bytes: int = 0) -> JobState:
@@ -62,6 +62,27 @@ def test_chores_are_done_at_each_connect_and_every_minute(tmp_path: Path) -> Non
     watch.run_pass(0.0)
     assert done == [frozenset({"j" + "a" * 20})] * 4
     watch.close()
+
+
+def test_a_worker_may_be_silent_for_a_minute_and_is_asked_ever_seldomer_and_for_ever() -> None:
+    now, asked = [0.0], []
+
+    def nobody() -> Any:
+        asked.append(now[0])
+        raise WorkerUnreachable("nobody answers")
+
+    told: list[Update] = []
+    watch = Watch(nobody, clock=lambda: now[0])
+    watch.add(Follower("j", deliver=told.append))
+    for at, news in ((0.0, 0), (59.0, 0), (60.0, 1), (3600.0, 1), (86400.0, 1)):
+        now[0] = at
+        watch.wake()
+        watch.run_pass(0.0)
+        assert len(told) == news, at
+    watch.close()
+    assert len(asked) == 5
+    assert [backoff_s(failures, 1.0) for failures in (1, 2, 3, 7, 1000)] == [0.5, 1.0, 2.0, 30.0, 30.0]
+    assert backoff_s(7, 0.0) == 15.0  # by chance as little as half: a thousand clients do not come back at once
 
 
 def test_a_running_job_becomes_unknown_after_a_while_and_is_not_judged() -> None:
