@@ -147,6 +147,42 @@ def test_trees_above_the_limit_go_with_their_files(engine: Dockerd) -> None:
     assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
 
 
+def test_what_was_made_lately_and_what_a_waiting_job_was_promised_stays(
+    engine: Dockerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = backend_of(engine, limit=0)
+    promised, young = sent(backend, "promised"), sent(backend, "young")
+    plan = job("true", bundle=promised, ships_project=True, container={"image": "not.there.example/x:1"})
+    backend.claim(plan)
+    backend.use_tree(plan.job_id, WORK, promised)
+    assert set(sweep(backend, dry_run=True)) == {f"jobdeploy-{young}"}, "its container has no volumes of trees yet"
+    label = {"jobdeploy.kind": "helper"}
+    engine.client().create_container(IMAGE, command=["true"], name="jobdeploy-x-of-a-submitter-at-work", labels=label)
+    for name, limit_s in (("_RECENT_S", 600.0), ("_LEFT_S", 3600.0)):
+        monkeypatch.setattr(garbage, name, limit_s)
+    assert sweep(backend) == {}
+
+
+def test_the_image_of_a_standing_resource_stays_also_when_its_container_was_removed(engine: Dockerd) -> None:
+    backend = backend_of(engine, limit=0)
+    source = tree({"Dockerfile": f"FROM {IMAGE}\nRUN echo made >/made"})
+    step = Step(name="up", kind="shell", content="cat /made")
+    names = {"template": "t", "digest": "d", "subdir": "s", "project": "p"}
+    resource = ResourcePlan(id=new_resource_id(), builds={"up": (step,), "down": (step,)}, **names)
+    made = {"bundle": source.manifest.name, "ships_project": True, "container": {"dockerfile": "Dockerfile"}}
+    up = Plan(uid=new_uid(), build="up", resource_id=resource.id, resource=resource, limits=NOW, **made)
+    backend.claim(up)
+    backend.send_tree(source)
+    backend.use_tree(up.job_id, WORK, source.manifest.name)
+    backend.start(up.job_id)
+    assert outcome(backend, up.job_id).status is JobStatus.SUCCEEDED
+    engine.client().remove_container(up.job_id)
+    assert "image" not in {item.kind for item in sweep(backend).values()}
+    run(backend, Plan(uid=new_uid(), build="down", resource_id=resource.id, limits=NOW))
+    kinds = [{item.kind for item in sweep(backend).values()} for _ in range(3)]
+    assert "image" in kinds[2], "after the resource, and the note that keeps it"
+
+
 def client_paths(engine: Dockerd) -> list[str]:
     """The folders of the store."""
     place = engine.dir / "data" / "volumes" / "jobdeploy-store" / "_data" / "trees"
