@@ -143,6 +143,8 @@ def test_what_a_preset_says_and_where(cluster: Cluster) -> None:
     work = cluster.run_spec({"command": "x", "preset": "wide", "where": {"zone": "south"}})
     assert work.recovery.preemptible
     assert cluster.submit(work).handle.worker == "b"
+    plain = cluster.another().submit(cluster.run_spec({"command": "x", "where": {"zone": "south"}}))
+    assert plain.handle.worker == "b", "also where it asks for nothing else"
     with pytest.raises(PlacementError, match="a: its zone is north, not south"):
         cluster.another().submit(cluster.run_spec({"command": "x", "cpu_count": 9, "where": {"zone": "south"}}))
     with pytest.raises(SpecError, match=r"has no preset 'wied'\. Did you mean 'wide'"):
@@ -279,6 +281,9 @@ def test_who_waits_says_where_and_goes_to_whatever_worker_is_free_first(cluster:
     held = [cluster.another().submit(cluster.wants(2)).handle for _ in range(2)]
     waiting = cluster.waiting(cluster.wants())
     assert cluster.line() == [("a", "normal"), ("b", "normal")]
+    with cluster.workers() as workers:
+        tickets = [ticket for name in cluster.hosts for ticket in workers.backend(name).room().tickets]
+    assert [ticket["reserves"] for ticket in tickets].count(True) == 1, "it keeps others from one worker only"
     until(lambda: waiting.desk.said)
     assert waiting.desk.said[0].startswith("Waiting for 1 A100: number 1 in the line of worker ")
     free = held[1]
@@ -548,6 +553,30 @@ def test_a_preempted_job_stands_in_line_again_and_goes_back_to_its_checkpoint(cl
     assert second.attempt == 2
     assert {second.worker, other.worker} == {"a", "b"}
     assert (second.worker == first.worker) is (other.worker != first.worker)
+
+
+def test_a_job_goes_back_to_its_checkpoint_also_where_another_worker_is_as_good(cluster: Cluster) -> None:
+    blocker = cluster.another().submit(cluster.wants(2)).handle
+    work = cluster.wants(2, preemptible=True)
+    first = cluster.submit(work).handle
+    cluster.stop(blocker)
+    with cluster.workers() as workers:
+        service.preempt(workers, first, reason="make room", by="a test", wait_s=10)
+    assert not any(cluster.taken().values()), "all is free"
+    sequel = Sequel(again=True, elsewhere=False, why="was preempted", preemptions=1)
+    assert (blocker.worker, first.worker, submit_again(cluster, work, sequel).worker) == ("a", "b", "b")
+
+
+def test_an_attempt_whose_worker_is_back_when_another_takes_its_place_ends(cluster: Cluster) -> None:
+    work = cluster.wants(preemptible=True)
+    first = cluster.submit(work).handle
+    second = submit_again(cluster, work, Sequel(again=True, elsewhere=True, why="its worker was lost", retries=1))
+    assert {first.worker, second.worker} == {"a", "b"}
+    until(lambda: cluster.status(first).status.is_finished)
+    with cluster.workers() as workers:
+        state = workers.backend(first.worker).poll([first.job_id])[first.job_id]
+    assert state.status is JobStatus.CANCELLED
+    assert f"attempt 2 on worker {second.worker} has taken its place" in state.message
 
 
 def test_a_job_whose_worker_is_lost_goes_elsewhere_first(cluster: Cluster) -> None:
