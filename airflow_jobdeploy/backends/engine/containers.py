@@ -6,7 +6,6 @@ Its name is the claim: whoever finds it taken goes on with the container that ha
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -107,7 +106,7 @@ class JobContainers:
         """Let others than root write into the volumes of a job, where these are new."""
         job_id = str(plan["job_id"])
         if job_id not in self._opened:
-            name = f"jobdeploy-x-{os.urandom(8).hex()}"
+            name = names.random_name()
             self._places.remove_container(self._places.create(name, config.opener(plan)), force=True)
             self._opened.add(job_id)
 

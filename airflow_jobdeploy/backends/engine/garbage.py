@@ -279,7 +279,7 @@ class Sweep:
         shell = self._shell() if notes else ""
         for key in notes:
             if key in named or (shell and self._remove_files(key, shell)):
-                self._places.remove_volume(f"jobdeploy-{names.TRASH}-{key}")
+                self._places.remove_volume(names.note_volume(names.TRASH, key))
 
     def _remove_files(self, key: str, shell: str) -> bool:
         """Nobody brings the tree meanwhile: its name is held. False: somebody does."""

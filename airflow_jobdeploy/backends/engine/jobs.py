@@ -67,7 +67,7 @@ class Jobs:
 
     def note(self, kind: str, job_id: str, text: str) -> None:
         """Write something about a job that must be readable without its container: the label of an empty volume."""
-        name = f"jobdeploy-{kind}-{job_id}"
+        name = names.note_volume(kind, job_id)
         labels = {names.KIND: names.NOTE_KIND, names.NOTE: kind, names.NOTED: job_id, names.TEXT: text}
         while self._places.make_volume(name, labels).get(names.TEXT) != text:
             self._places.remove_volume(name)

@@ -38,7 +38,7 @@ class Marks:
             there = _numbers(kind, self.notes(kind))
             number = max(there, default=0) + 1
             labels = {names.KIND: names.NOTE_KIND, names.NOTE: kind, names.NOTED: str(number), names.TEXT: text}
-            if self._places.make_volume(_name(kind, number), labels) == labels:
+            if self._places.make_volume(names.note_volume(kind, str(number)), labels) == labels:
                 self._remove(kind, there)
                 return
         raise WorkerError(f"{self._engine.worker}: others write down all the time what it is to say of itself: {kind}")
@@ -50,14 +50,14 @@ class Marks:
     def await_next(self, kind: str, limit_s: float) -> None:
         """Until another text counts than now, at most so long."""
         number, now = max(_numbers(kind, self.notes(kind)), default=0) + 1, self._places.now()
-        wanted = {"type": ["volume"], "volume": [_name(kind, number)], "event": ["create"]}
+        wanted = {"type": ["volume"], "volume": [names.note_volume(kind, str(number))], "event": ["create"]}
         until = f"{now + limit_s:.9f}"
         with self._engine.receive("/events", filters=wanted, since=f"{now - 1:.9f}", until=until) as pieces:
             next(pieces, None)
 
     def _remove(self, kind: str, numbers: Mapping[int, str]) -> None:
         for number in sorted(numbers):  # the one that counts goes last
-            self._places.remove_volume(_name(kind, number))
+            self._places.remove_volume(names.note_volume(kind, str(number)))
 
 
 def marked(kind: str, notes: Notes) -> str | None:
@@ -68,7 +68,3 @@ def marked(kind: str, notes: Notes) -> str | None:
 
 def _numbers(kind: str, notes: Notes) -> dict[int, str]:
     return {int(number): text for (what, number), text in notes.items() if what == kind and number.isdigit()}
-
-
-def _name(kind: str, number: int) -> str:
-    return f"jobdeploy-{kind}-{number}"

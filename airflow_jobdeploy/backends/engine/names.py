@@ -28,6 +28,7 @@ container jobdeploy-build-<key>    makes the image jobdeploy/built:<key>, or hol
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -116,6 +117,16 @@ def resource_volume(resource: str) -> str:
 
 def tree_volume(name: str) -> str:
     return f"jobdeploy-{layout.checked_name(name)}"
+
+
+def note_volume(kind: str, about: str) -> str:
+    """A note about a job, a resource, a tree's files or the engine; with a number for `about`, a mark (marks.py)."""
+    return f"jobdeploy-{kind}-{about}"
+
+
+def random_name() -> str:
+    """A container that is needed for a moment."""
+    return f"jobdeploy-x-{os.urandom(8).hex()}"
 
 
 #: The container that looks at an engine's machine: its name is held meanwhile.

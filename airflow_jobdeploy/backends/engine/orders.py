@@ -128,7 +128,7 @@ def remove(places: Places, jobs: Jobs, job_id: str, listing: Listing) -> None:
     places.remove_volume(job_id)
     for kind in names.JOB_NOTES:
         if (kind, job_id) in listing.notes:
-            places.remove_volume(f"jobdeploy-{kind}-{job_id}")
+            places.remove_volume(names.note_volume(kind, job_id))
     others = [other for other in listing.volumes if other != job_id and listing.labels(other).get(names.UID) == uid]
     if uid and not others:
         places.remove_volume(names.uid_volume(uid))

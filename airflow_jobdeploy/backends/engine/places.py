@@ -160,7 +160,7 @@ class Places:
         body = config.helper(volumes)
         body = {**body, "Image": image, "Entrypoint": [*command], "Cmd": [], "User": "0:0"}
         body["HostConfig"] = {**body["HostConfig"], "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"]}
-        container = self.create(f"jobdeploy-x-{os.urandom(8).hex()}", body)
+        container = self.create(names.random_name(), body)
         try:
             self._engine.post(f"/containers/{container}/start")
             return int(self._engine.post(f"/containers/{container}/wait", answer_s=_RUN_S)["StatusCode"])
@@ -191,7 +191,7 @@ class Places:
     @contextlib.contextmanager
     def helper(self, volumes: Mapping[str, str]) -> Iterator[str]:
         """A container that has these volumes ({name: place}), for as long as the block lasts."""
-        container = self.create(f"jobdeploy-x-{os.urandom(8).hex()}", config.helper(volumes))
+        container = self.create(names.random_name(), config.helper(volumes))
         try:
             yield container
         finally:
