@@ -29,7 +29,7 @@ from tests.servers.sshd import Sshd
 from tests.servers.sshd import sshd as sshd
 
 pytestmark = pytest.mark.airflow
-DEADLINE_S = 40.0
+DEADLINE_S = 120.0
 
 
 @pytest.fixture(params=["local", pytest.param("ssh", marks=pytest.mark.sshd)])

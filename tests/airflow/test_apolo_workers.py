@@ -91,7 +91,7 @@ def test_what_others_have_is_listed_while_a_worker_is_silent(client: MemoryHook)
 def test_a_preemptible_job_is_resumed_by_the_client_that_started_it(client: MemoryHook) -> None:
     job = client.jobs.run(Container(command="train"), preemptible_node=True)
     job = until(client, job, is_running)
-    client.preempt(dict(job.handle), reason="room for ann", grace_s=0, wait_s=10)
+    client.preempt(dict(job.handle), reason="room for ann", grace_s=0, wait_s=60)
     resumed = until(client, client.jobs.status(job.id), is_running)
     assert (resumed.id, resumed.history.restarts) == (job.id, 1)
     assert [item.status.value for item in resumed.history.transitions].count("SUSPENDED") == 1

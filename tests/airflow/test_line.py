@@ -59,7 +59,7 @@ def test_a_deferred_task_gets_the_gpu_when_it_is_free(
     opener = threading.Thread(target=free_it_for_the_trigger, args=(free, gpu, door), daemon=True)
     opener.start()
     run = run_dag(dag)
-    opener.join(10)
+    opener.join(60)
     assert run.state == "success", run.text
     assert f"Waiting for 1 {gpu.model}" in run.text
     assert "number 1 in the line of worker local" in run.text

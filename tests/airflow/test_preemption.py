@@ -43,7 +43,7 @@ def preempt_when(begun: Path) -> threading.Thread:
     """Once the job has begun: somebody makes it give up its place."""
 
     def body() -> None:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not begun.exists() and time.monotonic() < until:
             time.sleep(0.05)
         hook = JobDeployHook("local")

@@ -70,7 +70,7 @@ def test_usage_counts_the_hours_of_gpus(cli: Cli, job: Write, gpus: FakeGpus, mo
     assert (rows["ada"]["gpus_now"], rows[""]["gpu_hours"]) == (0, 0)
     table = cli("pools", "ls", "--usage", "--worker-pool", "local").out.splitlines()
     assert table[0].split() == ["POOL", "OWNER", "TEAM", "GPUS", "NOW", "GPU", "HOURS", "JOBS"]
-    assert table[1].split() == ["local", "ada", "vision", "0", "0.00", "1"]
+    assert table[1].split() == ["local", "ada", "vision", "0", f"{rows['ada']['gpu_hours']:.2f}", "1"]
 
 
 @pytest.mark.airflow

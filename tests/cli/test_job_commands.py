@@ -85,7 +85,7 @@ def test_status_shows_what_a_job_says(cli: Cli, job: Write) -> None:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -291,7 +291,7 @@ def test_preempted_and_resumed_by_who_waits(cli: Cli, job: Write, home: Path) ->
         assert done.code == 0, done.err
         assert "SUSPENDED" in done.err
         assert "a demo at noon" in done.err
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
@@ -337,7 +337,7 @@ def test_ctrl_c_leaves_the_job_alone(cli: Cli, job: Write, home: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

@@ -81,7 +81,7 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-def eventually(check: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def eventually(check: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """The kernel tells nobody: look again until `check` holds."""
     until = time.monotonic() + timeout_s
     while not check():

@@ -70,7 +70,7 @@ class Desk:
 
     def stop(self, handle: Any) -> Any:
         with self.workers() as used:
-            return service.stop(used, handle, reason="the test is over", by="pytest", wait_s=15)
+            return service.stop(used, handle, reason="the test is over", by="pytest", wait_s=60)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_a_running_job_is_fetched_from_only_when_asked_for(desk: Desk, tmp_path:
         wanted = service.Wanted(patterns=("h*",), partial=True)
         report = service.fetch(workers, handle, Folder(tmp_path / "got"), wanted, say=desk.said.append)
         assert [file["path"] for file in report.files] == ["half"]
-        state = service.preempt(workers, handle, reason="make room", by="a test", wait_s=15)
+        state = service.preempt(workers, handle, reason="make room", by="a test", wait_s=60)
         assert state.status == "SUSPENDED"
         report = service.fetch(workers, handle, Folder(tmp_path / "got"), ALL, say=desk.said.append)
     assert (report.skipped, report.bytes) == (1, 0)

@@ -136,7 +136,7 @@ def test_a_watcher_thread_follows_many_jobs_over_one_connection(desk: Desk) -> N
     texts: dict[str, str] = {}
     ends: dict[str, int | None] = {}
     while len(ends) < 5:
-        update = updates.get(timeout=20)
+        update = updates.get(timeout=60)
         texts[update.state.job_id] = texts.get(update.state.job_id, "") + update.text
         if update.over:
             ends[update.state.job_id] = update.state.exit_code
@@ -159,7 +159,7 @@ def test_a_task_holds_one_connection_from_submit_to_stop(desk: Desk) -> None:
             until = lambda state: state.status is JobStatus.RUNNING  # noqa: E731
             followed = service.follow(workers, handle, until=until, **said)
             assert followed.state.status is JobStatus.RUNNING
-        service.stop(workers, handle, reason="enough", by="pytest", wait_s=15)
+        service.stop(workers, handle, reason="enough", by="pytest", wait_s=60)
     assert len(opened) == 1
 
 

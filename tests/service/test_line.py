@@ -88,7 +88,7 @@ class Submitting(threading.Thread):
             self.error = error
 
     def handle(self) -> JobHandle:
-        self.join(20)
+        self.join(60)
         assert not self.is_alive(), self.desk.said
         if self.error is not None:
             raise self.error
@@ -96,7 +96,7 @@ class Submitting(threading.Thread):
 
 
 def until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)  # what other threads do to hosts in memory is told to nobody here
@@ -264,13 +264,13 @@ def test_a_preempted_job_does_not_go_back_to_its_worker_while_that_is_cordoned(c
     with cluster.workers() as workers:
         backend = workers.backend("a")
         backend.cordon(by="pytest", why="a new disk")
-        service.preempt(workers, first, reason="drained", by="pytest", wait_s=10)
+        service.preempt(workers, first, reason="drained", by="pytest", wait_s=60)
         again = threading.Thread(target=submit_again, args=(cluster, work, Sequel(again=True, why="was preempted")))
         again.start()
         until(lambda: any("it takes no new jobs" in line for line in cluster.said))
         assert len(backend.jobs()) == 1
         backend.cordon(by="pytest", lift=True)
-        again.join(20)
+        again.join(60)
         assert len(backend.jobs()) == 2
 
 
@@ -398,7 +398,7 @@ class Triggerer:
 
     def granted(self, wait: Wait) -> Granted:
         while True:
-            worker, answer = self.news.get(timeout=20)
+            worker, answer = self.news.get(timeout=60)
             if isinstance(answer, SeekAnswer) and answer.lease:
                 return Granted(uid=wait.uid, worker=worker, lease=answer.lease, since=wait.since)
 
@@ -449,7 +449,7 @@ def test_a_worker_that_is_cut_off_gets_the_ticket_anew_no_younger(cluster: Clust
     triggerer = Triggerer(cluster, wait)
     until(lambda: len(cluster.line()) == 2)
     cluster.hosts["a"].unplug()
-    until(lambda: any(isinstance(triggerer.news.get(timeout=20)[1], WorkerError) for _ in range(20)))
+    until(lambda: any(isinstance(triggerer.news.get(timeout=60)[1], WorkerError) for _ in range(20)))
     cluster.hosts["a"].plug_in()
     until(lambda: len(cluster.line()) == 2)
     tickets = cluster.hosts["a"].backend().room().tickets
@@ -462,7 +462,7 @@ def test_a_ticket_that_a_worker_refuses_disturbs_nobody_else(cluster: Cluster) -
     bad, good = (Ticket(uid=new_uid(), demand={"cpu": cpu}) for cpu in ("x", 1))
     watcher = Watcher.get(news, cluster.hosts["a"].backend)
     places = [watcher.seek(Seeker(each.uid, ticket=lambda each=each: each, deliver=news.put)) for each in (bad, good)]  # type: ignore[misc]
-    refusal, answer = news.get(timeout=20), news.get(timeout=20)
+    refusal, answer = news.get(timeout=60), news.get(timeout=60)
     assert isinstance(refusal, WorkerError)
     assert "cannot be read" in str(refusal)
     assert isinstance(answer, SeekAnswer)
@@ -546,7 +546,7 @@ def test_a_preempted_job_stands_in_line_again_and_goes_back_to_its_checkpoint(cl
     work = cluster.wants(2, preemptible=True)
     first = cluster.submit(work).handle
     with cluster.workers() as workers:
-        service.preempt(workers, first, reason="make room", by="a test", wait_s=10)
+        service.preempt(workers, first, reason="make room", by="a test", wait_s=60)
     other = cluster.another().submit(cluster.wants(2)).handle
     sequel = Sequel(again=True, elsewhere=False, why="was preempted", preemptions=1)
     second = submit_again(cluster, work, sequel)

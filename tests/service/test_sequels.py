@@ -55,7 +55,7 @@ def until_logged(desk: Desk, handle: Any, word: str) -> None:
 
 def preempted(desk: Desk, handle: Any) -> Any:
     with desk.workers() as workers:
-        return service.preempt(workers, handle, reason="room for ann", by="pytest", wait_s=20)
+        return service.preempt(workers, handle, reason="room for ann", by="pytest", wait_s=60)
 
 
 def again(desk: Desk, work: Any, state: Any) -> Any:

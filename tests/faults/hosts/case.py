@@ -258,7 +258,7 @@ def _lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def eventually(check: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+def eventually(check: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
     """The kernel tells nobody: look again until `check` holds; False when it did not in time."""
     until = time.monotonic() + timeout_s
     while not check():
