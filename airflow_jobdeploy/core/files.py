@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,27 @@ def _from_file(
     path, tried = find_file(name, base=base, search_path=search_path)
     if path is None:
         looked = "".join(f"\n    {place}" for place in tried)
-        hint = f"{_nearest_file(tried)} Looked for:{looked}"
+        hint = f"{nearest_path(name, tried, ('.yaml', '.yml'))} Looked for:{looked}"
         problems.append(Problem(label, "", f"there is no file {shortened(name, 200)!r}.", hint))
         return None
     data = _read_bytes(path, problems)
     return None if data is None else parse_yaml(data, str(path), problems, path=path)
 
 
-def _nearest_file(tried: Sequence[Path]) -> str:
-    """ " Did you mean ...?" with the nearest name in the folders that were looked in."""
+def nearest_path(name: str, tried: Sequence[Path], endings: Sequence[str] = ()) -> str:
+    """ " Did you mean ...?" with the nearest name in the folders that were looked in, spelled as `name` is.
+
+    `endings`: of the names that may be meant; none: all.
+    """
     names: list[str] = []
     for folder in dict.fromkeys(path.parent for path in tried):
         try:
-            names += [path.name for path in folder.iterdir() if path.suffix in (".yaml", ".yml")]
+            names += [path.name for path in islice(folder.iterdir(), 200) if not endings or path.suffix in endings]
         except OSError:
             continue  # that the folder is not there is what the list of places says
-    return suggestion(tried[0].name, names)
+    meant = suggestion(tried[0].name, names)
+    found = next((found for found in names if repr(found) in meant), "")
+    return meant.replace(repr(found), repr(str(Path(name).with_name(found)))) if found else meant
 
 
 def find_file(name: str, *, base: Path | None, search_path: Sequence[Path]) -> tuple[Path | None, list[Path]]:

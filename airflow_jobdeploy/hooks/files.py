@@ -78,7 +78,16 @@ def _not_found(name: str, tried: Sequence[Path], *, argument: str, folder: bool 
     if other is not None:
         return Problem(argument, "", f"{other} is a {'file' if folder else 'folder'}; expected a {what}.")
     looked = "\n".join(f"  {path}" for path in tried)
-    return Problem(argument, "", f"there is no {what} {name!r}; looked for it at\n{looked}")
+    meant = _meant(name, tried)
+    where = f".{meant} Looked for it at" if meant else "; looked for it at"
+    return Problem(argument, "", f"there is no {what} {name!r}{where}\n{looked}")
+
+
+def _meant(name: str, tried: Sequence[Path]) -> str:
+    """ " Did you mean 'x'?", or ""."""
+    from airflow_jobdeploy.core.files import nearest_path
+
+    return nearest_path(name, tried) if Path(name).name not in ("", "..") else ""
 
 
 def commit_of(folder: Path | None) -> str:

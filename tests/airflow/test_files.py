@@ -50,6 +50,16 @@ def test_the_error_lists_what_was_tried(four: list[Path]) -> None:
     assert lines[1:] == [f"  {folder}/no.yaml" for folder in four]
 
 
+def test_the_nearest_name_is_given_as_it_would_be_written(four: list[Path]) -> None:
+    (four[2] / "data").mkdir()
+    (four[2] / "data" / "digits").mkdir()
+    for given, meant in (("dta/", "data"), ("data/digit", "data/digits")):
+        with pytest.raises(
+            SpecError, match=rf"there is no folder '{given}'. Did you mean '{meant}'\? Looked for it at"
+        ):
+            files.find(given, four, argument="project_dir", error=SpecError, folder=True)
+
+
 def test_absolute_paths_stand_for_themselves(four: list[Path], home: Path) -> None:
     (four[0] / "a.yaml").write_text("")
     assert files.find(four[0] / "a.yaml", [], argument="template") == four[0] / "a.yaml"

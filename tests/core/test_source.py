@@ -10,8 +10,9 @@ import pytest
 
 from airflow_jobdeploy.core.files import read_source
 from airflow_jobdeploy.core.source import MAX_DEPTH, MAX_NODES, Item
+from airflow_jobdeploy.core.spec import load_spec
 from airflow_jobdeploy.core.yaml_text import parse_yaml
-from airflow_jobdeploy.errors import Problem
+from airflow_jobdeploy.errors import Problem, SpecError
 
 
 def parsed(text: str | bytes) -> Item:
@@ -177,6 +178,13 @@ def test_files_are_found_beside_the_dag_then_on_the_search_path_then_here(
         item = read_source("f", [], label="<x>", base=base, search_path=[search])
         assert item is not None
         assert item.value == {"a": folder.name}
+
+
+def test_the_nearest_file_is_given_as_it_would_be_written(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text("{}")
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(SpecError, match=r"there is no file '../tsk.yaml'. Did you mean '../task.yaml'\?"):
+        load_spec("../tsk.yaml", search_path=[tmp_path / "inner"])
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
