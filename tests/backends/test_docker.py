@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_jobdeploy.backends.docker import DockerBackend
+from airflow_jobdeploy.backends.engine import watching
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.backends.engine.watching import LOOKS_PER_S
@@ -262,6 +263,35 @@ def test_an_engine_that_hangs_is_given_up_and_its_jobs_go_on(engine: Dockerd) ->
         os.kill(engine.pid, signal.SIGCONT)
     assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
     assert log(backend, plan.job_id) == b"ready\ndone\n"
+
+
+def test_what_the_engine_has_not_told_is_found_by_comparing(engine: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream of events is open, and says nothing of us."""
+
+    def connect() -> Any:
+        client = engine.client()
+        plain = client.request
+
+        def request(method: str, url: str, **options: Any) -> Any:
+            if url.endswith("/events"):
+                options["params"] = {**options["params"], "filters": json.dumps({"label": ["nobody's"]})}
+            return plain(method, url, **options)
+
+        client.request = request
+        return client
+
+    monkeypatch.setattr(watching, "_COMPARE_S", 1.0)
+    backend = DockerBackend(worker="engine", connect=connect, settings=Settings(image=IMAGE))
+    plan = job(BLOCK)
+    wait_ready(backend, launch(backend, plan))
+    backend.watch([plan.job_id], 0.5)  # it is known to run
+    engine.client().kill(plan.job_id)
+    until, news = time.monotonic() + 20, {}
+    while not (news and news[plan.job_id].status.is_finished):
+        assert time.monotonic() < until, "nobody has asked"
+        news = backend.watch([plan.job_id], 5.0)
+    assert news[plan.job_id].reason == Reason.PROCESS_LOST
+    backend.close()
 
 
 def test_what_is_watched_costs_the_same_for_one_job_and_for_many(engine: Dockerd) -> None:
