@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import airflow_jobdeploy
 from airflow_jobdeploy.backends.base import WorkerFacts
 from airflow_jobdeploy.backends.channel import ChannelRefused, Client
-from airflow_jobdeploy.backends.session import IDLE_S, Session
+from airflow_jobdeploy.backends.session import IDLE_S, Refusal, Session
 from airflow_jobdeploy.errors import WorkerChanged, WorkerUnreachable
+from airflow_jobdeploy.hostside.protocol import GPUS_UNKNOWN
 
 _TRANSFERS = 4
 
@@ -107,6 +109,25 @@ class Connection:
             session.close()
             raise
         return session
+
+    def known(self, *, gpus: bool = True) -> WorkerFacts:
+        """What the worker says of itself. `gpus`: wait a while for the tool that tells them, if its hello has not."""
+        control = self.control()
+        assert self.facts is not None
+        if gpus and control.idle and any(text.startswith(GPUS_UNKNOWN) for text in self.facts.warnings):
+            try:
+                self._learn_gpus(self.facts, control.request("room", gpus=True))
+            except Refusal:  # a system that gives out no leases
+                pass
+        return self.facts
+
+    def _learn_gpus(self, facts: WorkerFacts, answer: Mapping[str, Any]) -> None:
+        capacity = answer["capacity"]
+        if "gpus_unknown" in capacity:
+            return
+        gpus = tuple({key: value for key, value in gpu.items() if key != "outsiders"} for gpu in capacity["gpus"])
+        warnings = tuple(text for text in facts.warnings if not text.startswith(GPUS_UNKNOWN))
+        self.facts = replace(facts, gpus=gpus, driver=str(answer["driver"]), warnings=warnings)
 
     def _learn(self, answer: Mapping[str, Any]) -> None:
         known = {key: answer[key] for key in WorkerFacts.__dataclass_fields__ if key in answer}

@@ -119,9 +119,7 @@ class HostedBackend(Leasing):
     # -- the worker ----------------------------------------------------------------------------------------------
 
     def facts(self, *, quick: bool = False) -> WorkerFacts:
-        self._connection.control()
-        assert self._connection.facts is not None
-        return self._connection.facts
+        return self._connection.known(gpus=not quick)
 
     def jobs(self, *, deployment: str | None = None, live_only: bool = False) -> list[dict[str, Any]]:
         answer = self._connection.control().request("jobs", deployment=deployment, live_only=live_only)

@@ -59,7 +59,7 @@ def _gpus(host: HostPaths, seen: Gpus) -> Tuple[List[dict], str, List[str]]:
         return cached["gpus"], cached["driver"], []
     found, why = seen.look(_GPU_WAIT_S)
     if found is None:
-        return [], "", ["GPUs are not known: " + why]
+        return [], "", [protocol.GPUS_UNKNOWN + why]
     if seen.has_tools:
         note_gpus(host, found)
     return found.gpus, found.driver, []

@@ -24,7 +24,7 @@ from airflow_jobdeploy.hostside.gpus import FRESH_S, Gpus, user_name
 from airflow_jobdeploy.hostside.jobdir import Job
 from airflow_jobdeploy.hostside.layout import HostPaths
 from airflow_jobdeploy.hostside.line import Line
-from airflow_jobdeploy.hostside.protocol import OpError, Reply
+from airflow_jobdeploy.hostside.protocol import GPUS_UNKNOWN, OpError, Reply
 
 #: How long a ticket, and a question for all there is, wait for a look at the GPUs.
 _SEEK_WAIT_S, _ROOM_WAIT_S = 0.5, 2.0
@@ -99,7 +99,7 @@ class LineOps:
             driver=found["driver"],
             enforced=cage.possible(),
             ends=ends.last(self._host),
-            warnings=["GPUs are not known: " + trouble] if trouble else [],
+            warnings=[GPUS_UNKNOWN + trouble] if trouble else [],
         )
 
     def _give(self, uid: str, claims: keeper.Claims) -> Dict[str, Any]:

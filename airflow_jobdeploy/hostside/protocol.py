@@ -22,6 +22,8 @@ PROTOCOL = 1
 
 #: The most a frame may carry, in bytes.
 MAX_FRAME = 64 * 1024
+#: How a warning of `hello` and `room` begins where GPUs could not be looked at.
+GPUS_UNKNOWN = "GPUs are not known: "
 
 #: Starts a session: everything before it is noise of a login shell and is skipped.
 MARK = b"\x00jobdeploy\x01"
