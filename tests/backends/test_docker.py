@@ -18,11 +18,12 @@ from airflow_jobdeploy.backends.engine import watching
 from airflow_jobdeploy.backends.engine.config import Security
 from airflow_jobdeploy.backends.engine.settings import Settings
 from airflow_jobdeploy.backends.engine.watching import LOOKS_PER_S
-from airflow_jobdeploy.core.plan import Limits, Step
+from airflow_jobdeploy.core.plan import JobKey, Limits, Step
 from airflow_jobdeploy.core.pool import Tls, Worker, WorkerPool
 from airflow_jobdeploy.core.status import JobStatus, Reason
 from airflow_jobdeploy.errors import WorkerUnreachable
 from airflow_jobdeploy.hooks import engines
+from airflow_jobdeploy.hostside import layout
 from tests.backends.engines import BLOCK, backend_of, job, left, run
 from tests.backends.engines import engine as engine
 from tests.contract.steps import launch, log, outcome, wait_ready, wait_until
@@ -263,6 +264,24 @@ def test_an_engine_that_hangs_is_given_up_and_its_jobs_go_on(engine: Dockerd) ->
         os.kill(engine.pid, signal.SIGCONT)
     assert outcome(backend, plan.job_id).status is JobStatus.SUCCEEDED
     assert log(backend, plan.job_id) == b"ready\ndone\n"
+
+
+def test_a_container_and_its_volume_say_whose_they_are(engine: Dockerd) -> None:
+    backend, client = backend_of(engine), engine.client()
+    key = JobKey(deployment="prod", dag_id="d", run_id="r 1", task_id="t", map_index=3)
+    plan = job("true", attempt=2, key=key, worker_pool="lab")
+    run(backend, plan)
+    told = {
+        "uid": plan.uid,
+        "attempt": "2",
+        "key": str(key),
+        "pool": "lab",
+        "deployment": "prod",
+        "layout": str(layout.LAYOUT),
+    }
+    container = client.inspect_container(plan.job_id)["Config"]["Labels"]
+    for labels in (container, client.inspect_volume(plan.job_id)["Labels"]):
+        assert {name: labels[f"jobdeploy.{name}"] for name in told} == told
 
 
 def test_what_the_engine_has_not_told_is_found_by_comparing(engine: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:
