@@ -199,6 +199,7 @@ class DockerBackend:
 
     def _ordered(self, job_id: str, order: orders.Order) -> JobState:
         parts = self._ready()
+        self._ours(job_id)
         state = self._state(job_id)
         if state.phase != "ended":
             orders.give(self._engine, parts.places, parts.jobs, job_id, order)
@@ -214,6 +215,7 @@ class DockerBackend:
 
     def extend(self, job_id: str, seconds: float, token: str) -> JobState:
         parts = self._ready()
+        self._ours(job_id)
         state = self._state(job_id)
         if state.life_span_s is None or state.phase == "ended" or not 0 < seconds <= life.MOST_S:
             over = f"is over ({state.status}): its life cannot be lengthened"
@@ -225,7 +227,7 @@ class DockerBackend:
 
     def set_moved(self, job_id: str, successor: Plan) -> None:
         parts = self._ready()
-        listing = self._listed(job_id)
+        listing = self._ours(job_id)
         known = listing.successor(job_id)
         if known is None or known["attempt"] < successor.attempt:
             to = {"job_id": successor.job_id, "attempt": successor.attempt, "worker": successor.worker}
@@ -235,11 +237,12 @@ class DockerBackend:
         if owner not in ("task", "none"):
             raise WorkerError(f"{self.worker}: owner is {owner!r}, expected task or none")
         parts = self._ready()
-        self._listed(job_id)
+        self._ours(job_id)
         parts.jobs.note(names.OWNER, job_id, owner)
 
     def forget(self, job_id: str) -> None:
         parts = self._ready()
+        self._ours(job_id)
         if self._state(job_id).phase not in ("ended", "claimed"):
             raise WorkerError(f"{self.worker}: job {job_id} has not ended: stop it first")
         orders.remove(parts.places, parts.jobs, job_id, parts.jobs.listing())
@@ -262,6 +265,13 @@ class DockerBackend:
         listing = self._ready().jobs.listing()
         if job_id not in listing.volumes:
             raise WorkerError(f"{self.worker} knows no job {job_id}")
+        return listing
+
+    def _ours(self, job_id: str) -> Listing:
+        """The listing, with a job that this release may change."""
+        listing = self._listed(job_id)
+        if newer := listing.newer(job_id):
+            raise WorkerError(f"{self.worker}: job {job_id} has layout {newer}, of a newer release: use that")
         return listing
 
     def _state(self, job_id: str, listing: Listing | None = None) -> JobState:
@@ -314,7 +324,7 @@ class DockerBackend:
 
     def use_tree(self, job_id: str, role: str, name: str) -> None:
         parts = self._ready()
-        parts.claims.use_tree(job_id, self._listed(job_id), role, name)
+        parts.claims.use_tree(job_id, self._ours(job_id), role, name)
 
     def send_checkpoint(self, job_id: str, archive: Iterable[bytes]) -> None:
         parts = self._ready()

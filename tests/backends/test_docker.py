@@ -21,7 +21,7 @@ from airflow_jobdeploy.backends.engine.watching import LOOKS_PER_S
 from airflow_jobdeploy.core.plan import JobKey, Limits, Step
 from airflow_jobdeploy.core.pool import Tls, Worker, WorkerPool
 from airflow_jobdeploy.core.status import JobStatus, Reason
-from airflow_jobdeploy.errors import WorkerUnreachable
+from airflow_jobdeploy.errors import WorkerError, WorkerUnreachable
 from airflow_jobdeploy.hooks import engines
 from airflow_jobdeploy.hostside import layout
 from tests.backends.engines import BLOCK, backend_of, job, left, run
@@ -282,6 +282,37 @@ def test_a_container_and_its_volume_say_whose_they_are(engine: Dockerd) -> None:
     container = client.inspect_container(plan.job_id)["Config"]["Labels"]
     for labels in (container, client.inspect_volume(plan.job_id)["Labels"]):
         assert {name: labels[f"jobdeploy.{name}"] for name in told} == told
+
+
+def test_a_newer_layout_is_reported_and_not_touched(engine: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, plan = engine.client(), job("echo done", limits=Limits(keep_for_s=0))
+    waits = job("echo never", slots=1, worker_pool="p")
+    monkeypatch.setattr(layout, "LAYOUT", layout.LAYOUT + 1)
+    newer = backend_of(engine)
+    run(newer, plan)
+    blocker = job(BLOCK, slots=1, worker_pool="p")
+    wait_ready(newer, launch(newer, blocker))
+    launch(newer, waits)
+    monkeypatch.undo()
+    backend = backend_of(engine)
+    client.kill(blocker.job_id)  # there is room for the one that waits
+    before = sorted(left(engine)), sorted(volume["Name"] for volume in client.volumes()["Volumes"])
+    for found in backend.poll([plan.job_id, waits.job_id]).values():
+        assert (found.status, found.reason, found.uid != "") == (JobStatus.UNKNOWN, Reason.NEWER_LAYOUT, True)
+        assert "layout 2" in found.message
+    assert {row["state"]["status"] for row in backend.jobs()} == {"UNKNOWN"}
+    assert not backend.room(gpus=False).ends
+    assert backend.start(waits.job_id).reason == Reason.NEWER_LAYOUT
+    for change in (
+        lambda: backend.stop(waits.job_id, reason="no"),
+        lambda: backend.forget(plan.job_id),
+        lambda: backend.set_owner(waits.job_id, "none"),
+    ):
+        with pytest.raises(WorkerError, match="layout 2, of a newer release"):
+            change()
+    assert backend.collect(dry_run=False) == []
+    assert before == (sorted(left(engine)), sorted(volume["Name"] for volume in client.volumes()["Volumes"]))
+    assert log(newer, waits.job_id) == b""
 
 
 def test_what_the_engine_has_not_told_is_found_by_comparing(engine: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from airflow_jobdeploy.backends.engine.listing import LIVE, Listing, name_of, wi
 from airflow_jobdeploy.backends.engine.logs import CappedLog, Log
 from airflow_jobdeploy.backends.engine.places import Places
 from airflow_jobdeploy.backends.engine.seen import Seen
-from airflow_jobdeploy.core.status import JobState
+from airflow_jobdeploy.core.status import JobState, Reason, unknown
 from airflow_jobdeploy.hostside import logs as host_logs
 
 #: A listing that says all the time that a container runs is doubted so often, in seconds: an engine whose disk was
@@ -115,6 +115,11 @@ class Jobs:
         """The state of an attempt; None: no record of it. `counts_log`: also what has come of its log."""
         if job_id not in listing.volumes:
             return None
+        if newer := listing.newer(job_id):
+            told, labels = f"its record has layout {newer}, of a newer release: ask with that", listing.labels(job_id)
+            uid, attempt = str(labels.get(names.UID) or ""), str(labels.get(names.ATTEMPT) or "")
+            attempts = {"attempt": int(attempt)} if attempt.isdigit() else {}
+            return unknown(job_id, Reason.NEWER_LAYOUT, f"job {job_id}: {told}", uid=uid, **attempts)
         try:
             return self._state(job_id, listing, counts_log)
         except EngineError as error:

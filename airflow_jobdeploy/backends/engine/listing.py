@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_jobdeploy.backends.engine import names
+from airflow_jobdeploy.hostside import layout
 
 #: States of a container, as engines list them, in which it runs.
 LIVE = ("running", "paused", "restarting")
@@ -31,6 +32,11 @@ class Listing:
 
     def is_live(self, job_id: str) -> bool:
         return job_id in self.containers and self.containers[job_id]["State"] in LIVE
+
+    def newer(self, job_id: str) -> str:
+        """The layout of a record of a newer release, which this one neither judges nor touches; "": it is none."""
+        told = str(self.labels(job_id).get(names.LAYOUT) or "")
+        return told if told.isdigit() and int(told) > layout.LAYOUT else ""
 
     def labels(self, job_id: str) -> Mapping[str, str]:
         return self.volumes[job_id].get("Labels") or {}

@@ -181,7 +181,7 @@ def in_line(told: Mapping[str, Any], now: float, job: str = "") -> dict[str, Any
 def _jobs_in_line(listing: Listing, now: float) -> Iterator[dict[str, Any]]:
     """Jobs that stand in line by themselves: their records are their tickets."""
     for job_id in listing.containers:
-        if job_id not in listing.volumes or not slots.waits(listing, job_id):
+        if job_id not in listing.volumes or not slots.waits(listing, job_id) or listing.newer(job_id):
             continue
         plan = names.plan_of(listing.labels(job_id))
         if not slots.is_leased(plan) or listing.successor(job_id) is not None:

@@ -201,7 +201,7 @@ class Starts:
     def advance(self, job_ids: Iterable[str], listing: Listing) -> bool:
         """Let those of the jobs go on that wait for a slot or a lease and get it now. True: something has changed."""
         changed, in_line, self._changed = False, [], False
-        job_ids = list(job_ids)
+        job_ids = [job_id for job_id in job_ids if job_id not in listing.volumes or not listing.newer(job_id)]
         for job_id in job_ids:
             changed = refitting.recover(self._engine, self._places, job_id, listing) or changed
             if (names.ADMITTED, job_id) in listing.notes and self._jobs.is_waiting(job_id):
@@ -224,7 +224,9 @@ class Starts:
     def go_on(self, job_id: str, held: Held) -> None:
         """Start a job that has its lease, as soon as it has its slot, too."""
         listing = self._jobs.listing()
-        if slots.waits(listing, job_id) and not self._is_given_up(job_id, listing) and slots.has_room(listing, job_id):
+        if not slots.waits(listing, job_id) or listing.newer(job_id) or self._is_given_up(job_id, listing):
+            return
+        if slots.has_room(listing, job_id):
             self._changed = self._take_slot(job_id, held) or self._changed
 
     def _is_given_up(self, job_id: str, listing: Listing) -> bool:
