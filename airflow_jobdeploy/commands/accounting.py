@@ -11,7 +11,7 @@ from airflow_jobdeploy.commands.lookup import listing, open_pool, pool_named
 from airflow_jobdeploy.commands.screen import Column, complain, print_data, print_plain, print_table, say
 from airflow_jobdeploy.core.standing import WorkerView
 from airflow_jobdeploy.core.usage import usage_of
-from airflow_jobdeploy.errors import JobDeployError
+from airflow_jobdeploy.errors import JobDeployError, PoolError
 from airflow_jobdeploy.hooks import runtime
 from airflow_jobdeploy.hooks.connect import backend
 from airflow_jobdeploy.service.survey import gpu_count, survey
@@ -28,7 +28,7 @@ def show_usage(names: list[str], output: str) -> int:
             with open_pool(name) as workers:
                 known = listing(workers)
         except JobDeployError as error:
-            complain(f"worker pool {name}: {error}")
+            complain(str(error) if isinstance(error, PoolError) else f"worker pool {name}: {error}")
             code = PROBLEM
             continue
         for worker, why in known.silent.items():
@@ -103,12 +103,14 @@ def _uncounted(view: WorkerView) -> str:
 
 
 def _slots(row: Mapping[str, Any]) -> str:
+    if row["error"]:
+        return ""
     return "no GPUs" if row["slots"] is None else str(row["slots"])
 
 
 _SYNC_COLUMNS = [
     Column(title="POOL", cell=lambda row: row["worker_pool"]),
     Column(title="AIRFLOW POOL", cell=lambda row: row["airflow_pool"]),
-    Column(title="GPUS", cell=lambda row: str(row["gpus"])),
+    Column(title="GPUS", cell=lambda row: "" if row["error"] else str(row["gpus"])),
     Column(title="SLOTS", cell=_slots),
 ]

@@ -15,7 +15,7 @@ _LOGIN = "The login there must be able to run `docker`: try `ssh ... docker vers
 _ADVICE: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (
         ("ssh",),
-        ("Authentication", "not found in known_hosts", "No existing session"),
+        ("uthentication", "not found in known_hosts", "No existing session"),
         "Log in once by hand (ssh), as the account that runs Airflow.",
     ),
     (("ssh",), ("Connection aborted", "BadStatusLine", "Remote end closed"), _LOGIN),

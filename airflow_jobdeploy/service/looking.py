@@ -23,6 +23,8 @@ def look_at(spec: JobSpec, has_workdir: bool, bundle: Bundle | None) -> Seen:
     problems: list[Problem] = []
     checked = _main(spec, has_workdir, bundle) if spec.call_main else Checked()
     problems += [*checked.problems, *without_dockerfile(spec, bundle)]
+    if not (has_workdir or spec.workdir or spec.command):
+        problems += _absent("entry_script", spec.entry_script, spec, bundle)
     environment = None
     try:
         read = texts_of_tree(bundle) if bundle is not None else None
@@ -52,9 +54,13 @@ def glance_at(spec: JobSpec, project_dir: Path | None) -> tuple[Problem, ...]:
 
 
 def without_dockerfile(wanted: JobSpec | TemplateOptions, bundle: Bundle | None) -> list[Problem]:
-    """A `dockerfile` that is not in the code. What lies behind a link is left to the engine."""
-    path = wanted.dockerfile
-    if path is None or bundle is None:
+    """A `dockerfile` that is not in the code."""
+    return _absent("dockerfile", wanted.dockerfile, wanted, bundle)
+
+
+def _absent(field: str, path: str | None, wanted: JobSpec | TemplateOptions, bundle: Bundle | None) -> list[Problem]:
+    """A file that is not in the code. What lies behind a link is seen by the worker."""
+    if path is None or path.startswith("/") or bundle is None:
         return []
     entries = {entry.path: entry for entry in bundle.manifest.entries}
     upwards = [path, *map(str, PurePosixPath(path).parents)]
@@ -62,8 +68,8 @@ def without_dockerfile(wanted: JobSpec | TemplateOptions, bundle: Bundle | None)
         return []
     files = [entry.path for entry in entries.values() if entry.is_file]
     hint = suggestion(path, files) or "Only what is sent counts: see `dirty` and .jobdeployignore."
-    where = wanted.given.get("dockerfile", "<job_spec>")
-    return [Problem(where, "dockerfile", f"there is no {bundle.shown(path)}.", hint)]
+    where = wanted.given.get(field, "<job_spec>")
+    return [Problem(where, field, f"there is no {bundle.shown(path)}.", hint)]
 
 
 def code_of(

@@ -86,6 +86,7 @@ def test_sync_keeps_a_pool_of_airflow(
     assert done.code == 1
     assert "warning: worker dead: its GPUs are not counted" in done.err
     assert "error: worker pool 'nowhere'" in done.err
+    assert "nowhere" in [line.strip() for line in done.out.splitlines()]
     assert airflow_pool("jobdeploy.dead") is None
 
 

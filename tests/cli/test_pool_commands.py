@@ -126,6 +126,8 @@ def test_a_pool_that_is_not_there(cli: Cli) -> None:
     done = cli("ls", "--worker-pool", "nowhere")
     assert done.code == 1
     assert "there is no Airflow connection 'nowhere'" in done.err
+    usage = cli("pools", "ls", "--usage", "--worker-pool", "nowhere")
+    assert (usage.code, "error: worker pool 'nowhere': there is no" in usage.err) == (1, True)
 
 
 @pytest.mark.sshd

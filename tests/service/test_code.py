@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from airflow_jobdeploy import service
-from airflow_jobdeploy.core.pool import load_pool
+from airflow_jobdeploy.core.pool import WorkerPool, load_pool
 from airflow_jobdeploy.core.spec import load_spec
 from airflow_jobdeploy.core.status import JobStatus
 from airflow_jobdeploy.core.template import load_template
@@ -74,7 +74,7 @@ def test_the_record_says_what_ran(desk: Desk, project: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_dockerfile_that_is_not_in_the_project(project: Path) -> None:
+def test_files_that_are_not_in_the_project(project: Path) -> None:
     write(project, {"docker/Dockerfile": "FROM x\n", "ignored/Dockerfile": "FROM x\n", ".jobdeployignore": "ignored\n"})
     (project / "link").symlink_to("docker")
     engines = load_pool({"kind": "docker", "workers": [{"url": "unix:///x"}]})
@@ -90,6 +90,10 @@ def test_a_dockerfile_that_is_not_in_the_project(project: Path) -> None:
     with pytest.raises(SpecError, match=r"there is no \S+/ignored/Dockerfile\."):
         prepare("ignored/Dockerfile")
     builds = {name: {"type": "script", "content": "x"} for name in ("up", "down")}
+    with pytest.raises(SpecError, match=r"entry_script: there is no \S+/man\.py\. Did you mean 'main\.py'\?"):
+        service.prepare_run(
+            load_spec({"entry_script": "man.py"}), pool=WorkerPool.local(), project_dir=project, resolve_secret=str
+        )
     template = load_template({"options": {"dockerfile": "Dokerfile"}, "builds": builds})
     with pytest.raises(TemplateError, match=r"there is no \S+/Dokerfile\."):
         service.prepare_up(template, {}, pool=engines, project_dir=project, resolve_secret=str)
