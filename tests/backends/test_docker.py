@@ -266,6 +266,15 @@ def test_an_engine_that_hangs_is_given_up_and_its_jobs_go_on(engine: Dockerd) ->
     assert log(backend, plan.job_id) == b"ready\ndone\n"
 
 
+def test_a_container_that_somebody_has_paused_can_be_stopped(engine: Dockerd) -> None:
+    backend, plan = backend_of(engine), job(BLOCK)
+    wait_ready(backend, launch(backend, plan))
+    engine.client().pause(plan.job_id)
+    assert backend.poll([plan.job_id])[plan.job_id].status is JobStatus.RUNNING
+    backend.stop(plan.job_id, reason="enough", grace_s=0.5)
+    assert outcome(backend, plan.job_id).status is JobStatus.CANCELLED
+
+
 def test_a_container_and_its_volume_say_whose_they_are(engine: Dockerd) -> None:
     backend, client = backend_of(engine), engine.client()
     key = JobKey(deployment="prod", dag_id="d", run_id="r 1", task_id="t", map_index=3)

@@ -110,6 +110,16 @@ def test_another_submitter_hands_over_what_the_first_could_not(engine: Dockerd) 
     assert log(second, plan.job_id).decode() == secret.lower() + "\n"
 
 
+def test_the_end_of_the_log_is_told_without_them(engine: Dockerd) -> None:
+    """Who submitted it knows what to leave out; who does not tells none of it."""
+    secret, backend = new_secret(), backend_of(engine)
+    plan = secret_job(secret, 'echo "cannot log in with $TOKEN" >&2; exit 3')
+    told = [outcome(backend, launch(backend, plan)), state_of(backend_of(engine), plan.job_id)]
+    assert [state.exit_code for state in told] == [3, 3]
+    assert "cannot log in with" in told[0].message
+    assert secret not in json.dumps([state.to_dict() for state in told])
+
+
 def test_a_start_needs_the_secrets(engine: Dockerd) -> None:
     plan = secret_job(new_secret())
     backend_of(engine).claim(plan)
