@@ -148,6 +148,7 @@ class Case:
     connects: int = 0
     env: dict[str, str] = field(default_factory=dict)
     guard = GUARD
+    _followings: list[Following] = field(default_factory=list)
     _closing: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -179,7 +180,7 @@ class Case:
 
     def follow(self, handle: JobHandle) -> Following:
         following = Following(self.backend, handle, unknown_after_s=self.unknown_after_s)
-        self._closing.append(following.close)
+        self._followings.append(following)
         return following
 
     def started(self, command: str, **spec: Any) -> Following:
@@ -195,6 +196,8 @@ class Case:
 
     def close(self) -> None:
         """Let go of all connections; jobs are not touched."""
+        while self._followings:  # first: their threads use connections, and make new ones
+            self._followings.pop().close()
         while self._closing:
             self._closing.pop()()
 
