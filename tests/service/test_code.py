@@ -195,6 +195,20 @@ def test_requirements_come_from_the_code_that_runs(desk: Desk, project: Path) ->
     assert run(desk, work)[0] == "first"
 
 
+def test_a_project_of_ddl_gets_its_requirements_unasked_and_others_do_not(desk: Desk, project: Path) -> None:
+    write(project, {"main.py": "def main(dataset_dir, model_output_dir): ...\n", "requirements.txt": "numpy==2.1.0\n"})
+    commit(project, "as DDL has it")
+    cases: list[tuple[dict[str, Any], bool]] = [
+        ({"job_data": {}}, True),
+        ({"job_data": {}, "requirements": []}, False),
+        ({"job_data": {}, "command": "true"}, False),
+        ({"command": "true"}, False),
+    ]
+    for spec, wanted in cases:
+        environment = prepared(desk, project, spec).takes.now().environment
+        assert (environment is not None and environment.requirements == ("numpy==2.1.0",)) is wanted, spec
+
+
 # -- datasets -------------------------------------------------------------------------------------------------------
 
 READ = {"command": 'cd "$JOBDEPLOY_DATASET_DIR" && find . -type f | sort && cat train/a.csv && stat -c %a train/a.csv'}
