@@ -192,7 +192,7 @@ def lost(lab: Lab) -> Iterator[Measured]:
             killed = time.monotonic()
             state = service.follow(workers, first, say_log=_nothing, say=_nothing).state
             sequel = after_end(state, work.recovery, preemptions=0, retries=0)
-            second = service.submit_again(work, workers, sequel, intents=intents, epoch={}, say=_nothing).handle
+            second = service.submit(work, workers, sequel=sequel, intents=intents, epoch={}, say=_nothing).handle
             service.follow(workers, second, say_log=_nothing, say=_nothing, until=_runs)
             taken = time.monotonic() - killed
             service.stop(workers, second, reason="measured", by="the benchmark", wait_s=30)

@@ -134,7 +134,7 @@ class _Errand:
                 return handle, followed
             if followed.state.status.is_finished:  # a preemption has been told
                 report(followed.state)
-            handle = service.submit_again(self._work, self._workers, sequel, **self._manner()).handle
+            handle = service.submit(self._work, self._workers, sequel=sequel, **self._manner()).handle
 
     def _sequel(self, followed: Followed) -> Sequel:
         saved = self._intents.load()

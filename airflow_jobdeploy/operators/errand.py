@@ -4,13 +4,13 @@
               |   ^                 |  after defer_after  ^  |
               |   |                 v                     |  | preempted, or a cause worth a retry
               |   |               defer -> trigger -> event  |
-              |   +---------- submit_again <-----------------+
+              |   +---------- submit <-----------------------+
               |                   |
               +-- no worker has room: defer -> trigger in line -> event -> submit, with what was granted
 
 Deferrable or not, the job is followed by `service.follow` in the task and by the same followers in the
-triggerer. What a signal means is judged in interrupts.py; what an earlier submission means, and whether
-another attempt follows an end, in core/sequels.py.
+triggerer. What a signal means is judged in interrupts.py; what an earlier submission means, in
+core/policy.py; whether another attempt follows an end, in core/sequels.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from airflow_jobdeploy.hooks.reaping import reap_in_passing
 from airflow_jobdeploy.operators import assets, lineage
 from airflow_jobdeploy.operators.handover import Handover, Task
 from airflow_jobdeploy.operators.interrupts import Bell, Parting, Verdict, ask_and_judge
-from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit, submit_again
+from airflow_jobdeploy.service import Interrupted, Work, Workers, follow, raise_for, stop, submit
 from airflow_jobdeploy.service.line import Granted, StillWaiting, give_back
 from airflow_jobdeploy.triggers.events import Followed, JobEvent, LineEvent
 from airflow_jobdeploy.triggers.goals import reached, settles
@@ -276,7 +276,7 @@ class Errand:
     ) -> JobHandle:
         work = self._work(workers, granted, returning=True)
         with self._in_line(workers, may_defer=may_defer, granted=granted, sequel=sequel) as line:
-            return submit_again(work, workers, sequel, **line).handle
+            return submit(work, workers, sequel=sequel, **line).handle
 
     def _work(self, workers: Workers, granted: Granted | None, *, returning: bool) -> Work:
         """What the task has to do; `granted` is given back when that cannot be had any more."""

@@ -14,7 +14,7 @@ from airflow_jobdeploy.service.fetching import Wanted, fetch
 from airflow_jobdeploy.service.follower import Follower, Update
 from airflow_jobdeploy.service.following import Followed, follow, handle_state, narrated
 from airflow_jobdeploy.service.preparing import prepare_run
-from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit, submit_again
+from airflow_jobdeploy.service.submitting import IntentStore, Interrupted, Submitted, submit
 from airflow_jobdeploy.service.templates import prepare_build, prepare_up
 from airflow_jobdeploy.service.watcher import Subscription, Watcher
 from airflow_jobdeploy.service.watching import Watch
@@ -51,5 +51,4 @@ __all__ = [
     "status",
     "stop",
     "submit",
-    "submit_again",
 ]

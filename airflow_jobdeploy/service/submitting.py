@@ -72,9 +72,11 @@ def submit(
     progress: Progress | None = None,
     granted: Granted | None = None,
     line_s: float | None = None,
+    sequel: Sequel | None = None,
 ) -> Submitted:
     """Bring one piece of work to a worker, or back to the attempt that is there already.
 
+    `sequel`: start the attempt that follows the one of the saved intent, as this has it (sequels.after_end).
     `epoch` tells a retry from a clear (see policy.on_return). `on_handle` is called when the claim lies
     on the worker, before anything starts; `progress` is told bytes sent and to send (None:
     lines say it). `granted`: what another process waited for; `line_s`: how long to stand in line here before
@@ -82,31 +84,12 @@ def submit(
     Interrupted, StillWaiting.
     """
     placing = Placing(workers, work, say, granted=granted, line_s=line_s)
-    return _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress, placing).run()
-
-
-def submit_again(
-    work: Work,
-    workers: Workers,
-    sequel: Sequel,
-    *,
-    intents: IntentStore,
-    epoch: Mapping[str, int],
-    say: Say,
-    interrupted: Callable[[], bool] = lambda: False,
-    on_handle: Callable[[JobHandle], None] = lambda handle: None,
-    progress: Progress | None = None,
-    granted: Granted | None = None,
-    line_s: float | None = None,
-) -> Submitted:
-    """Start the attempt that follows the one of the saved intent, as `sequel` has it (sequels.after_end)."""
-    placing = Placing(workers, work, say, granted=granted, line_s=line_s)
-    last = _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress, placing)
-    return last.go_on(sequel)
+    submission = _Submission(work, workers, intents, dict(epoch), say, interrupted, on_handle, progress, placing)
+    return submission.run() if sequel is None else submission.go_on(sequel)
 
 
 class _Submission:
-    """One call of `submit` or `submit_again`."""
+    """One call of `submit`."""
 
     def __init__(
         self,

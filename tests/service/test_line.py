@@ -600,6 +600,6 @@ def test_a_clear_stops_the_old_attempt_before_the_new_one_waits(cluster: Cluster
 
 def submit_again(cluster: Cluster, work: Work, sequel: Sequel) -> JobHandle:
     with cluster.workers() as workers:
-        return service.submit_again(
-            work, workers, sequel, intents=cluster.notebook, epoch=cluster.epoch, say=cluster.said.append
+        return service.submit(
+            work, workers, sequel=sequel, intents=cluster.notebook, epoch=cluster.epoch, say=cluster.said.append
         ).handle

@@ -64,8 +64,8 @@ def again(desk: Desk, work: Any, state: Any) -> Any:
     sequel = after_end(state, work.recovery, preemptions=intent.preemptions, retries=intent.retries)
     assert sequel.again
     with desk.workers() as workers:
-        return service.submit_again(
-            work, workers, sequel, intents=desk.notebook, epoch=desk.epoch, say=desk.said.append
+        return service.submit(
+            work, workers, sequel=sequel, intents=desk.notebook, epoch=desk.epoch, say=desk.said.append
         )
 
 

@@ -46,7 +46,7 @@ def pool(tmp_path: Path, *, shared: bool) -> WorkerPool:
 def again(lab: Desk, work: service.Work, **how: Any) -> service.Submitted:
     sequel = Sequel(again=True, why="was lost", preemptions=0, retries=1, **how)
     with lab.workers() as workers:
-        return service.submit_again(work, workers, sequel, intents=lab.notebook, epoch=lab.epoch, say=lab.said.append)
+        return service.submit(work, workers, sequel=sequel, intents=lab.notebook, epoch=lab.epoch, say=lab.said.append)
 
 
 SPEC = {"command": COUNTS, "volumes": ["storage:runs:/mnt"], "schedule_timeout": 1}

@@ -130,6 +130,6 @@ class Book:
         sequel = after_end(state, work.recovery, preemptions=intent.preemptions, retries=intent.retries)
         if not sequel.again or intent.job_id != record["plan"]["job_id"]:
             return False
-        again = partial(service.submit_again, work, workers, sequel, intents=intents, epoch={}, say=self._say)
+        again = partial(service.submit, work, workers, sequel=sequel, intents=intents, epoch={}, say=self._say)
         in_line(again)
         return True
