@@ -11,7 +11,7 @@ import pytest
 
 from airflow_jobdeploy.backends.base import Backend, Capabilities
 from airflow_jobdeploy.hooks.overlap import Overlap
-from airflow_jobdeploy.testing.memory import MemoryHost
+from airflow_jobdeploy.testing import MemoryHost
 
 pytestmark = pytest.mark.airflow
 
