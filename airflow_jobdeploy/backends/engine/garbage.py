@@ -68,6 +68,8 @@ class Sweep:
         self._volumes: list[dict[str, Any]] = []
         self._containers: list[dict[str, Any]] = []
         self._sizes: Mapping[str, int] = {}
+        #: When it was looked, by the engine's clock: what was made in one second is equally old.
+        self._now = 0.0
 
     def run(self) -> list[Garbage]:
         """What went, or with `dry_run` would."""
@@ -80,6 +82,7 @@ class Sweep:
         return found
 
     def _look(self) -> Listing:
+        self._now = self._places.now()
         self._containers = list(self._engine.get("/containers/json", all=True))
         self._volumes = list(self._engine.get("/volumes", filters={"label": [names.KIND]})["Volumes"] or ())
         known = self._engine.get("/system/df", answer_s=WORK_S)
@@ -90,7 +93,7 @@ class Sweep:
         return self._jobs.listing()
 
     def _age_s(self, made: object) -> float:
-        return max(0.0, self._places.now() - (seconds(made) or self._places.now()))
+        return max(0.0, self._now - (seconds(made) or self._now))
 
     def _volume(self, volume: Mapping[str, Any], kind: str, why: str) -> Garbage:
         name = str(volume["Name"])
@@ -156,7 +159,7 @@ class Sweep:
     def _left(self, listing: Listing) -> Iterator[Garbage]:
         """Of submitters that were killed, and of jobs that are gone."""
         for container in self._containers:
-            labels, age_s = container.get("Labels") or {}, self._places.now() - float(container.get("Created") or 0)
+            labels, age_s = container.get("Labels") or {}, self._now - float(container.get("Created") or 0)
             name = str((container.get("Names") or ["/"])[0]).lstrip("/")
             is_ours = labels.get(names.KIND) == names.HELPER_KIND or name.startswith(names.FIT_PREFIX)
             if not is_ours or container["State"] == "running" or age_s <= _LEFT_S:
@@ -194,7 +197,7 @@ class Sweep:
     def _over(self, listing: Listing) -> Iterator[Garbage]:
         things = [*self._images(listing), *self._trees()]
         left = sum(thing.item.bytes for thing in things)
-        for thing in sorted(things, key=lambda thing: -thing.item.age_s):
+        for thing in sorted(things, key=lambda thing: (-thing.item.age_s, thing.item.name)):
             replaced = thing.item.why != _OVER
             if not replaced and (self._limit is None or left <= self._limit or thing.item.age_s < _RECENT_S):
                 continue
@@ -212,7 +215,7 @@ class Sweep:
             if image["Id"] in used or pinned & set(tags):
                 continue
             name = tags[0] if tags else str(image["Id"])
-            made = self._places.now() - float(image.get("Created") or 0)
+            made = self._now - float(image.get("Created") or 0)
             item = Garbage(
                 kind="image",
                 name=name,
@@ -231,7 +234,7 @@ class Sweep:
                 return otherwise
             raise
         tagged = seconds((described.get("Metadata") or {}).get("LastTagTime"))
-        return self._places.now() - tagged if tagged else otherwise
+        return self._now - tagged if tagged else otherwise
 
     def _remove_image(self, name: str) -> bool:
         try:
