@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from airflow_jobdeploy.hostside import files
 from airflow_jobdeploy.hostside.jobdir import Job
-from airflow_jobdeploy.hostside.slots import Slots
+from airflow_jobdeploy.hostside.stage import Slots
 
 if TYPE_CHECKING:
     from airflow_jobdeploy.hostside import cage

@@ -46,14 +46,14 @@ _SELDOMER = 3.0
 class Supervisor:
     """Runs the steps of one claimed job whose lock is ours."""
 
-    def __init__(self, job: Job, state: dict, home: house.House) -> None:
+    def __init__(self, job: Job, state: dict, home: house.House, holding: stage.Slots) -> None:
         self.job = job
         self.plan = job.plan()
         self.state = state
         self.home = home
         self.limits: Dict[str, Any] = self.plan.get("limits") or {}
         self.bounds = Bounds(job, home)
-        self.holding = stage.hold(job)
+        self.holding = holding
         self.trees = stage.Trees(job)
         self.tree = Tree(job.id, os.getpid())
         self.status: Optional[int] = None

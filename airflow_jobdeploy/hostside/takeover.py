@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Callable
 
-from airflow_jobdeploy.hostside import house, identity, kernel, process, supervise
+from airflow_jobdeploy.hostside import house, identity, kernel, process, stage, supervise
 from airflow_jobdeploy.hostside.jobdir import Job, enter
 
 
@@ -36,4 +36,13 @@ def run(job: Job, tell: Callable[[str], None]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     begin(job, state)
     tell("held")
-    supervise.Supervisor(job, state, home).run()
+    supervise.Supervisor(job, state, home, _holding(job)).run()
+
+
+def _holding(job: Job) -> stage.Slots:
+    """What the job holds of its host while it runs, to be taken."""
+    if not job.plan().get("lease"):
+        return stage.Slots(job)
+    from airflow_jobdeploy.hostside.holding import Holding  # not in the memory of those who hold no more than a slot
+
+    return Holding(job)
