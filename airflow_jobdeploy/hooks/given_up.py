@@ -53,4 +53,8 @@ def _entries() -> Mapping[str, Mapping[str, Any]]:
         found = json.loads(text or "{}")
     except ValueError:  # a person has edited it
         return {}
-    return {name: entry for name, entry in found.items() if isinstance(entry, dict)} if isinstance(found, dict) else {}
+    return {name: entry for name, entry in found.items() if _is_entry(entry)} if isinstance(found, dict) else {}
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("at", 0), (int, float))

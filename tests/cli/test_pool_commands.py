@@ -70,6 +70,19 @@ def test_a_job_is_given_up_with_its_worker(cli: Cli, stored: str) -> None:
 
 
 @pytest.mark.airflow
+def test_a_list_of_those_given_up_that_a_person_has_edited_stops_nobody(cli: Cli, stored: str) -> None:
+    from airflow.models.variable import Variable
+
+    from airflow_jobdeploy.hooks.given_up import VARIABLE, given_up
+
+    Variable.set(VARIABLE, '{"jold": {"by": "me", "at": "yesterday"}, "jodd": 3}')
+    name = "j" + "c" * 20
+    done = cli("forget", name, "--lost", "--worker-pool", stored)
+    assert done.code == 0, done.err
+    assert set(given_up()) == {name}, "and what was no entry is gone"
+
+
+@pytest.mark.airflow
 def test_what_answers_is_not_given_up(cli: Cli, home: Path, airflow_db: None) -> None:
     (home / "job.yaml").write_text("command: 'true'\n")
     name = cli("run", "job.yaml", "--detach").out.strip()
